@@ -1,0 +1,45 @@
+"""Vectors on the unit sphere: normalisation and means."""
+
+import numpy as np
+
+__all__ = ["normalize_rows", "spherical_mean"]
+
+
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to unit length; a row of zeros stays a row of zeros.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, D)
+        Any float dtype, which the result keeps.
+
+    Returns
+    -------
+    ndarray of shape (n, D)
+    """
+    # Scaling by the largest entry first keeps squares of huge and tiny rows in range.
+    scale = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
+    scaled = vectors / np.where(scale > 0, scale, 1)
+    norms = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))[:, None]
+    return scaled / np.where(norms > 0, norms, 1)
+
+
+def spherical_mean(vectors: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:
+    """Normalised mean of the vectors of each group.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, D)
+        Unit rows.
+    groups : ndarray of shape (n,)
+        Group of each row, from 0 to ``n_groups - 1``.
+    n_groups : int
+        Number of groups. A group without rows, or whose rows cancel out, gets zeros.
+
+    Returns
+    -------
+    ndarray of shape (n_groups, D)
+    """
+    sums = np.zeros((n_groups, vectors.shape[1]), dtype=vectors.dtype)
+    np.add.at(sums, groups, vectors)  # for n: sums[groups[n]] += vectors[n]
+    return normalize_rows(sums)

@@ -1,0 +1,1 @@
+"""Slow, obviously right versions of every formula, as loops; they import nothing of skwsdhq."""
