@@ -1,0 +1,112 @@
+"""The k largest of many numbers, equal ones in order of position."""
+
+import numpy as np
+
+__all__ = ["order_by_score", "top_k"]
+
+# Below this length a sample says too little about the k-th largest to be worth its cost.
+_MIN_SAMPLED = 4096
+_SAMPLE_STEP = 16
+
+
+def order_by_score(scores: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Order that sorts scores downwards, and equal scores by ascending position.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        float32 or float64, no NaN.
+    positions : ndarray of shape (n,)
+        Ascending integers.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Indices into `scores`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> order_by_score(np.array([1.0, 3.0, 1.0], dtype="f4"), np.array([4, 6, 9]))
+    array([1, 0, 2])
+    """
+    if scores.dtype != np.float32 or len(scores) < 512 or len(scores) >= 2**31:
+        # Positions ascend already, so a stable sort is all that ties need.
+        return np.argsort(-scores, kind="stable")
+    return _sort_keys(scores) & 0xFFFFFFFF
+
+
+def _sort_keys(scores: np.ndarray) -> np.ndarray:
+    """Sorted int64 keys: descending float32 score above, index in the lower 32 bits."""
+    # numpy sorts int64 several times faster than it argsorts floats.
+    # An IEEE float orders like its bits, save that negative ones run backwards.
+    bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0.0 into 0.0
+    descending = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits)
+    keys = descending.astype(np.int64) << 32
+    keys |= np.arange(len(scores))
+    keys.sort()
+    return keys
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k largest scores, largest first, smaller position first among equals.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        float32 or float64, no NaN.
+    k : int
+        More than n is n.
+
+    Returns
+    -------
+    ndarray of shape (min(k, n),)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> top_k(np.array([0.5, 2.0, 0.5, 1.0]), 3)
+    array([1, 3, 0])
+    """
+    n = len(scores)
+    k = min(k, n)
+    if k <= 0:
+        return np.zeros(0, dtype=np.intp)
+    if k == n:
+        return order_by_score(scores, np.arange(n))
+    candidates = None
+    if n >= _MIN_SAMPLED:
+        candidates = _above_sampled_threshold(scores, k)
+    if candidates is None:
+        threshold = np.partition(scores, n - k)[n - k]
+        candidates = np.flatnonzero(scores >= threshold)
+    return candidates[order_by_score(scores[candidates], candidates)[:k]]
+
+
+def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:
+    """Positions of at least k scores that hold all of the k largest; None when the sample misled.
+
+    A threshold guessed low from a sixteenth of the scores costs a tenth of an exact partition.
+    It is exact all the same: when k scores reach it, the k largest do.
+    """
+    sample = scores[::_SAMPLE_STEP]
+    expected = k / _SAMPLE_STEP
+    rank = int(expected + 3 * np.sqrt(expected) + 4)
+    if rank >= len(sample):
+        return None
+    threshold = np.partition(sample, len(sample) - rank)[len(sample) - rank]
+    reached = scores >= threshold
+    candidates = np.flatnonzero(reached)
+    return candidates if len(candidates) >= k else None
+
+
+def sort_keys_2d(scores: np.ndarray) -> np.ndarray:
+    """Order of each row of scores, downwards, smaller column first among equals.
+
+    scores : (B, n) float32.  Returns (B, n) int64.
+    """
+    bits = (scores + np.float32(0)).view(np.int32)
+    keys = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits).astype(np.int64) << 32
+    keys |= np.arange(scores.shape[1])
+    keys.sort(axis=1)
+    return keys & 0xFFFFFFFF
