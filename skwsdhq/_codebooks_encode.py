@@ -1,0 +1,206 @@
+"""Choice of codewords: greedy, by iterated conditional modes (ICM), and by beam search.
+
+All three need one thing: what each codeword of a codebook would cost a row, given its codewords
+in some others. With z the row and c the codewords, ‖z − Σ c‖² / 2 without its constant is
+
+    Σ_m (‖c_m‖² / 2 − z·c_m)  +  Σ_{m' < m} c_m'·c_m
+
+A unary part, one product of rows with codewords, and a pairwise part, one table of codewords with
+codewords: with both at hand a visit of a codebook is a few gathered rows and an argmin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["choose_codes"]
+
+TABLE_SIZE = 1 << 26  # pairwise tables hold at most so many numbers (256 MB in float32)
+CHUNK_SIZE = 1 << 18  # numbers in a chunk of rows × codewords, which are to stay in the cache
+
+
+class _TableCosts:
+    """Costs from tables: cheap for many rows."""
+
+    def __init__(self, codebooks: np.ndarray) -> None:
+        n_codebooks, n_codewords, n_dims = codebooks.shape
+        flat = codebooks.reshape(-1, n_dims)
+        self._minus = np.ascontiguousarray(-flat.T)  # (D, MK)
+        self._half_norms = np.einsum("kd,kd->k", flat, flat) / 2
+        # pairs[m, m'] (K, K): row b' holds the products of codeword b' of m' with all of m.
+        self._pairs: dict[tuple[int, int], np.ndarray] = {}
+        for m in range(n_codebooks):
+            for other in range(m):
+                products = codebooks[other] @ codebooks[m].T
+                self._pairs[m, other] = products
+                self._pairs[other, m] = np.ascontiguousarray(products.T)
+        self._shape = (n_codebooks, n_codewords)
+
+    def load(self, rows: np.ndarray) -> None:
+        """Take a chunk of rows (B, D)."""
+        self._unary = rows @ self._minus
+        self._unary += self._half_norms
+        self._unary = self._unary.reshape(len(rows), *self._shape)  # (B, M, K)
+
+    def of(
+        self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
+    ) -> np.ndarray:
+        """(R, K) costs of codebook m for some rows (None for all), with codes (M, R) of `given`."""
+        costs = self._unary[:, m] if rows is None else self._unary[rows, m]
+        is_own = rows is not None  # a view of the table must not be written to
+        for other in given:
+            # for r: for k: costs[r, k] += c_other[codes[other, r]] · c_m[k]
+            gathered = np.take(self._pairs[m, other], codes[other], axis=0)
+            costs = np.add(costs, gathered, out=costs if is_own else gathered)
+            is_own = True
+        return costs
+
+
+class _ResidualCosts:
+    """Costs from what a row's other codewords leave of it: for few rows or huge codebooks."""
+
+    def __init__(self, codebooks: np.ndarray) -> None:
+        self._codebooks = codebooks
+        self._half_norms = np.einsum("mkd,mkd->mk", codebooks, codebooks) / 2
+
+    def load(self, rows: np.ndarray) -> None:
+        self._rows = rows
+
+    def of(
+        self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
+    ) -> np.ndarray:
+        rest = self._rows if rows is None else self._rows[rows]  # (R, D)
+        for other in given:
+            rest = rest - self._codebooks[other][codes[other]]
+        costs = rest @ self._codebooks[m].T
+        return np.subtract(self._half_norms[m], costs, out=costs)
+
+
+def choose_codes(
+    rows: np.ndarray,
+    codebooks: np.ndarray,
+    orders: Sequence[np.ndarray],
+    beam_size: int | None,
+    start: np.ndarray | None,
+    dtype: type[np.unsignedinteger],
+) -> np.ndarray:
+    """Codes (n, M) of rows (n, D) in the Euclidean metric; lowest index on ties.
+
+    orders : the codebooks in the order of each sweep's visits.
+    beam_size, start : begin with a beam search, or with given codes, or else greedily.
+    """
+    n_rows = len(rows)
+    n_codebooks, n_codewords, _ = codebooks.shape
+    codes = np.empty((n_rows, n_codebooks), dtype)
+    if n_rows == 0:
+        return codes
+    width = max(1, beam_size or 1) * n_codewords
+    fits = (n_codebooks * n_codewords) ** 2 <= TABLE_SIZE
+    pays = n_rows * max(1, len(orders)) * (beam_size or 1) >= n_codebooks * n_codewords
+    costs: _TableCosts | _ResidualCosts
+    if n_codebooks == 1 or (fits and pays):
+        costs, width = _TableCosts(codebooks), max(width, n_codebooks * n_codewords)
+    else:
+        costs = _ResidualCosts(codebooks)
+    step = min(max(32, CHUNK_SIZE // width), 2048)
+    for a in range(0, n_rows, step):
+        chunk = rows[a : a + step]
+        costs.load(chunk)
+        if start is not None:
+            chosen = np.ascontiguousarray(start[a : a + step].T, dtype=np.intp)
+        elif beam_size is not None and beam_size > 1:
+            chosen = _beam(costs, len(chunk), n_codebooks, beam_size)
+        else:
+            chosen = _greedy(costs, len(chunk), n_codebooks)
+        # The last codeword of a greedy choice is the best one given the others.
+        settled = n_codebooks - 1 if start is None else None
+        _sweep(costs, chosen, orders, settled)
+        codes[a : a + step] = chosen.T
+    return codes
+
+
+def _greedy(costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int) -> np.ndarray:
+    """(M, n) codes; each codebook in turn takes what suits the rest that those before left."""
+    codes = np.empty((n_codebooks, n_rows), np.intp)
+    for m in range(n_codebooks):
+        np.argmin(costs.of(m, None, range(m), codes), axis=1, out=codes[m])
+    return codes
+
+
+def _sweep(
+    costs: _TableCosts | _ResidualCosts,
+    codes: np.ndarray,
+    orders: Sequence[np.ndarray],
+    settled: int | None,
+) -> None:
+    """ICM on codes (M, n), in place.
+
+    for order in orders: for m in order: for n: codes[m, n] = argmin_k cost of k given the others
+
+    A visit changes nothing while the other codes are what they were at the last one: only rows
+    for which one of them has changed are looked at.
+    """
+    n_codebooks, n_rows = codes.shape
+    is_stale = np.ones((n_codebooks, n_rows), np.bool_)
+    if settled is not None:
+        is_stale[settled] = False
+    if n_codebooks == 1 and settled is not None:
+        return
+    for order in orders:
+        for m in order:
+            others = [other for other in range(n_codebooks) if other != m]
+            rows = np.flatnonzero(is_stale[m])
+            if len(rows) == 0:
+                continue
+            if len(rows) == n_rows:
+                new = costs.of(m, None, others, codes).argmin(axis=1)
+            else:
+                new = costs.of(m, rows, others, codes[:, rows]).argmin(axis=1)
+            changed = rows[new != codes[m, rows]]
+            codes[m, rows] = new
+            is_stale[:, changed] = True
+            is_stale[m] = False
+
+
+def _beam(
+    costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int, beam_size: int
+) -> np.ndarray:
+    """(M, n) codes; codebook after codebook, the `beam_size` best beginnings of a code are kept."""
+    rows = np.arange(n_rows)
+    beams = np.empty((n_codebooks, n_rows, 1), np.intp)  # codes of each beginning
+    totals = np.zeros((n_rows, 1))  # (n, H) cost of each, in the order of cost
+    for m in range(n_codebooks):
+        n_beams = totals.shape[1]
+        each = None if n_beams == 1 else np.repeat(rows, n_beams)
+        step = costs.of(m, each, range(m), beams.reshape(n_codebooks, -1))  # (n·H, K)
+        n_codewords = step.shape[1]
+        step = step + totals.reshape(-1, 1).astype(step.dtype)
+        step = step.reshape(n_rows, n_beams * n_codewords)
+        kept = 1 if m == n_codebooks - 1 else min(beam_size, step.shape[1])
+        best = _smallest(step, kept)  # (n, H')
+        totals = np.take_along_axis(step, best, axis=1)
+        parents, last = np.divmod(best, n_codewords)
+        beams = np.take_along_axis(beams, parents[None], axis=2)
+        beams[m] = last
+    return beams[:, :, 0]
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """(n, count) positions of the smallest values of each row, in order; lowest first on ties."""
+    if count == 1:
+        return values.argmin(axis=1)[:, None]
+    best = np.empty((len(values), count), np.intp)
+    if count <= 16:
+        work, rows = values.copy(), np.arange(len(values))
+        for h in range(count):
+            work.argmin(axis=1, out=best[:, h])
+            work[rows, best[:, h]] = np.inf
+        return best
+    # Everything below the count-th smallest value is in; of those equal to it, the first.
+    limit = np.partition(values, count - 1, axis=1)[:, count - 1 : count]
+    rank = np.where(values < limit, 0, np.where(values == limit, 1, 2)).astype(np.int8)
+    best = np.sort(np.argsort(rank, axis=1, kind="stable")[:, :count], axis=1)
+    chosen = np.take_along_axis(values, best, axis=1)
+    return np.take_along_axis(best, np.argsort(chosen, axis=1, kind="stable"), axis=1)

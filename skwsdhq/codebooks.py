@@ -1,0 +1,507 @@
+"""Additive codes: codebooks learned from vectors, vectors encoded by them, codes decoded.
+
+A code names one codeword of each codebook, and stands for their sum. n samples, D dimensions,
+M codebooks of K codewords; codes are (n, M), codebooks (M, K, D). All of it is numpy; float64 in
+is computed in float64, everything else in float32, and equations are solved in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._codebooks_encode import choose_codes
+from ._codebooks_init import METHODS, refill, sums_by_code
+from ._codebooks_input import (
+    as_codebooks,
+    as_codes,
+    as_embeddings,
+    as_metric_factor,
+    check_positive,
+    check_whole,
+    code_dtype,
+)
+
+__all__ = [
+    "codebook_statistics",
+    "decode",
+    "encode",
+    "init_codebooks",
+    "learn_codebooks",
+    "quantization_error",
+    "refill_empty_codewords",
+    "solve_codebooks",
+    "update_codebooks",
+]
+
+CHUNK_ROWS = 4096
+
+
+def init_codebooks(
+    embeddings: np.ndarray,
+    n_codebooks: int,
+    n_codewords: int,
+    *,
+    method: str = "residual",
+    random_state: Any = None,
+) -> np.ndarray:
+    """Codebooks to start from.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    n_codebooks : int
+        M, at least 1.
+    n_codewords : int
+        K, from 1 to 65536 and at most n.
+    method : {"residual", "subspace"}, default="residual"
+        Each codebook is k-means on what the ones before it leave of the vectors; or k-means on
+        its own slice of D / M dimensions, and zero in the others.
+    random_state : int, RandomState or None, default=None
+        Chooses the first centers (and, of more than 256·K rows, the ones that are looked at).
+
+    Returns
+    -------
+    ndarray of shape (M, K, D), float32
+        Finite even where fewer than K rows are distinct; some codewords are then equal.
+
+    Raises
+    ------
+    ValueError
+        For fewer rows than codewords, or fewer dimensions than subspaces.
+
+    References
+    ----------
+    Chen, Guan and Wang, Approximate Nearest Neighbor Search by Residual Vector Quantization,
+    Sensors 2010; Jégou, Douze and Schmid, Product Quantization for Nearest Neighbor Search,
+    PAMI 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codebooks = init_codebooks(np.array([[0.0, 1.0], [4.0, 1.0]]), 1, 2, random_state=0)
+    >>> sorted(codebooks[0].tolist())
+    [[0.0, 1.0], [4.0, 1.0]]
+    """
+    from sklearn.utils import check_random_state
+
+    rows = as_embeddings(embeddings).astype(np.float32, copy=False)
+    _check_sizes(rows, n_codebooks, n_codewords)
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} should be one of {sorted(METHODS)}.")
+    if method == "subspace" and rows.shape[1] < n_codebooks:
+        raise ValueError(
+            f"n_dims={rows.shape[1]} should be >= n_codebooks={n_codebooks}; "
+            'lower n_codebooks, or use method="residual".'
+        )
+    return METHODS[method](rows, n_codebooks, n_codewords, check_random_state(random_state))
+
+
+def encode(
+    embeddings: np.ndarray,
+    codebooks: np.ndarray,
+    *,
+    metric: np.ndarray | None = None,
+    n_sweeps: int = 3,
+    beam_size: int | None = None,
+    codes: np.ndarray | None = None,
+    random_state: Any = None,
+) -> np.ndarray:
+    """Codes whose sums of codewords are near the embeddings.
+
+    Lowers (z − Σ_m c_m)ᵀ metric (z − Σ_m c_m) for each row by iterated conditional modes: a sweep
+    visits every codebook and takes the best of its codewords given the others'. No sweep ever
+    raises the error; among equal codewords the lowest index is taken.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    codebooks : ndarray of shape (M, K, D)
+    metric : ndarray of shape (D, D), default=None
+        Symmetric and positive definite (one that is only semidefinite gets a millionth of its
+        mean diagonal added); None is Euclidean.
+    n_sweeps : int, default=3
+        At least 0. Three are as good as ten on all data tried.
+    beam_size : int, default=None
+        How many beginnings of a code are kept while codebooks are gone through in turn, before
+        the sweeps. None or 1 keeps the best only. More is better and slower, in proportion.
+    codes : ndarray of shape (n, M), default=None
+        Codes to improve by the sweeps, in place of a new start; then beam_size is not used.
+    random_state : int, RandomState or None, default=None
+        The order of each sweep is its next ``permutation(M)``, the same for all rows.
+
+    Returns
+    -------
+    ndarray of shape (n, M), uint8, or uint16 where K > 256
+
+    References
+    ----------
+    Besag, On the Statistical Analysis of Dirty Pictures, JRSS B 1986 (ICM); Babenko and
+    Lempitsky, Additive Quantization for Extreme Vector Compression, CVPR 2014 (beam search).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codebooks = np.array([[[0.0, 0.0], [4.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
+    >>> encode(np.array([[3.9, 1.2], [0.3, 0.2]]), codebooks)
+    array([[1, 1],
+           [0, 0]], dtype=uint8)
+    """
+    from sklearn.utils import check_random_state
+
+    rows = as_embeddings(embeddings)
+    codebooks = as_codebooks(codebooks, rows.shape[1])
+    n_codebooks, n_codewords, n_dims = codebooks.shape
+    n_sweeps = check_whole("n_sweeps", n_sweeps, 0)
+    if beam_size is not None:
+        beam_size = check_whole("beam_size", beam_size, 1)
+    factor = as_metric_factor(metric, n_dims)
+    if codes is not None:
+        codes = as_codes(codes, n_codewords, n_samples=len(rows), n_codebooks=n_codebooks)
+    dtype = np.result_type(rows, codebooks)
+    rows, codebooks = rows.astype(dtype, copy=False), codebooks.astype(dtype, copy=False)
+    if factor is not None:
+        # In the coordinates L of metric = L·Lᵀ, the error is a plain square.
+        rows, codebooks = rows @ factor.astype(dtype), codebooks @ factor.astype(dtype)
+    random = check_random_state(random_state)
+    orders = [random.permutation(n_codebooks) for _ in range(n_sweeps)]
+    return choose_codes(rows, codebooks, orders, beam_size, codes, code_dtype(n_codewords))
+
+
+def decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """Sums of the codewords that codes name.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n, M)
+    codebooks : ndarray of shape (M, K, D)
+
+    Returns
+    -------
+    ndarray of shape (n, D)
+        float64 for float64 codebooks, else float32.
+
+    Raises
+    ------
+    ValueError
+        When a code isn't a number of a codeword.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> decode(np.array([[1, 0]]), np.array([[[1.0, 0.0], [2.0, 0.0]], [[0.0, 5.0], [0.0, 7.0]]]))
+    array([[2., 5.]])
+    """
+    codebooks = as_codebooks(codebooks)
+    codes = as_codes(codes, codebooks.shape[1], n_codebooks=len(codebooks))
+    return _decode(codes, codebooks)
+
+
+def _decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    sums = codebooks[0][codes[:, 0]]  # for n: sums[n] = Σ_m codebooks[m, codes[n, m]]
+    for m in range(1, len(codebooks)):
+        sums += codebooks[m][codes[:, m]]
+    return sums
+
+
+def quantization_error(
+    embeddings: np.ndarray,
+    codes: np.ndarray,
+    codebooks: np.ndarray,
+    *,
+    metric: np.ndarray | None = None,
+) -> float:
+    """Mean over rows of the squared error of their codes, (z − r)ᵀ metric (z − r).
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    codes : ndarray of shape (n, M)
+    codebooks : ndarray of shape (M, K, D)
+    metric : ndarray of shape (D, D), default=None
+        As in `encode`; None is Euclidean, a sum over dimensions.
+
+    Returns
+    -------
+    float
+        0.0 for no rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> quantization_error(np.array([[3.0, 4.0]]), np.array([[0]]), np.zeros((1, 1, 2)))
+    25.0
+    """
+    rows = as_embeddings(embeddings)
+    codebooks = as_codebooks(codebooks, rows.shape[1])
+    codes = as_codes(codes, codebooks.shape[1], n_samples=len(rows), n_codebooks=len(codebooks))
+    factor = as_metric_factor(metric, rows.shape[1])
+    total = 0.0
+    for a in range(0, len(rows), CHUNK_ROWS):
+        error = rows[a : a + CHUNK_ROWS] - _decode(codes[a : a + CHUNK_ROWS], codebooks)
+        if factor is not None:
+            error = error @ factor
+        total += float(np.einsum("nd,nd->n", error, error).sum(dtype=np.float64))
+    return total / max(1, len(rows))
+
+
+def codebook_statistics(
+    embeddings: np.ndarray, codes: np.ndarray, n_codewords: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the best codebooks for given codes depend on; that of parts of the data adds up.
+
+    With B (n, M·K) the codes as one-hot rows, these are BᵀB and BᵀZ.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    codes : ndarray of shape (n, M)
+    n_codewords : int
+        K.
+
+    Returns
+    -------
+    counts : ndarray of shape (M·K, M·K), float64
+        How often codewords occur together; codeword k of codebook m is number m·K + k.
+    sums : ndarray of shape (M·K, D), float64
+        Sum of the embeddings that use a codeword.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counts, sums = codebook_statistics(np.array([[1.0], [2.0]]), np.array([[0], [0]]), 2)
+    >>> counts, sums
+    (array([[2., 0.],
+           [0., 0.]]), array([[3.],
+           [0.]]))
+    """
+    rows = as_embeddings(embeddings)
+    code_dtype(n_codewords)
+    codes = as_codes(codes, n_codewords, n_samples=len(rows))
+    n_codebooks = codes.shape[1]
+    counts = np.zeros((n_codebooks, n_codewords, n_codebooks, n_codewords))
+    diagonal = np.arange(n_codewords)
+    wide = codes.T.astype(np.intp)  # m * K + codes would overflow in uint8
+    for m in range(n_codebooks):
+        counts[m, diagonal, m, diagonal] = np.bincount(wide[m], minlength=n_codewords)
+        for other in range(m):
+            # for n: counts[m, codes[n, m], other, codes[n, other]] += 1
+            pairs = np.bincount(wide[m] * n_codewords + wide[other], minlength=n_codewords**2)
+            counts[m, :, other] = pairs.reshape(n_codewords, n_codewords)
+            counts[other, :, m] = counts[m, :, other].T
+    size = n_codebooks * n_codewords
+    return counts.reshape(size, size), sums_by_code(rows, codes, n_codewords)
+
+
+def solve_codebooks(
+    counts: np.ndarray, sums: np.ndarray, n_codebooks: int, ridge: float = 1e-3
+) -> np.ndarray:
+    """Codebooks of least squared error: (counts + ridge·I)⁻¹ sums, by a float64 Cholesky factor.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (M·K, M·K)
+    sums : ndarray of shape (M·K, D)
+        Both as by `codebook_statistics`, or sums of several such.
+    n_codebooks : int
+        M.
+    ridge : float, default=1e-3
+        Above 0: counts lack M − 1 ranks, since adding a vector to all codewords of one codebook
+        and taking it from another's changes no sum.
+
+    Returns
+    -------
+    ndarray of shape (M, K, D), float64
+        A codeword that nobody uses is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> solve_codebooks(np.diag([2.0, 0.0]), np.array([[3.0], [0.0]]), 1, ridge=1e-9).round(6)
+    array([[[1.5],
+            [0. ]]])
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    ridge = check_positive("ridge", ridge)
+    counts, sums = np.asarray(counts, np.float64), np.asarray(sums, np.float64)
+    n_codebooks = check_whole("n_codebooks", n_codebooks, 1)
+    if sums.ndim != 2 or counts.shape != (len(sums), len(sums)) or len(sums) % n_codebooks:
+        raise ValueError(
+            f"counts {counts.shape} and sums {sums.shape} should be (M·K, M·K) and (M·K, D), "
+            f"with M = n_codebooks = {n_codebooks}."
+        )
+    shape = (n_codebooks, len(sums) // n_codebooks, sums.shape[1])
+    lifted = counts + ridge * np.eye(len(counts))
+    factor = cho_factor(lifted, lower=True, overwrite_a=True, check_finite=False)
+    return cho_solve(factor, sums, check_finite=False).reshape(shape)
+
+
+def update_codebooks(
+    embeddings: np.ndarray, codes: np.ndarray, n_codewords: int, *, ridge: float = 1e-3
+) -> np.ndarray:
+    """Codebooks of least squared error for given codes.
+
+    C = (BᵀB + ridge·I)⁻¹ BᵀZ, with B the codes as one-hot rows. The same codebooks are best in
+    every metric of full rank: it cancels.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    codes : ndarray of shape (n, M)
+    n_codewords : int
+        K.
+    ridge : float, default=1e-3
+        Above 0.
+
+    Returns
+    -------
+    ndarray of shape (M, K, D)
+        float64 for float64 embeddings, else float32. A codeword that nobody uses is 0, see
+        `refill_empty_codewords`.
+
+    References
+    ----------
+    Wang et al., AAAI 2021, the update of the codebooks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> z = np.array([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
+    >>> update_codebooks(z, np.array([[0], [0], [1]]), 2, ridge=1e-9).round(6)
+    array([[[2., 0.],
+            [0., 5.]]])
+    """
+    rows = as_embeddings(embeddings)
+    counts, sums = codebook_statistics(rows, codes, n_codewords)
+    return solve_codebooks(counts, sums, np.shape(codes)[1], ridge).astype(rows.dtype)
+
+
+def refill_empty_codewords(
+    embeddings: np.ndarray, codebooks: np.ndarray, codes: np.ndarray, *, random_state: Any = None
+) -> np.ndarray:
+    """Codebooks in which codewords that no row uses have moved to where rows fit worst.
+
+    Rows are gone through by decreasing squared error; an empty codeword becomes the row's present
+    codeword of that codebook plus the row's whole error, so that the row would be met exactly. No
+    row serves twice, nor one without error; codewords left over stay as they are.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    codebooks : ndarray of shape (M, K, D)
+    codes : ndarray of shape (n, M)
+    random_state : int, RandomState or None, default=None
+        Order of rows of equal error.
+
+    Returns
+    -------
+    ndarray of shape (M, K, D), a copy
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> z = np.array([[0.0], [1.0], [9.0]])
+    >>> refill_empty_codewords(z, np.array([[[1.0], [7.0]]]), np.array([[0], [0], [0]]))
+    array([[[1.],
+            [9.]]])
+    """
+    from sklearn.utils import check_random_state
+
+    rows = as_embeddings(embeddings)
+    codebooks = as_codebooks(codebooks, rows.shape[1]).copy()
+    n_codebooks, n_codewords, _ = codebooks.shape
+    codes = as_codes(codes, n_codewords, n_samples=len(rows), n_codebooks=n_codebooks)
+    used = [np.bincount(codes[:, m], minlength=n_codewords) > 0 for m in range(n_codebooks)]
+    if all(u.all() for u in used) or len(rows) == 0:
+        return codebooks
+    residuals = rows - _decode(codes, codebooks)
+    taken = np.zeros(len(rows), np.bool_)
+    tie_break = check_random_state(random_state).permutation(len(rows))
+    for m in range(n_codebooks):
+        if not used[m].all():
+            codebooks[m] = refill(codebooks[m], ~used[m], residuals, codes[:, m], taken, tie_break)
+    return codebooks
+
+
+def learn_codebooks(
+    embeddings: np.ndarray,
+    n_codebooks: int,
+    n_codewords: int,
+    *,
+    metric: np.ndarray | None = None,
+    n_iter: int = 20,
+    n_sweeps: int = 3,
+    beam_size: int | None = 4,
+    method: str = "residual",
+    ridge: float = 1e-3,
+    random_state: Any = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codebooks and codes, by turns of encoding and of closed-form codebooks.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    n_codebooks, n_codewords : int
+        M, and K, which is at most n.
+    metric : ndarray of shape (D, D), default=None
+        In which codes are chosen, as in `encode`.
+    n_iter : int, default=20
+        Turns.
+    n_sweeps, beam_size
+        As in `encode`.
+    method
+        As in `init_codebooks`.
+    ridge : float, default=1e-3
+        As in `update_codebooks`.
+    random_state : int, RandomState or None, default=None
+
+    Returns
+    -------
+    codebooks : ndarray of shape (M, K, D), float32
+    codes : ndarray of shape (n, M)
+        Of the embeddings, by these codebooks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> z = np.random.default_rng(0).normal(size=(100, 4))
+    >>> codebooks, codes = learn_codebooks(z, 2, 16, random_state=0)
+    >>> codebooks.shape, codes.shape, codes.dtype
+    ((2, 16, 4), (100, 2), dtype('uint8'))
+    """
+    from sklearn.utils import check_random_state
+
+    random = check_random_state(random_state)
+    rows = as_embeddings(embeddings).astype(np.float32, copy=False)
+    _check_sizes(rows, n_codebooks, n_codewords)
+    n_iter = check_whole("n_iter", n_iter, 0)
+    options = {"n_sweeps": n_sweeps, "beam_size": beam_size, "random_state": random}
+    factor = as_metric_factor(metric, rows.shape[1])
+    if factor is None:
+        factor = np.eye(rows.shape[1])
+        white = rows
+    else:
+        factor = factor.astype(np.float32)
+        white = rows @ factor
+    # k-means sees the metric as well; its codewords are carried back by the first update.
+    start = init_codebooks(white, n_codebooks, n_codewords, method=method, random_state=random)
+    codes = encode(white, start, **options)
+    codebooks = update_codebooks(rows, codes, n_codewords, ridge=ridge)
+    for _ in range(n_iter):
+        codebooks = refill_empty_codewords(rows, codebooks, codes, random_state=random)
+        seen = codebooks if metric is None else codebooks @ factor
+        codes = encode(white, seen, **options)
+        codebooks = update_codebooks(rows, codes, n_codewords, ridge=ridge)
+    seen = codebooks if metric is None else codebooks @ factor
+    return codebooks, encode(white, seen, **options)
+
+
+def _check_sizes(rows: np.ndarray, n_codebooks: int, n_codewords: int) -> None:
+    check_whole("n_codebooks", n_codebooks, 1)
+    check_whole("n_codewords", n_codewords, 1, 65536)
+    if len(rows) < n_codewords:
+        raise ValueError(
+            f"n_samples={len(rows)} should be >= n_codewords={n_codewords}; lower n_codewords."
+        )
