@@ -9,16 +9,25 @@ from typing import Protocol
 
 import numpy as np
 
-from ._search_topk import sort_keys_2d, top_k
+from ._search_topk import order_by_score, order_rows_by_score, top_k
 
 __all__ = ["BucketEngine", "Engine", "NumpyEngine", "distinct_codes", "score_codes"]
 
+# Up to this many distinct codes, all of them are sorted at once for a whole block of queries.
+_MAX_SORTED = 2048
+
 
 class Engine(Protocol):
-    """What can rank all rows for a block of queries."""
+    """What can rank all n rows for a block of B queries, given their look-up tables (B, M, K)."""
 
     def search(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities (B, k) and rows (B, k) for look-up tables (B, M, K); k <= n."""
+        """Similarities (B, k) and rows (B, k); k is at most n."""
+        ...
+
+    def above(
+        self, tables: np.ndarray, thresholds: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each query similarities and rows of all that reach its threshold, ranked."""
         ...
 
 
@@ -27,49 +36,11 @@ def score_codes(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
     table : (M, K) float32.  columns : (M, n), codes by codebook.  Returns (n,) float32.
     """
-    # for n: scores[n] = table[0, columns[0, n]] + table[1, columns[1, n]] + …, from the left
+    # for n: scores[n] = (table[0, columns[0, n]] + table[1, columns[1, n]]) + …
     scores = table[0].take(columns[0])
     for entries, column in zip(table[1:], columns[1:], strict=True):
         scores += entries.take(column)
     return scores
-
-
-def distinct_codes(columns: np.ndarray, n_codewords: int) -> tuple[np.ndarray, ...]:
-    """Distinct codes in the order of their first row, and the rows of each.
-
-    Parameters
-    ----------
-    columns : ndarray of shape (M, n)
-    n_codewords : int
-
-    Returns
-    -------
-    distinct : ndarray of shape (M, U)
-        Codes by codebook; U is the number of distinct ones.
-    rows : ndarray of shape (n,)
-        Rows, grouped by distinct code, ascending within a group.
-    starts : ndarray of shape (U + 1,)
-        ``rows[starts[u]:starts[u + 1]]`` have code u.
-    """
-    n = columns.shape[1]
-    bits = max(int(n_codewords - 1).bit_length(), 1)
-    if bits * len(columns) <= 63:
-        keys = np.zeros(n, dtype=np.int64)
-        for column in columns:
-            keys <<= bits
-            keys |= column
-    else:
-        packed = np.ascontiguousarray(columns.T)
-        keys = packed.view([("", packed.dtype)] * len(columns)).reshape(-1)
-    _, first, inverse, counts = np.unique(
-        keys, return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(first)
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    rows = np.argsort(rank[inverse], kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts[order])])
-    return np.ascontiguousarray(columns[:, first[order]]), rows, starts
 
 
 class NumpyEngine:
@@ -90,29 +61,92 @@ class NumpyEngine:
             similarities[b] = scores[rows[b]]
         return similarities, rows
 
+    def above(
+        self, tables: np.ndarray, thresholds: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for table, threshold in zip(tables, thresholds, strict=True):
+            scores = score_codes(table, self.columns)
+            rows = np.flatnonzero(scores >= threshold)
+            rows = rows[order_by_score(scores[rows])]
+            found.append((scores[rows], rows))
+        return found
+
+
+def distinct_codes(columns: np.ndarray, n_codewords: int) -> tuple[np.ndarray, ...]:
+    """Distinct codes in the order of their first row, and the rows of each.
+
+    Parameters
+    ----------
+    columns : ndarray of shape (M, n)
+    n_codewords : int
+
+    Returns
+    -------
+    distinct : ndarray of shape (M, U)
+        Codes by codebook; U is the number of distinct ones.
+    rows : ndarray of shape (n,)
+        All rows, those of one code together and ascending.
+    starts, sizes : ndarray of shape (U,)
+        ``rows[starts[u]:starts[u] + sizes[u]]`` have code u.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> distinct, rows, starts, sizes = distinct_codes(np.array([[7, 0, 7]]), 8)
+    >>> distinct, rows, starts, sizes
+    (array([[7, 0]]), array([1, 0, 2]), array([1, 0]), array([2, 1]))
+    """
+    n = columns.shape[1]
+    bits = max(int(n_codewords - 1).bit_length(), 1)
+    keys: np.ndarray
+    if bits * len(columns) <= 63:
+        keys = np.zeros(n, dtype=np.int64)
+        for column in columns:
+            keys <<= bits
+            keys |= column
+        if bits * len(columns) <= 16:
+            keys = keys.astype(np.uint16)  # which numpy sorts by radix
+    else:
+        packed = np.ascontiguousarray(columns.T)
+        keys = packed.view([("", packed.dtype)] * len(columns)).reshape(-1)
+    rows = np.argsort(keys, kind="stable")
+    ordered = keys[rows]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(n, 1), bool), ordered[1:] != ordered[:-1]]))
+    sizes = np.diff(np.concatenate([starts, [n]]))
+    by_first = np.argsort(rows[starts])
+    starts, sizes = starts[by_first], sizes[by_first]
+    return np.ascontiguousarray(columns[:, rows[starts]]), rows, starts, sizes
+
 
 class BucketEngine:
     """Distinct codes scored once, then replaced by their rows.
 
-    The k best rows lie in the k best distinct codes, when equal similarities are ordered by first
-    row: a code in front of a row's own has a row in front of it.
+    The k best rows lie in the k best distinct codes, when codes of equal similarity are ordered by
+    their first row: a code in front of a row's own has a row in front of it.
 
     columns : (M, n), codes by codebook.
     """
 
     def __init__(self, columns: np.ndarray, n_codewords: int) -> None:
-        self.distinct, self.rows, self.starts = distinct_codes(columns, n_codewords)
-        self.scan = NumpyEngine(self.distinct)
+        from ._search_scan import ScanEngine
+
+        distinct, self.rows, self.starts, self.sizes = distinct_codes(columns, n_codewords)
+        self.distinct = distinct
+        self.scan: Engine = ScanEngine(np.ascontiguousarray(distinct.T), n_codewords)
 
     def search(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         n_distinct = self.distinct.shape[1]
         n_best = min(k, n_distinct)
-        if n_distinct <= 2048:
-            # for b: for u: scores[b, u] = sum of tables[b, m, distinct[m, u]] over m
+        if n_best == 0:
+            empty = np.zeros((len(tables), 0))
+            return empty.astype(np.float32), empty.astype(np.int64)
+        if n_distinct <= _MAX_SORTED:
+            # for b: for u: scores[b, u] = tables[b, 0, distinct[0, u]] + …
             scores = tables[:, 0].take(self.distinct[0], axis=1)
             for m in range(1, tables.shape[1]):
                 scores += tables[:, m].take(self.distinct[m], axis=1)
-            best = sort_keys_2d(scores)[:, :n_best]
+            best = order_rows_by_score(scores)[:, :n_best]
             scores = np.take_along_axis(scores, best, axis=1)
         else:
             scores, best = self.scan.search(tables, n_best)
@@ -121,32 +155,46 @@ class BucketEngine:
     def _expand(
         self, scores: np.ndarray, best: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (B, k) of ranked distinct codes (B, j); equal scores of codes merge by row."""
-        sizes = self.starts[best + 1] - self.starts[best]  # (B, j)
+        """Rows (B, k) of ranked distinct codes (B, j); codes of equal score mix by row."""
+        sizes = self.sizes[best]  # (B, j)
         before = np.cumsum(sizes, axis=1) - sizes
-        tied = np.zeros(best.shape, dtype=bool)
+        taken = np.clip(k - before, 0, sizes)  # what is still missing of the k
         equal = scores[:, 1:] == scores[:, :-1]
-        tied[:, 1:] |= equal
-        tied[:, :-1] |= equal
-        # A code alone gives what is still missing; codes that tie may each give up to k rows.
-        taken = np.clip(k - before, 0, sizes)
+        tied = np.zeros(best.shape, dtype=bool)
         if equal.any():
-            # Start of each code's group of equals decides whether the group is needed at all.
-            group_start = np.zeros(best.shape, dtype=np.int64)
-            group_start[:, 1:] = np.where(equal, 0, np.arange(1, best.shape[1]))
-            group_start = np.maximum.accumulate(group_start, axis=1)
-            needed = np.take_along_axis(before, group_start, axis=1) < k
-            taken = np.where(tied & needed, np.minimum(sizes, k), taken)
+            # Codes of one score may each give up to k rows, if their group is needed at all.
+            tied[:, 1:] |= equal
+            tied[:, :-1] |= equal
+            first = np.zeros(best.shape, dtype=np.int64)  # where each code's group begins
+            first[:, 1:] = np.where(equal, 0, np.arange(1, best.shape[1]))
+            first = np.maximum.accumulate(first, axis=1)
+            tied &= np.take_along_axis(before, first, axis=1) < k
+            taken = np.where(tied, np.minimum(sizes, k), taken)
         flat = taken.ravel()
         ends = np.cumsum(flat)
-        # for b: for j: rows of code best[b, j], the first taken[b, j] of them
-        offsets = np.arange(ends[-1]) - np.repeat(ends - flat, flat)
-        rows = self.rows[np.repeat(self.starts[best].ravel(), flat) + offsets]
+        # for b: for j: the first taken[b, j] rows of code best[b, j]
+        places = np.arange(ends[-1]) - np.repeat(ends - flat - self.starts[best].ravel(), flat)
+        rows = self.rows[places]
         values = np.repeat(scores.ravel(), flat)
         bounds = np.concatenate([[0], ends.reshape(best.shape)[:, -1]])
-        for b in np.flatnonzero((tied & (taken > 0)).any(axis=1)):
+        for b in np.flatnonzero(tied.any(axis=1)):
             part = slice(bounds[b], bounds[b + 1])
             order = np.lexsort((rows[part], -values[part]))
             rows[part], values[part] = rows[part][order], values[part][order]
         picked = bounds[:-1, None] + np.arange(k)
         return values[picked], rows[picked]
+
+    def above(
+        self, tables: np.ndarray, thresholds: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for scores, codes in self.scan.above(tables, thresholds):
+            sizes = self.sizes[codes]
+            ends = np.cumsum(sizes)
+            n_found = int(ends[-1]) if len(ends) else 0
+            # for u: rows[starts[u]:starts[u] + sizes[u]]
+            places = np.arange(n_found) - np.repeat(ends - sizes - self.starts[codes], sizes)
+            rows, values = self.rows[places], np.repeat(scores, sizes)
+            order = np.lexsort((rows, -values))
+            found.append((values[order], rows[order]))
+        return found

@@ -2,22 +2,20 @@
 
 import numpy as np
 
-__all__ = ["order_by_score", "top_k"]
+__all__ = ["order_by_score", "order_rows_by_score", "top_k"]
 
 # Below this length a sample says too little about the k-th largest to be worth its cost.
 _MIN_SAMPLED = 4096
 _SAMPLE_STEP = 16
 
 
-def order_by_score(scores: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Order that sorts scores downwards, and equal scores by ascending position.
+def order_by_score(scores: np.ndarray) -> np.ndarray:
+    """Order that sorts scores downwards, and equal scores by position.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
         float32 or float64, no NaN.
-    positions : ndarray of shape (n,)
-        Ascending integers.
 
     Returns
     -------
@@ -27,25 +25,32 @@ def order_by_score(scores: np.ndarray, positions: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> order_by_score(np.array([1.0, 3.0, 1.0], dtype="f4"), np.array([4, 6, 9]))
+    >>> order_by_score(np.array([1.0, 3.0, 1.0]))
     array([1, 0, 2])
     """
     if scores.dtype != np.float32 or len(scores) < 512 or len(scores) >= 2**31:
-        # Positions ascend already, so a stable sort is all that ties need.
         return np.argsort(-scores, kind="stable")
-    return _sort_keys(scores) & 0xFFFFFFFF
+    return order_rows_by_score(scores[None])[0]
 
 
-def _sort_keys(scores: np.ndarray) -> np.ndarray:
-    """Sorted int64 keys: descending float32 score above, index in the lower 32 bits."""
-    # numpy sorts int64 several times faster than it argsorts floats.
-    # An IEEE float orders like its bits, save that negative ones run backwards.
+def order_rows_by_score(scores: np.ndarray) -> np.ndarray:
+    """`order_by_score` of each row, by one sort of integers.
+
+    scores : (B, n) float32, no NaN, n < 2**31.  Returns (B, n) int64.
+    """
+    # An IEEE float orders like its bits, save that negative ones run backwards; with the position
+    # in the lower half all keys differ, and numpy sorts integers faster than it argsorts floats.
     bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0.0 into 0.0
-    descending = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits)
-    keys = descending.astype(np.int64) << 32
-    keys |= np.arange(len(scores))
-    keys.sort()
-    return keys
+    keys = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits).astype(np.int64) << 32
+    keys |= np.arange(scores.shape[1])
+    keys.sort(axis=1)
+    return keys & 0xFFFFFFFF
+
+
+def sampled_rank(k: int, n: int, n_sampled: int) -> int:
+    """Rank in a sample whose value at least k of all n numbers almost certainly reach."""
+    expected = k * n_sampled / n
+    return int(expected + 3 * np.sqrt(expected) + 4)
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
@@ -73,14 +78,14 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     if k <= 0:
         return np.zeros(0, dtype=np.intp)
     if k == n:
-        return order_by_score(scores, np.arange(n))
+        return order_by_score(scores)
     candidates = None
     if n >= _MIN_SAMPLED:
         candidates = _above_sampled_threshold(scores, k)
     if candidates is None:
         threshold = np.partition(scores, n - k)[n - k]
         candidates = np.flatnonzero(scores >= threshold)
-    return candidates[order_by_score(scores[candidates], candidates)[:k]]
+    return candidates[order_by_score(scores[candidates])[:k]]
 
 
 def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:
@@ -90,23 +95,9 @@ def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:
     It is exact all the same: when k scores reach it, the k largest do.
     """
     sample = scores[::_SAMPLE_STEP]
-    expected = k / _SAMPLE_STEP
-    rank = int(expected + 3 * np.sqrt(expected) + 4)
+    rank = sampled_rank(k, len(scores), len(sample))
     if rank >= len(sample):
         return None
     threshold = np.partition(sample, len(sample) - rank)[len(sample) - rank]
-    reached = scores >= threshold
-    candidates = np.flatnonzero(reached)
+    candidates = np.flatnonzero(scores >= threshold)
     return candidates if len(candidates) >= k else None
-
-
-def sort_keys_2d(scores: np.ndarray) -> np.ndarray:
-    """Order of each row of scores, downwards, smaller column first among equals.
-
-    scores : (B, n) float32.  Returns (B, n) int64.
-    """
-    bits = (scores + np.float32(0)).view(np.int32)
-    keys = np.where(bits < 0, bits & 0x7FFFFFFF, ~bits).astype(np.int64) << 32
-    keys |= np.arange(scores.shape[1])
-    keys.sort(axis=1)
-    return keys & 0xFFFFFFFF

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,7 @@ def _rank(
     depth = check_top_k(top_k, relation.n_rows)
     depth = min(depth, max(relation.n_rows - exclude_self, 0))
     ranked = _rank_codes if isinstance(database, CodeIndex) else _rank_embeddings
-    for block, similarities, rows, all_scores in ranked(queries, database, depth, exclude_self):
+    for block, similarities, rows, tied_rows in ranked(queries, database, depth, exclude_self):
         numbers = np.arange(block.start, block.stop)
         relevance = relation.of_ranked(numbers, rows)
         totals = relation.totals(numbers) if needs_totals else None
@@ -204,22 +205,23 @@ def _rank(
         last_group = None
         if ties == "expected":
             last_group = np.zeros((len(rows), 2), dtype=np.int64)
-            for b in range(len(rows) if depth else 0):
-                tied = all_scores(b) == similarities[b, -1]
-                if exclude_self:
-                    tied[numbers[b]] = False
-                last_group[b] = tied.sum(), (tied & relation.mask(numbers[b])).sum()
+            if depth:
+                for b, tied in enumerate(tied_rows()):
+                    tied = tied[tied != numbers[b]] if exclude_self else tied
+                    hits = relation.of_ranked(numbers[b : b + 1], tied[None])
+                    last_group[b] = len(tied), np.count_nonzero(hits)
         yield _Block(block, relevance, totals, similarities, last_group)
 
 
 def _rank_codes(
     queries: Any, index: CodeIndex, depth: int, exclude_self: bool
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, Any]]:
-    """Similarities, rows, and a function that gives all scores of a query of the block."""
-    queries = _check_embeddings(queries, "queries")
-    excluded = np.arange(len(queries)) if exclude_self else None
+    """Similarities, rows, and a function that gives for each query of the block all rows, within
+    R and past it, that are exactly as similar as its last."""
+    queries = index._check_embeddings(queries)
+    excluded = np.arange(len(queries))[:, None] if exclude_self else None
     for block, tables, similarities, rows in index._rank(queries, depth, excluded):
-        yield block, similarities, rows, lambda b, tables=tables: index._similarities(tables[b])
+        yield block, similarities, rows, partial(index._tied_rows, tables, similarities[:, -1:])
 
 
 def _rank_embeddings(
@@ -245,7 +247,12 @@ def _rank_embeddings(
         for b, row_scores in enumerate(scores):
             rows[b] = _top_k(row_scores, depth)
         similarities = np.take_along_axis(scores, rows, axis=1)
-        yield block, similarities, rows, lambda b, scores=scores: scores[b]
+        yield block, similarities, rows, partial(_tied_columns, scores, similarities[:, -1:])
+
+
+def _tied_columns(scores: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+    """For each row of scores (B, n) the columns that equal its value (B, 1)."""
+    return [np.flatnonzero(equal) for equal in scores == values]
 
 
 def _check_embeddings(embeddings: Any, name: str) -> np.ndarray:

@@ -1,0 +1,130 @@
+"""A user's own ids, and which rows a query may find."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["as_ids", "find_rows", "read_excluded", "read_filter"]
+
+
+def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
+    """Ids as a 1-D array of int64 or of strings."""
+    if isinstance(ids, str | bytes):
+        raise TypeError(f"{name} should be a list of ids; got one {type(ids).__name__}, {ids!r}.")
+    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+    if array.ndim != 1:
+        raise ValueError(f"{name} should have 1 dimension; got shape {array.shape}.")
+    if array.dtype == object and all(isinstance(entry, str) for entry in array):
+        array = array.astype(str)
+    if array.dtype.kind in "iu" or not len(array):
+        return array.astype(np.int64) if array.dtype.kind != "U" else array
+    if array.dtype.kind == "U":
+        return array
+    raise TypeError(f"{name} should be all integers or all strings; got dtype {array.dtype}.")
+
+
+def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
+    """Row of each wanted id, -1 where there is none; ids None are the row numbers."""
+    if not len(wanted):
+        return np.zeros(0, dtype=np.int64)
+    kind = "i" if ids is None else ids.dtype.kind
+    if wanted.dtype.kind != kind:
+        raise TypeError(
+            f"The index has {'string' if kind == 'U' else 'integer'} ids; got {wanted[0]!r}."
+        )
+    if ids is None:
+        return np.where((wanted >= 0) & (wanted < n), wanted, -1)
+    if not len(ids):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    order = np.argsort(ids, kind="stable")
+    places = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
+    rows = order[places]
+    return np.where(ids[rows] == wanted, rows, -1)
+
+
+def read_excluded(
+    exclude: Any, exclude_self: bool, ids: np.ndarray | None, n: int, n_queries: int
+) -> np.ndarray | None:
+    """Rows that each query leaves out, (q, E) filled up with -1; None when there are none."""
+    per_query: list[np.ndarray] = []
+    if exclude is not None:
+        entries = list(exclude)
+        if len(entries) != n_queries:
+            raise ValueError(
+                f"exclude should have an entry for each of {n_queries} queries; got {len(entries)}."
+            )
+        lists = [[entry] if _is_id(entry) else list(entry) for entry in entries]
+        flat = as_ids([i for entry in lists for i in entry], "exclude")
+        found = find_rows(ids, n, flat)
+        bounds = np.cumsum([len(entry) for entry in lists])[:-1]
+        per_query = np.split(found, bounds) if lists else []
+    if exclude_self:
+        if n_queries != n:
+            raise ValueError(
+                f"exclude_self=True takes query i for row i, but there are {n_queries} queries "
+                f"and {n} rows; give exclude= the ids to leave out."
+            )
+        own = np.arange(n, dtype=np.int64)[:, None]
+        if exclude is None:
+            return own
+        per_query = [np.append(rows, q) for q, rows in enumerate(per_query)]
+    if not per_query:
+        return None
+    unique = [np.unique(rows[rows >= 0]) for rows in per_query]
+    width = max(len(rows) for rows in unique)
+    excluded = np.full((n_queries, width), -1, dtype=np.int64)
+    for q, rows in enumerate(unique):
+        excluded[q, : len(rows)] = rows
+    return excluded if width else None
+
+
+def read_filter(
+    filter: Any, ids: np.ndarray | None, n: int, n_queries: int
+) -> np.ndarray | list[np.ndarray] | None:
+    """Rows that may be found, ascending: one array for all queries, or one for each."""
+    if filter is None:
+        return None
+    if isinstance(filter, str | bytes | dict) or not isinstance(filter, Iterable):
+        raise TypeError(
+            f"filter should be a mask or ids, for all queries or for each; got {filter!r}."
+        )
+    entries = filter if isinstance(filter, np.ndarray) else list(filter)
+    if _is_mask(entries):
+        return _mask_rows(np.asarray(entries), n)
+    if isinstance(entries, np.ndarray) and entries.ndim == 1 and entries.dtype != object:
+        return _id_rows(entries, ids, n)
+    if all(_is_id(entry) for entry in entries):
+        return _id_rows(entries, ids, n)
+    if len(entries) != n_queries:
+        raise ValueError(
+            f"filter should have an entry for each of {n_queries} queries; got {len(entries)}."
+        )
+    rows = []
+    for entry in entries:
+        entry = entry if isinstance(entry, np.ndarray) else list(entry)
+        read = _mask_rows(np.asarray(entry), n) if _is_mask(entry) else _id_rows(entry, ids, n)
+        rows.append(read)
+    return rows
+
+
+def _mask_rows(mask: np.ndarray, n: int) -> np.ndarray:
+    if mask.shape != (n,):
+        raise ValueError(f"A mask should have an entry for each of {n} rows; got {mask.shape}.")
+    return np.flatnonzero(mask)
+
+
+def _id_rows(wanted: Any, ids: np.ndarray | None, n: int) -> np.ndarray:
+    rows = find_rows(ids, n, as_ids(wanted, "filter"))
+    return np.unique(rows[rows >= 0])
+
+
+def _is_id(entry: Any) -> bool:
+    return isinstance(entry, str | int | np.integer) or np.ndim(entry) == 0
+
+
+def _is_mask(entries: Any) -> bool:
+    """Whether this is a mask over the rows; numpy's arrays are not looked through one by one."""
+    if isinstance(entries, np.ndarray) and entries.dtype != object:
+        return entries.ndim == 1 and entries.dtype == bool
+    return len(entries) > 0 and all(isinstance(entry, bool | np.bool_) for entry in entries)

@@ -1,0 +1,68 @@
+"""Which engine for which work, and rankings of parts of the rows."""
+
+import numpy as np
+
+from ._search_engines import BucketEngine, Engine, NumpyEngine
+
+__all__ = ["build_engine", "choose_engine", "drop_rows", "search_each"]
+
+_MAX_BUCKETS = 2**16
+# Measured: from this many queries on, one pass for all of them is faster than a scan for each.
+_MIN_SCAN_QUERIES = 5
+_MIN_FAISS_ROWS = 20_000
+
+
+def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
+    """The fastest engine for n rows, codebooks of a shape (M, K, D) and a number of queries."""
+    n_codebooks, n_codewords, _ = shape
+    if n_codewords**n_codebooks <= _MAX_BUCKETS:
+        return "buckets"
+    if n_queries >= _MIN_SCAN_QUERIES:
+        return "scan"
+    return "faiss" if n >= _MIN_FAISS_ROWS and n_codewords <= 1024 else "numpy"
+
+
+def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
+    if name == "faiss":
+        from ._search_faiss import FaissEngine
+
+        return FaissEngine(codes, n_codewords)
+    if name == "scan":
+        from ._search_scan import ScanEngine
+
+        return ScanEngine(codes, n_codewords)
+    columns = np.ascontiguousarray(codes.T)
+    return BucketEngine(columns, n_codewords) if name == "buckets" else NumpyEngine(columns)
+
+
+def search_each(
+    tables: np.ndarray, codes: np.ndarray, allowed: list[np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search with rows of its own for each query; filled up with -inf and -1."""
+    similarities = np.full((len(tables), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(tables), k), -1, dtype=np.int64)
+    for b, own in enumerate(allowed):
+        n_found = min(k, len(own))
+        values, found = NumpyEngine(codes[own].T).search(tables[b : b + 1], n_found)
+        similarities[b, :n_found], rows[b, :n_found] = values[0], own[found[0]]
+    return similarities, rows
+
+
+def drop_rows(
+    similarities: np.ndarray, rows: np.ndarray, excluded: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first k rows that are not excluded; filled up with -inf and -1."""
+    if excluded.shape[1] <= 4:
+        kept = rows >= 0
+        for column in excluded.T:
+            kept &= rows != column[:, None]
+    else:
+        kept = np.array([~np.isin(r, e) for r, e in zip(rows, excluded, strict=True)]) & (rows >= 0)
+    place = np.cumsum(kept, axis=1) - 1
+    kept &= place < k
+    values = np.full((len(rows), k), -np.inf, dtype=np.float32)
+    found = np.full((len(rows), k), -1, dtype=np.int64)
+    queries = np.nonzero(kept)[0]
+    values[queries, place[kept]] = similarities[kept]
+    found[queries, place[kept]] = rows[kept]
+    return values, found
