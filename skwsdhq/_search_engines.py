@@ -15,6 +15,8 @@ __all__ = ["BucketEngine", "Engine", "NumpyEngine", "distinct_codes", "score_cod
 
 # Up to this many distinct codes, all of them are sorted at once for a whole block of queries.
 _MAX_SORTED = 2048
+# From this many queries on, one pass for all of them is faster than a scan for each.
+MIN_SCAN_QUERIES = 5
 
 
 class Engine(Protocol):
@@ -133,7 +135,8 @@ class BucketEngine:
 
         distinct, self.rows, self.starts, self.sizes = distinct_codes(columns, n_codewords)
         self.distinct = distinct
-        self.scan: Engine = ScanEngine(np.ascontiguousarray(distinct.T), n_codewords)
+        self.scan = ScanEngine(np.ascontiguousarray(distinct.T), n_codewords)
+        self.one_by_one = NumpyEngine(distinct)
 
     def search(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         n_distinct = self.distinct.shape[1]
@@ -141,6 +144,7 @@ class BucketEngine:
         if n_best == 0:
             empty = np.zeros((len(tables), 0))
             return empty.astype(np.float32), empty.astype(np.int64)
+        engine: Engine
         if n_distinct <= _MAX_SORTED:
             # for b: for u: scores[b, u] = tables[b, 0, distinct[0, u]] + …
             scores = tables[:, 0].take(self.distinct[0], axis=1)
@@ -149,7 +153,8 @@ class BucketEngine:
             best = order_rows_by_score(scores)[:, :n_best]
             scores = np.take_along_axis(scores, best, axis=1)
         else:
-            scores, best = self.scan.search(tables, n_best)
+            engine = self.scan if len(tables) >= MIN_SCAN_QUERIES else self.one_by_one
+            scores, best = engine.search(tables, n_best)
         return self._expand(scores, best, k)
 
     def _expand(

@@ -112,7 +112,8 @@ def build_faiss(codebooks: np.ndarray, codes: np.ndarray, ids: np.ndarray | None
     full = np.zeros((n_codebooks, 2**n_bits, n_dims), dtype=np.float32)
     full[:, :n_codewords] = codebooks  # faiss wants a power of two; no code names the rest
     if form == "additive":
-        index = faiss.IndexResidualQuantizer(
+        make_additive: Any = faiss.IndexResidualQuantizer  # its stub lacks the last argument
+        index = make_additive(
             n_dims,
             n_codebooks,
             n_bits,

@@ -19,6 +19,7 @@ ENGINES = ("auto", "buckets", "scan", "faiss", "numpy")
 # Queries whose look-up tables are computed together. The last bits of a matrix product depend on
 # its shape, so the number is the same for all engines and any n_jobs.
 _BLOCK = 64
+_BLOCK_RESULTS = 2**23  # rows ranked at once: 64 MB of row numbers
 
 
 class CodeIndex:
@@ -559,9 +560,13 @@ class CodeIndex:
             name = choose_engine(len(allowed), shape, len(queries))
             engine = build_engine(name, self.codes[allowed], shape[1])
 
+        size = int(np.clip(_BLOCK_RESULTS // max(k, 1), 1, _BLOCK))  # deep rankings: fewer
+
         def rank_block(start: int) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
-            block = slice(start, min(start + _BLOCK, len(queries)))
-            tables = lookup_table(queries[block], self.codebooks)
+            first = start - start % _BLOCK
+            block = slice(start, min(start + size, first + _BLOCK, len(queries)))
+            tables = lookup_table(queries[first : first + _BLOCK], self.codebooks)
+            tables = tables[start - first : block.stop - first]
             left_out = None if excluded is None else excluded[block]
             n_more = k + (0 if left_out is None else left_out.shape[1])
             if engine is not None:
@@ -576,7 +581,8 @@ class CodeIndex:
                 values, rows = drop_rows(values, rows, left_out, k)
             return block, tables, values, rows
 
-        starts = range(0, len(queries), _BLOCK)
+        blocks = range(0, len(queries), _BLOCK)
+        starts = [i for b in blocks for i in range(b, min(b + _BLOCK, len(queries)), size)]
         if len(starts) > 1 and effective_n_jobs(self.n_jobs) > 1:
             parallel = Parallel(n_jobs=self.n_jobs, backend="threading", return_as="generator")
             yield from parallel(delayed(rank_block)(start) for start in starts)

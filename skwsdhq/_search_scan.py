@@ -9,8 +9,12 @@ from ._search_topk import order_by_score, sampled_rank
 
 __all__ = ["ScanEngine"]
 
-_GROUP_BYTES = 2**19  # tables of a group of queries, and scores of a chunk of rows: half of an L2
+# Tables of a group of queries and scores of a chunk of rows should stay in a core's own cache;
+# beyond a megabyte, memory for the scores would also be mapped anew for every chunk.
+_TABLE_BYTES = 2**19
+_CHUNK_BYTES = 2**20
 _MAX_SAMPLE = 8192
+_MAX_HEAP_RANK = 64  # up to here torch.topk is faster than numpy's partition
 
 
 class ScanEngine:
@@ -32,9 +36,8 @@ class ScanEngine:
         self.codes = codes
         self.n_codewords = n_codewords
         n, n_codebooks = codes.shape
-        group = _GROUP_BYTES // (4 * n_codebooks * n_codewords)
-        self.group = 64 if group >= 64 else 32
-        self.chunk = _GROUP_BYTES // (4 * self.group)
+        self.group = 64 if 64 * 4 * n_codebooks * n_codewords <= _TABLE_BYTES else 32
+        self.chunk = _CHUNK_BYTES // (4 * self.group)
         step = max(-(-n // _MAX_SAMPLE), 16)
         self.sample = np.ascontiguousarray(codes[::step])
         self.reference = NumpyEngine(codes.T)
@@ -49,12 +52,7 @@ class ScanEngine:
         for start in range(0, len(tables), self.group):
             part = tables[start : start + self.group]
             transposed = self._transpose(part)
-            # The rank-th largest score of the sample, of each query
-            sampled = np.ascontiguousarray(
-                self._score(transposed, self.sample, _Buffers(len(self.sample), self)).T
-            )
-            sampled.partition(len(self.sample) - rank, axis=1)
-            thresholds = sampled[: len(part), len(self.sample) - rank]
+            thresholds = self._sampled(transposed, rank)[: len(part)]
             for b, (values, found) in enumerate(self._above(transposed, thresholds)):
                 if len(found) < k:
                     values, found = (x[0] for x in self.reference.search(part[b : b + 1], k))
@@ -72,6 +70,18 @@ class ScanEngine:
                 order = order_by_score(values)
                 found.append((values[order], rows[order]))
         return found
+
+    def _sampled(self, transposed: Any, rank: int) -> np.ndarray:
+        """The rank-th largest score of the sampled rows for each query, (width,)."""
+        import torch
+
+        scores = self._score(transposed, self.sample, _Buffers(len(self.sample), self))
+        by_query = np.ascontiguousarray(scores.T)
+        if rank <= _MAX_HEAP_RANK:
+            with torch.inference_mode():
+                return torch.topk(torch.from_numpy(by_query), rank)[0][:, -1].numpy()
+        by_query.partition(by_query.shape[1] - rank, axis=1)
+        return by_query[:, by_query.shape[1] - rank]
 
     def _transpose(self, tables: np.ndarray) -> Any:
         """Tables (B, M, K) as a tensor (M * K, width), B padded to a multiple of 8."""

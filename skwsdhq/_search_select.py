@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from ._search_engines import BucketEngine, Engine, NumpyEngine
+from ._search_engines import MIN_SCAN_QUERIES, BucketEngine, Engine, NumpyEngine
 
 __all__ = ["build_engine", "choose_engine", "drop_rows", "search_each"]
 
 _MAX_BUCKETS = 2**16
-# Measured: from this many queries on, one pass for all of them is faster than a scan for each.
-_MIN_SCAN_QUERIES = 5
 _MIN_FAISS_ROWS = 20_000
 
 
@@ -17,7 +15,7 @@ def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
     n_codebooks, n_codewords, _ = shape
     if n_codewords**n_codebooks <= _MAX_BUCKETS:
         return "buckets"
-    if n_queries >= _MIN_SCAN_QUERIES:
+    if n_queries >= MIN_SCAN_QUERIES:
         return "scan"
     return "faiss" if n >= _MIN_FAISS_ROWS and n_codewords <= 1024 else "numpy"
 

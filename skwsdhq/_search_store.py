@@ -126,9 +126,7 @@ def load_arrays(
 
 def _bytes(array: np.ndarray) -> Any:
     """The memory of a contiguous array, for hashing and writing."""
-    return (
-        memoryview(np.asarray(array).reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
-    )
+    return np.asarray(array).reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 
 def _aligned(place: int) -> int:

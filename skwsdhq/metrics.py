@@ -1,8 +1,5 @@
 """How good a ranking is: relevance by shared labels, average precision, precision and recall."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,30 +11,28 @@ from ._metrics_precision import (
     average_precision,
     check_choice,
     check_top_k,
-    expected_average_precision,
-    ranked_average_precision,
-    tie_groups,
 )
-from ._metrics_relevance import Relevance, relate
-from ._search_topk import top_k as _top_k
-from .search import CodeIndex
+from ._metrics_ranking import (
+    block_average_precision,
+    block_precision_recall,
+    check_cuts,
+    check_levels,
+    check_weights,
+    interpolate_precision,
+    rank_blocks,
+    relate_rows,
+    warn_undefined,
+    weighted_mean,
+)
 
-__all__ = ["average_precision", "mean_average_precision"]
-
-# Scores held at once: 2**24 float32 are 64 MB.
-_BLOCK_SCORES = 2**24
-
-
-@dataclass
-class _Block:
-    """Rankings of B queries, R rows deep."""
-
-    queries: slice
-    relevance: np.ndarray  # (B, R) bool
-    totals: np.ndarray | None  # (B,) relevant rows in the database, where asked for
-    similarities: np.ndarray  # (B, R)
-    # With ties: size and hits of all rows, within R and past it, that are as similar as the last.
-    last_group: np.ndarray | None  # (B, 2)
+__all__ = [
+    "average_precision",
+    "mean_average_precision",
+    "precision_at_k",
+    "precision_recall_curve",
+    "ranking_scores",
+    "recall_at_k",
+]
 
 
 def mean_average_precision(
@@ -103,166 +98,264 @@ def mean_average_precision(
     check_choice(normalizer, NORMALIZERS, "normalizer")
     check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
     check_choice(ties, TIES, "ties")
-    relation = _relate(queries, database, query_labels, database_labels, exclude_self)
-    weights = _check_weights(sample_weight, relation.n_queries)
+    relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
+    weights = check_weights(sample_weight, relation.n_queries)
     values = np.full(relation.n_queries, np.nan)
     needs_totals = normalizer != "retrieved"
-    for block in _rank(queries, database, relation, top_k, exclude_self, needs_totals, ties):
-        values[block.queries] = _block_average_precision(block, normalizer, ties)
-    return _weighted_mean(values, weights, zero_relevance, "Mean average precision")
+    for block in rank_blocks(queries, database, relation, top_k, exclude_self, needs_totals, ties):
+        values[block.queries] = block_average_precision(block, relation.n_rows, normalizer, ties)
+    return weighted_mean(values, weights, zero_relevance, "Mean average precision")
 
 
-def _block_average_precision(block: _Block, normalizer: str, ties: str) -> np.ndarray:
-    """AP of each ranking of a block, NaN where the normaliser is 0."""
-    totals = np.zeros(len(block.relevance)) if block.totals is None else block.totals
-    if ties == "index":
-        return ranked_average_precision(block.relevance, totals, normalizer)
-    assert block.last_group is not None
-    values = np.empty(len(block.relevance))
-    for b, (relevance, scores) in enumerate(zip(block.relevance, block.similarities, strict=True)):
-        sizes, hits = tie_groups(relevance, scores)
-        if len(sizes):
-            sizes[-1], hits[-1] = block.last_group[b]
-        values[b] = expected_average_precision(
-            sizes, hits, block.relevance.shape[1], int(totals[b]), normalizer
-        )
-    return values
-
-
-def _weighted_mean(
-    values: np.ndarray, weights: np.ndarray | None, zero_relevance: str, name: str
-) -> float:
-    """Mean of the values that count; NaN marks queries without a relevant row."""
-    if zero_relevance == "zero":
-        values = np.nan_to_num(values, nan=0.0)
-    counted = ~np.isnan(values)
-    weights = np.ones(len(values)) if weights is None else weights
-    total = weights[counted].sum()
-    if total > 0:
-        return float((values[counted] * weights[counted]).sum() / total)
-    import warnings
-
-    from sklearn.exceptions import UndefinedMetricWarning
-
-    warnings.warn(
-        f"{name} is set to 0.0: no query with a weight has a relevant row.",
-        UndefinedMetricWarning,
-        stacklevel=3,
-    )
-    return 0.0
-
-
-def _relate(
-    queries: Any, database: Any, query_labels: Any, database_labels: Any, exclude_self: bool
-) -> Relevance:
-    """Relevance by labels, with the lengths of everything checked."""
-    relation = relate(query_labels, database_labels)
-    n_queries, n_rows = len(queries), len(database)
-    if relation.n_queries != n_queries:
-        raise ValueError(
-            f"query_labels have {relation.n_queries} rows but queries have {n_queries}."
-        )
-    if relation.n_rows != n_rows:
-        raise ValueError(f"database_labels have {relation.n_rows} rows but database has {n_rows}.")
-    if exclude_self and n_queries != n_rows:
-        raise ValueError(
-            f"exclude_self=True takes query i for row i, but there are {n_queries} queries and "
-            f"{n_rows} rows."
-        )
-    return relation
-
-
-def _check_weights(sample_weight: Any, n_queries: int) -> np.ndarray | None:
-    if sample_weight is None:
-        return None
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if weights.shape != (n_queries,):
-        raise ValueError(f"sample_weight should have shape ({n_queries},); got {weights.shape}.")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError("sample_weight should be finite and not negative.")
-    return weights
-
-
-def _rank(
+def precision_at_k(
     queries: Any,
     database: Any,
-    relation: Relevance,
-    top_k: int | None,
-    exclude_self: bool,
-    needs_totals: bool,
+    query_labels: Any,
+    database_labels: Any,
+    *,
+    k: Any = 10,
+    zero_relevance: str = "zero",
+    ties: str = "index",
+    exclude_self: bool = False,
+    sample_weight: Any = None,
+) -> float | np.ndarray:
+    """Share of relevant rows among the first k, mean over the queries.
+
+    Parameters
+    ----------
+    queries, database, query_labels, database_labels
+        As in `mean_average_precision`.
+    k : int or array-like of int, default=10
+        More than n is n.
+    zero_relevance : {"skip", "zero"}, default="zero"
+        Whether queries without a relevant row in the database are left out or count 0.
+    ties, exclude_self, sample_weight
+        As in `mean_average_precision`.
+
+    Returns
+    -------
+    float, or ndarray of the shape of `k`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> database = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> precision_at_k(np.array([[1.0, 0.0]]), database, [0], [0, 1, 0], k=[1, 2])
+    array([1. , 0.5])
+    """
+    scores = _scores_at_k(
+        queries, database, query_labels, database_labels, k, zero_relevance, ties, exclude_self,
+        sample_weight, "precision",
+    )  # fmt: skip
+    return scores
+
+
+def recall_at_k(
+    queries: Any,
+    database: Any,
+    query_labels: Any,
+    database_labels: Any,
+    *,
+    k: Any = 10,
+    zero_relevance: str = "skip",
+    ties: str = "index",
+    exclude_self: bool = False,
+    sample_weight: Any = None,
+) -> float | np.ndarray:
+    """Share of the relevant rows that are among the first k, mean over the queries.
+
+    Parameters
+    ----------
+    queries, database, query_labels, database_labels
+        As in `mean_average_precision`.
+    k : int or array-like of int, default=10
+        More than n is n.
+    zero_relevance : {"skip", "zero"}, default="skip"
+        Whether queries without a relevant row in the database are left out or count 0.
+    ties, exclude_self, sample_weight
+        As in `mean_average_precision`.
+
+    Returns
+    -------
+    float, or ndarray of the shape of `k`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> database = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> recall_at_k(np.array([[1.0, 0.0]]), database, [0], [0, 1, 0], k=2)
+    0.5
+    """
+    scores = _scores_at_k(
+        queries, database, query_labels, database_labels, k, zero_relevance, ties, exclude_self,
+        sample_weight, "recall",
+    )  # fmt: skip
+    return scores
+
+
+def _scores_at_k(
+    queries: Any,
+    database: Any,
+    query_labels: Any,
+    database_labels: Any,
+    k: Any,
+    zero_relevance: str,
     ties: str,
-) -> Iterator[_Block]:
-    """Rank the database for blocks of queries; queries × database is never held at once."""
-    depth = check_top_k(top_k, relation.n_rows)
-    depth = min(depth, max(relation.n_rows - exclude_self, 0))
-    ranked = _rank_codes if isinstance(database, CodeIndex) else _rank_embeddings
-    for block, similarities, rows, tied_rows in ranked(queries, database, depth, exclude_self):
-        numbers = np.arange(block.start, block.stop)
-        relevance = relation.of_ranked(numbers, rows)
-        totals = relation.totals(numbers) if needs_totals else None
-        if totals is not None and exclude_self:
-            totals = totals - [relation.mask(i)[i] for i in numbers]
-        last_group = None
-        if ties == "expected":
-            last_group = np.zeros((len(rows), 2), dtype=np.int64)
-            if depth:
-                for b, tied in enumerate(tied_rows()):
-                    tied = tied[tied != numbers[b]] if exclude_self else tied
-                    hits = relation.of_ranked(numbers[b : b + 1], tied[None])
-                    last_group[b] = len(tied), np.count_nonzero(hits)
-        yield _Block(block, relevance, totals, similarities, last_group)
+    exclude_self: bool,
+    sample_weight: Any,
+    kind: str,
+) -> float | np.ndarray:
+    """Mean precision or recall at each k."""
+    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
+    check_choice(ties, TIES, "ties")
+    relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
+    weights = check_weights(sample_weight, relation.n_queries)
+    cuts = check_cuts(k)
+    values = np.full((relation.n_queries, cuts.size), np.nan)
+    depth = int(cuts.max(initial=1))
+    for block in rank_blocks(queries, database, relation, depth, exclude_self, True, ties):
+        precision, recall = block_precision_recall(block, cuts.ravel(), ties)
+        values[block.queries] = precision if kind == "precision" else recall
+    means = [weighted_mean(v, weights, zero_relevance, f"Mean {kind}") for v in values.T]
+    return float(means[0]) if cuts.ndim == 0 else np.array(means).reshape(cuts.shape)
 
 
-def _rank_codes(
-    queries: Any, index: CodeIndex, depth: int, exclude_self: bool
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray, Any]]:
-    """Similarities, rows, and a function that gives for each query of the block all rows, within
-    R and past it, that are exactly as similar as its last."""
-    queries = index._check_embeddings(queries)
-    excluded = np.arange(len(queries))[:, None] if exclude_self else None
-    for block, tables, similarities, rows in index._rank(queries, depth, excluded):
-        yield block, similarities, rows, partial(index._tied_rows, tables, similarities[:, -1:])
+def precision_recall_curve(
+    queries: Any,
+    database: Any,
+    query_labels: Any,
+    database_labels: Any,
+    *,
+    top_k: int | None = None,
+    recall_levels: Any = None,
+    zero_relevance: str = "skip",
+    ties: str = "index",
+    exclude_self: bool = False,
+    sample_weight: Any = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision against recall, mean over the queries.
+
+    Parameters
+    ----------
+    queries, database, query_labels, database_labels
+        As in `mean_average_precision`.
+    top_k : int, default=None
+        Ranks to go through; None is all n.
+    recall_levels : int or array-like of float, default=None
+        None gives the mean precision and the mean recall at each rank, as papers on codes plot
+        them. Levels (a number of equally spaced ones from 0 to 1, or the levels themselves) give
+        interpolated precision: the highest at any rank whose recall reaches the level, 0 where
+        none does.
+    zero_relevance : {"skip", "zero"}, default="skip"
+        Whether queries without a relevant row in the database are left out or count 0.
+    ties : {"index", "expected"}, default="index"
+        ``"expected"`` only without levels.
+    exclude_self, sample_weight
+        As in `mean_average_precision`.
+
+    Returns
+    -------
+    precision, recall : ndarray of shape (R,) or (n_levels,)
+
+    References
+    ----------
+    .. [1] Manning, Raghavan and Schuetze, "Introduction to Information Retrieval", 2008,
+       section 8.4, for interpolated precision.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> database = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> precision, recall = precision_recall_curve(
+    ...     np.array([[1.0, 0.0]]), database, [0], [0, 1, 0]
+    ... )
+    >>> precision
+    array([1.        , 0.5       , 0.66666667])
+    >>> recall
+    array([0.5, 0.5, 1. ])
+    """
+    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
+    check_choice(ties, TIES, "ties")
+    levels = check_levels(recall_levels)
+    if levels is not None and ties == "expected":
+        raise ValueError('ties="expected" has no closed form with recall_levels; leave one out.')
+    relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
+    weights = check_weights(sample_weight, relation.n_queries)
+    weights = np.ones(relation.n_queries) if weights is None else weights
+    depth = min(check_top_k(top_k, relation.n_rows), max(relation.n_rows - exclude_self, 0))
+    cuts = np.arange(1, depth + 1)
+    sums = np.zeros((2, depth if levels is None else len(levels)))
+    total = 0.0
+    for block in rank_blocks(queries, database, relation, depth or 1, exclude_self, True, ties):
+        precision, recall = block_precision_recall(block, cuts, ties)
+        assert block.totals is not None
+        weight = np.where(block.totals > 0, weights[block.queries], 0.0)
+        total += weight.sum() if zero_relevance == "skip" else weights[block.queries].sum()
+        if levels is None:
+            sums += weight @ np.nan_to_num(precision), weight @ np.nan_to_num(recall)
+        else:
+            sums[0] += weight @ interpolate_precision(np.nan_to_num(precision), recall, levels)
+    if total == 0:
+        warn_undefined("Precision and recall are")
+    mean = sums / total if total else sums
+    return mean[0], mean[1] if levels is None else levels
 
 
-def _rank_embeddings(
-    queries: Any, database: Any, depth: int, exclude_self: bool
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray, Any]]:
-    """As `_rank_codes`, for a database of embeddings."""
-    queries = _check_embeddings(queries, "queries")
-    database = _check_embeddings(database, "database")
-    if queries.shape[1] != database.shape[1]:
-        raise ValueError(
-            f"queries have {queries.shape[1]} dimensions but database has {database.shape[1]}."
-        )
-    if queries.dtype != database.dtype:
-        queries, database = queries.astype(np.float64), database.astype(np.float64)
-    size = int(np.clip(_BLOCK_SCORES // max(len(database), 1), 1, 1024))
-    for start in range(0, len(queries), size):
-        block = slice(start, min(start + size, len(queries)))
-        scores = queries[block] @ database.T  # (B, n)
-        if exclude_self:
-            numbers = np.arange(block.start, block.stop)
-            scores[numbers - block.start, numbers] = -np.inf  # last, and depth is at most n - 1
-        rows = np.empty((len(scores), depth), dtype=np.int64)
-        for b, row_scores in enumerate(scores):
-            rows[b] = _top_k(row_scores, depth)
-        similarities = np.take_along_axis(scores, rows, axis=1)
-        yield block, similarities, rows, partial(_tied_columns, scores, similarities[:, -1:])
+def ranking_scores(
+    queries: Any,
+    database: Any,
+    query_labels: Any,
+    database_labels: Any,
+    *,
+    top_k: int | None = 5000,
+    k: Any = (1, 10, 100),
+    normalizer: str = "retrieved",
+    zero_relevance: str = "skip",
+    ties: str = "index",
+    exclude_self: bool = False,
+    sample_weight: Any = None,
+) -> dict[str, Any]:
+    """Mean average precision, precision and recall at several k, from one pass.
 
+    Parameters
+    ----------
+    queries, database, query_labels, database_labels
+        As in `mean_average_precision`.
+    top_k : int, default=5000
+        R of the mean average precision.
+    k : int or array-like of int, default=(1, 10, 100)
+        Ranks of precision and recall.
+    normalizer, ties, exclude_self, sample_weight
+        As in `mean_average_precision`.
+    zero_relevance : {"skip", "zero"}, default="skip"
+        For all scores, so that the precision is that of ``precision_at_k(…, zero_relevance=…)``
+        with the same choice.
 
-def _tied_columns(scores: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
-    """For each row of scores (B, n) the columns that equal its value (B, 1)."""
-    return [np.flatnonzero(equal) for equal in scores == values]
+    Returns
+    -------
+    dict
+        ``"map"``, a float; ``"precision"`` and ``"recall"``, of the shape of `k`.
 
-
-def _check_embeddings(embeddings: Any, name: str) -> np.ndarray:
-    array = np.asarray(embeddings)
-    if array.ndim != 2:
-        raise ValueError(f"{name} should have shape (rows, D); got {array.shape}.")
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} should be numbers; got dtype {array.dtype}.")
-    if array.dtype != np.float32:
-        array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
-    return array
+    Examples
+    --------
+    >>> import numpy as np
+    >>> database = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> scores = ranking_scores(np.array([[1.0, 0.0]]), database, [0], [0, 1, 0], k=[1, 2])
+    >>> scores["precision"]
+    array([1. , 0.5])
+    """
+    check_choice(normalizer, NORMALIZERS, "normalizer")
+    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
+    check_choice(ties, TIES, "ties")
+    relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
+    weights = check_weights(sample_weight, relation.n_queries)
+    cuts = check_cuts(k)
+    depth = check_top_k(top_k, max(relation.n_rows, 1))
+    values = np.full((relation.n_queries, 1 + 2 * cuts.size), np.nan)
+    deepest = max(depth, int(cuts.max(initial=1)))
+    for block in rank_blocks(queries, database, relation, deepest, exclude_self, True, ties):
+        values[block.queries, 0] = block_average_precision(block, depth, normalizer, ties)
+        values[block.queries, 1:] = np.hstack(block_precision_recall(block, cuts.ravel(), ties))
+    means = np.array([weighted_mean(v, weights, zero_relevance, "A score") for v in values.T])
+    precision, recall = means[1:].reshape(2, *cuts.shape)
+    return {"map": float(means[0]), "precision": precision[()], "recall": recall[()]}
