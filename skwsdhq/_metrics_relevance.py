@@ -136,10 +136,10 @@ def relate(query_labels: Any, database_labels: Any) -> Relevance:
         return _MaskRelevance(queries, rows) if few else _ListRelevance(queries, rows)
     if form == "collections":
         return relate(*_joint_indicators(list(queries), list(rows)))
-    try:
-        _, numbers = np.unique(np.concatenate([queries, rows]), return_inverse=True)
-    except TypeError as error:
-        raise TypeError("The classes should be all numbers or all strings.") from error
+    kinds = {labels.dtype.kind in "biuf" for labels in (queries, rows) if len(labels)}
+    if len(kinds) > 1:
+        raise TypeError("The classes should be all numbers or all strings.")
+    _, numbers = np.unique(np.concatenate([queries, rows]), return_inverse=True)
     return _ClassRelevance(numbers[: len(queries)], numbers[len(queries) :])
 
 
@@ -186,6 +186,8 @@ def _read_labels(labels: Any, name: str) -> tuple[Any, str]:
             if labels.dtype == object:
                 raise TypeError(f"{name} should hold numbers or strings, all of one kind.")
     if labels.ndim == 1:
+        if labels.dtype.kind not in "biufU":
+            raise TypeError(f"{name} should be numbers or strings; got dtype {labels.dtype}.")
         if labels.dtype.kind == "f" and np.isnan(labels).any():
             raise ValueError(
                 f"{name} contains NaN; give rows without a class a class of their own."
