@@ -17,7 +17,8 @@ def check_codebooks(codebooks: Any) -> np.ndarray:
         raise TypeError(f"codebooks should be numbers; got dtype {array.dtype}.")
     if array.shape[1] > 2**16:
         raise ValueError(f"n_codewords={array.shape[1]} should be <= {2**16}; use more codebooks.")
-    kept = np.array(array, dtype=np.float32, order="C")
+    with np.errstate(over="ignore"):
+        kept = np.array(array, dtype=np.float32, order="C")
     if not np.isfinite(kept).all():
         raise ValueError("codebooks contain NaN or infinity, or exceed float32.")
     return kept
@@ -28,7 +29,7 @@ def check_unique(ids: np.ndarray, n: int) -> None:
         raise ValueError(f"ids should be {n}, one for each row of codes; got {len(ids)}.")
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) != n:
-        raise ValueError(f"ids should be distinct; {unique[counts > 1][0]!r} comes twice.")
+        raise ValueError(f"ids should be distinct; {unique[counts > 1][0].item()!r} comes twice.")
 
 
 def next_id(ids: np.ndarray | None, n: int) -> int:

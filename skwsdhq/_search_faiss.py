@@ -30,7 +30,8 @@ def unpack_codes(packed: np.ndarray, n_codebooks: int, n_bits: int) -> np.ndarra
     """Codes (n, M) from the bytes of `pack_codes`; uint8, or uint16 for more than 8 bits."""
     n = len(packed)
     count = n_codebooks * n_bits
-    bits = np.unpackbits(packed, axis=1, bitorder="little", count=count).reshape(n, -1, n_bits)
+    bits = np.unpackbits(packed, axis=1, bitorder="little", count=count)
+    bits = bits.reshape(n, n_codebooks, n_bits)
     weights = 1 << np.arange(n_bits, dtype=np.uint32)
     return (bits * weights).sum(axis=2).astype(np.uint8 if n_bits <= 8 else np.uint16)
 
@@ -126,13 +127,15 @@ def build_faiss(codebooks: np.ndarray, codes: np.ndarray, ids: np.ndarray | None
         index = faiss.IndexPQ(n_dims * n_codebooks, n_codebooks, n_bits, faiss.METRIC_INNER_PRODUCT)
         faiss.copy_array_to_vector(full.ravel(), index.pq.centroids)
     index.is_trained = True
+    mapped = None
+    if ids is not None:
+        mapped = faiss.IndexIDMap(index)  # which wants an index that is still empty
+        mapped.own_fields = True
+        index.this.disown()  # the map frees it
     if len(codes):
         index.add_sa_codes(pack_codes(codes, n_bits))
-    if ids is None:
+    if mapped is None:
         return index
-    mapped = faiss.IndexIDMap(index)
-    mapped.own_fields = True
-    index.this.disown()  # the map frees it
     faiss.copy_array_to_vector(np.ascontiguousarray(ids, dtype=np.int64), mapped.id_map)
     mapped.ntotal = index.ntotal
     return mapped

@@ -31,7 +31,7 @@ def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
     kind = "i" if ids is None else ids.dtype.kind
     if wanted.dtype.kind != kind:
         raise TypeError(
-            f"The index has {'string' if kind == 'U' else 'integer'} ids; got {wanted[0]!r}."
+            f"The index has {'string' if kind == 'U' else 'integer'} ids; got {wanted[0].item()!r}."
         )
     if ids is None:
         return np.where((wanted >= 0) & (wanted < n), wanted, -1)

@@ -157,7 +157,7 @@ class CodeIndex:
                 raise TypeError("ids should be of one kind, all integers or all strings.")
             check_unique(added, len(new))
             if len(self) and (find_rows(own, len(self), added) >= 0).any():
-                twice = added[find_rows(own, len(self), added) >= 0][0]
+                twice = added[find_rows(own, len(self), added) >= 0][0].item()
                 raise ValueError(f"ids should be new; {twice!r} is in the index, remove it first.")
         if not len(new):
             return self
@@ -184,7 +184,7 @@ class CodeIndex:
         wanted = as_ids(ids)
         rows = find_rows(self._ids, len(self), wanted)
         if (rows < 0).any():
-            raise ValueError(f"ids should be in the index; {wanted[rows < 0][0]!r} is not.")
+            raise ValueError(f"ids should be in the index; {wanted[rows < 0][0].item()!r} is not.")
         if not len(rows):
             return self
         kept = np.ones(len(self), dtype=bool)
@@ -344,7 +344,7 @@ class CodeIndex:
         wanted = as_ids(ids)
         rows = find_rows(self._ids, len(self), wanted)
         if (rows < 0).any():
-            raise ValueError(f"ids should be in the index; {wanted[rows < 0][0]!r} is not.")
+            raise ValueError(f"ids should be in the index; {wanted[rows < 0][0].item()!r} is not.")
         return decode_rows(self.codes[rows], self.codebooks)
 
     def prefix(self, n_codebooks: int) -> "CodeIndex":
@@ -492,7 +492,8 @@ class CodeIndex:
             )
         if array.dtype.kind not in "biuf":
             raise TypeError(f"embeddings should be numbers; got dtype {array.dtype}.")
-        array = np.asarray(array, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            array = np.asarray(array, dtype=np.float32)
         if not np.isfinite(array).all():
             raise ValueError("embeddings contain NaN or infinity, or exceed float32.")
         return array
