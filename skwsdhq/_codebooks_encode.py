@@ -22,48 +22,60 @@ CHUNK_SIZE = 1 << 18  # numbers in a chunk of rows × codewords, which are to st
 
 
 class _TableCosts:
-    """Costs from tables: cheap for many rows."""
+    """Costs from tables: cheap for many rows.
 
-    def __init__(self, codebooks: np.ndarray) -> None:
-        n_codebooks, n_codewords, n_dims = codebooks.shape
-        flat = codebooks.reshape(-1, n_dims)
-        self._minus = np.ascontiguousarray(-flat.T)  # (D, MK)
-        self._half_norms = np.einsum("kd,kd->k", flat, flat) / 2
+    Buffers are made once: fresh memory for every operation costs ten times the operation.
+    """
+
+    def __init__(self, codebooks: np.ndarray, duals: np.ndarray, n_rows: int, n_beams: int) -> None:
+        n_codebooks, n_codewords, _ = codebooks.shape
+        self._minus = [np.ascontiguousarray(-dual.T) for dual in duals]  # M times (D, K)
+        self._half_norms = _half_norms(codebooks, duals)
         # pairs[m, m'] (K, K): row b' holds the products of codeword b' of m' with all of m.
         self._pairs: dict[tuple[int, int], np.ndarray] = {}
         for m in range(n_codebooks):
             for other in range(m):
-                products = codebooks[other] @ codebooks[m].T
+                products = codebooks[other] @ duals[m].T
                 self._pairs[m, other] = products
                 self._pairs[other, m] = np.ascontiguousarray(products.T)
-        self._shape = (n_codebooks, n_codewords)
+        self._unary = np.empty((n_codebooks, n_rows, n_codewords), codebooks.dtype)
+        self._costs = np.empty((n_rows * n_beams, n_codewords), codebooks.dtype)
+        self._gathered = np.empty_like(self._costs)
 
     def load(self, rows: np.ndarray) -> None:
         """Take a chunk of rows (B, D)."""
-        self._unary = rows @ self._minus
-        self._unary += self._half_norms
-        self._unary = self._unary.reshape(len(rows), *self._shape)  # (B, M, K)
+        self._n_rows = len(rows)
+        for m, minus in enumerate(self._minus):
+            unary = self._unary[m, : len(rows)]
+            np.matmul(rows, minus, out=unary)
+            unary += self._half_norms[m]
 
     def of(
         self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
     ) -> np.ndarray:
-        """(R, K) costs of codebook m for some rows (None for all), with codes (M, R) of `given`."""
-        costs = self._unary[:, m] if rows is None else self._unary[rows, m]
-        is_own = rows is not None  # a view of the table must not be written to
+        """(R, K) costs of codebook m for some rows (None for all), with codes (M, R) of `given`.
+
+        They last until the next call."""
+        n_rows = self._n_rows if rows is None else len(rows)
+        costs, gathered = self._costs[:n_rows], self._gathered[:n_rows]
+        before = self._unary[m, :n_rows]
+        if rows is not None:
+            # "clip" lets numpy write to `out` directly; all indices are in range.
+            before = np.take(self._unary[m], rows, axis=0, out=costs, mode="clip")
         for other in given:
             # for r: for k: costs[r, k] += c_other[codes[other, r]] · c_m[k]
-            gathered = np.take(self._pairs[m, other], codes[other], axis=0)
-            costs = np.add(costs, gathered, out=costs if is_own else gathered)
-            is_own = True
-        return costs
+            pairs = self._pairs[m, other]
+            np.take(pairs, codes[other], axis=0, out=gathered, mode="clip")
+            before = np.add(before, gathered, out=costs)
+        return before
 
 
 class _ResidualCosts:
     """Costs from what a row's other codewords leave of it: for few rows or huge codebooks."""
 
-    def __init__(self, codebooks: np.ndarray) -> None:
-        self._codebooks = codebooks
-        self._half_norms = np.einsum("mkd,mkd->mk", codebooks, codebooks) / 2
+    def __init__(self, codebooks: np.ndarray, duals: np.ndarray) -> None:
+        self._codebooks, self._duals = codebooks, duals
+        self._half_norms = _half_norms(codebooks, duals)
 
     def load(self, rows: np.ndarray) -> None:
         self._rows = rows
@@ -74,20 +86,26 @@ class _ResidualCosts:
         rest = self._rows if rows is None else self._rows[rows]  # (R, D)
         for other in given:
             rest = rest - self._codebooks[other][codes[other]]
-        costs = rest @ self._codebooks[m].T
+        costs = rest @ self._duals[m].T
         return np.subtract(self._half_norms[m], costs, out=costs)
+
+
+def _half_norms(codebooks: np.ndarray, duals: np.ndarray) -> np.ndarray:
+    return np.einsum("mkd,mkd->mk", codebooks, duals) / 2
 
 
 def choose_codes(
     rows: np.ndarray,
     codebooks: np.ndarray,
+    duals: np.ndarray,
     orders: Sequence[np.ndarray],
     beam_size: int | None,
     start: np.ndarray | None,
     dtype: type[np.unsignedinteger],
 ) -> np.ndarray:
-    """Codes (n, M) of rows (n, D) in the Euclidean metric; lowest index on ties.
+    """Codes (n, M) of rows (n, D); lowest index on ties.
 
+    duals : (M, K, D) codebooks times the metric, the codebooks themselves in Euclidean space.
     orders : the codebooks in the order of each sweep's visits.
     beam_size, start : begin with a beam search, or with given codes, or else greedily.
     """
@@ -96,22 +114,24 @@ def choose_codes(
     codes = np.empty((n_rows, n_codebooks), dtype)
     if n_rows == 0:
         return codes
-    width = max(1, beam_size or 1) * n_codewords
+    beam_size = None if start is not None else beam_size
+    n_beams = beam_size or 1
     fits = (n_codebooks * n_codewords) ** 2 <= TABLE_SIZE
-    pays = n_rows * max(1, len(orders)) * (beam_size or 1) >= n_codebooks * n_codewords
+    pays = n_rows * max(1, len(orders)) * n_beams >= n_codebooks * n_codewords
     costs: _TableCosts | _ResidualCosts
     if n_codebooks == 1 or (fits and pays):
-        costs, width = _TableCosts(codebooks), max(width, n_codebooks * n_codewords)
+        step = _chunk_rows(n_rows, max(n_codebooks, n_beams) * n_codewords)
+        costs = _TableCosts(codebooks, duals, step, n_beams)
     else:
-        costs = _ResidualCosts(codebooks)
-    step = min(max(32, CHUNK_SIZE // width), 2048)
+        step = _chunk_rows(n_rows, n_beams * n_codewords)
+        costs = _ResidualCosts(codebooks, duals)
     for a in range(0, n_rows, step):
         chunk = rows[a : a + step]
         costs.load(chunk)
         if start is not None:
             chosen = np.ascontiguousarray(start[a : a + step].T, dtype=np.intp)
-        elif beam_size is not None and beam_size > 1:
-            chosen = _beam(costs, len(chunk), n_codebooks, beam_size)
+        elif n_beams > 1:
+            chosen = _beam(costs, len(chunk), n_codebooks, n_beams)
         else:
             chosen = _greedy(costs, len(chunk), n_codebooks)
         # The last codeword of a greedy choice is the best one given the others.
@@ -119,6 +139,10 @@ def choose_codes(
         _sweep(costs, chosen, orders, settled)
         codes[a : a + step] = chosen.T
     return codes
+
+
+def _chunk_rows(n_rows: int, width: int) -> int:
+    return min(n_rows, max(32, CHUNK_SIZE // width), 2048)
 
 
 def _greedy(costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int) -> np.ndarray:
@@ -170,37 +194,33 @@ def _beam(
     """(M, n) codes; codebook after codebook, the `beam_size` best beginnings of a code are kept."""
     rows = np.arange(n_rows)
     beams = np.empty((n_codebooks, n_rows, 1), np.intp)  # codes of each beginning
-    totals = np.zeros((n_rows, 1))  # (n, H) cost of each, in the order of cost
+    totals = np.zeros((n_rows, 1), np.float32)  # (n, H) cost of each, in the order of cost
     for m in range(n_codebooks):
         n_beams = totals.shape[1]
-        each = None if n_beams == 1 else np.repeat(rows, n_beams)
+        each = np.repeat(rows, n_beams)
         step = costs.of(m, each, range(m), beams.reshape(n_codebooks, -1))  # (n·H, K)
         n_codewords = step.shape[1]
-        step = step + totals.reshape(-1, 1).astype(step.dtype)
+        if n_beams > 1:
+            step += totals.reshape(-1, 1)
         step = step.reshape(n_rows, n_beams * n_codewords)
         kept = 1 if m == n_codebooks - 1 else min(beam_size, step.shape[1])
-        best = _smallest(step, kept)  # (n, H')
-        totals = np.take_along_axis(step, best, axis=1)
+        best, totals = _smallest(step, kept)  # (n, H')
         parents, last = np.divmod(best, n_codewords)
         beams = np.take_along_axis(beams, parents[None], axis=2)
         beams[m] = last
     return beams[:, :, 0]
 
 
-def _smallest(values: np.ndarray, count: int) -> np.ndarray:
-    """(n, count) positions of the smallest values of each row, in order; lowest first on ties."""
-    if count == 1:
-        return values.argmin(axis=1)[:, None]
-    best = np.empty((len(values), count), np.intp)
-    if count <= 16:
-        work, rows = values.copy(), np.arange(len(values))
-        for h in range(count):
-            work.argmin(axis=1, out=best[:, h])
-            work[rows, best[:, h]] = np.inf
-        return best
-    # Everything below the count-th smallest value is in; of those equal to it, the first.
-    limit = np.partition(values, count - 1, axis=1)[:, count - 1 : count]
-    rank = np.where(values < limit, 0, np.where(values == limit, 1, 2)).astype(np.int8)
-    best = np.sort(np.argsort(rank, axis=1, kind="stable")[:, :count], axis=1)
-    chosen = np.take_along_axis(values, best, axis=1)
-    return np.take_along_axis(best, np.argsort(chosen, axis=1, kind="stable"), axis=1)
+def _smallest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and values (n, count) of the smallest of each row, in order; lowest first on ties.
+
+    May write to `values`."""
+    best = np.empty((count, len(values)), np.intp)
+    smallest = np.empty((count, len(values)), values.dtype)
+    rows = np.arange(len(values))
+    for h in range(count):
+        values.argmin(axis=1, out=best[h])
+        smallest[h] = values[rows, best[h]]
+        if h < count - 1:
+            values[rows, best[h]] = np.inf
+    return best.T, smallest.T

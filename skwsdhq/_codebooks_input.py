@@ -12,7 +12,7 @@ __all__ = [
     "as_codebooks",
     "as_codes",
     "as_embeddings",
-    "as_metric_factor",
+    "as_metric",
     "check_positive",
     "check_whole",
     "code_dtype",
@@ -45,7 +45,9 @@ def code_dtype(n_codewords: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if n_codewords <= 256 else np.uint16
 
 
-def _as_floats(name: str, array: Any, n_axes: int, shape: str) -> np.ndarray:
+def _as_floats(
+    name: str, array: Any, n_axes: int, shape: str, check_finite: bool = True
+) -> np.ndarray:
     """float64 stays what it is, everything else becomes float32."""
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":
@@ -53,6 +55,8 @@ def _as_floats(name: str, array: Any, n_axes: int, shape: str) -> np.ndarray:
     if array.ndim != n_axes:
         raise ValueError(f"{name} have shape {array.shape}, should be {shape}.")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+    if not check_finite:
+        return array
     # A sum is finite when all entries are, save for an overflow that the second look sorts out.
     with np.errstate(over="ignore", invalid="ignore"):
         is_suspect = not np.isfinite(array.sum())
@@ -61,9 +65,9 @@ def _as_floats(name: str, array: Any, n_axes: int, shape: str) -> np.ndarray:
     return array
 
 
-def as_embeddings(embeddings: Any) -> np.ndarray:
+def as_embeddings(embeddings: Any, *, check_finite: bool = True) -> np.ndarray:
     """(n, D) float32 or float64."""
-    return _as_floats("embeddings", embeddings, 2, "(n_samples, n_dims)")
+    return _as_floats("embeddings", embeddings, 2, "(n_samples, n_dims)", check_finite)
 
 
 def as_codebooks(codebooks: Any, n_dims: int | None = None) -> np.ndarray:
@@ -103,10 +107,10 @@ def as_codes(
     return codes
 
 
-def as_metric_factor(metric: Any, n_dims: int) -> np.ndarray | None:
-    """(D, D) float64 factor L with L·Lᵀ = metric, so that ‖(z − r) L‖² is the error in it.
+def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
+    """(D, D) float64, symmetric and positive definite.
 
-    A metric that is only semidefinite gets a millionth of its mean diagonal added.
+    One that is only semidefinite gets a millionth of its mean diagonal added.
     """
     if metric is None:
         return None
@@ -123,7 +127,7 @@ def as_metric_factor(metric: Any, n_dims: int) -> np.ndarray | None:
             "(metric + metric.T) / 2 is."
         )
     try:
-        return np.linalg.cholesky(metric)
+        np.linalg.cholesky(metric)
     except np.linalg.LinAlgError:
         lowest = np.linalg.eigvalsh(metric)[0]
         if lowest < -1e-5 * size or size == 0:
@@ -131,5 +135,6 @@ def as_metric_factor(metric: Any, n_dims: int) -> np.ndarray | None:
                 f"metric has the eigenvalue {lowest:.3g}, should be positive definite; "
                 "add a multiple of the identity."
             ) from None
-    lift = 1e-6 * np.trace(metric) / n_dims - min(0.0, float(lowest))
-    return np.linalg.cholesky(metric + lift * np.eye(n_dims))
+        lift = 1e-6 * np.trace(metric) / n_dims - min(0.0, float(lowest))
+        return metric + lift * np.eye(n_dims)
+    return metric

@@ -17,7 +17,7 @@ from ._codebooks_input import (
     as_codebooks,
     as_codes,
     as_embeddings,
-    as_metric_factor,
+    as_metric,
     check_positive,
     check_whole,
     code_dtype,
@@ -156,17 +156,16 @@ def encode(
     n_sweeps = check_whole("n_sweeps", n_sweeps, 0)
     if beam_size is not None:
         beam_size = check_whole("beam_size", beam_size, 1)
-    factor = as_metric_factor(metric, n_dims)
+    metric = as_metric(metric, n_dims)
     if codes is not None:
         codes = as_codes(codes, n_codewords, n_samples=len(rows), n_codebooks=n_codebooks)
     dtype = np.result_type(rows, codebooks)
     rows, codebooks = rows.astype(dtype, copy=False), codebooks.astype(dtype, copy=False)
-    if factor is not None:
-        # In the coordinates L of metric = L·Lᵀ, the error is a plain square.
-        rows, codebooks = rows @ factor.astype(dtype), codebooks @ factor.astype(dtype)
+    # zᵀ metric c for all z is a plain product with metric·c: only codewords need the metric.
+    duals = codebooks if metric is None else (codebooks @ metric).astype(dtype)
     random = check_random_state(random_state)
     orders = [random.permutation(n_codebooks) for _ in range(n_sweeps)]
-    return choose_codes(rows, codebooks, orders, beam_size, codes, code_dtype(n_codewords))
+    return choose_codes(rows, codebooks, duals, orders, beam_size, codes, code_dtype(n_codewords))
 
 
 def decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
@@ -236,13 +235,12 @@ def quantization_error(
     rows = as_embeddings(embeddings)
     codebooks = as_codebooks(codebooks, rows.shape[1])
     codes = as_codes(codes, codebooks.shape[1], n_samples=len(rows), n_codebooks=len(codebooks))
-    factor = as_metric_factor(metric, rows.shape[1])
+    metric = as_metric(metric, rows.shape[1])
     total = 0.0
     for a in range(0, len(rows), CHUNK_ROWS):
         error = rows[a : a + CHUNK_ROWS] - _decode(codes[a : a + CHUNK_ROWS], codebooks)
-        if factor is not None:
-            error = error @ factor
-        total += float(np.einsum("nd,nd->n", error, error).sum(dtype=np.float64))
+        weighted = error if metric is None else error @ metric
+        total += float(np.einsum("nd,nd->n", error, weighted).sum(dtype=np.float64))
     return total / max(1, len(rows))
 
 
@@ -276,9 +274,14 @@ def codebook_statistics(
            [0., 0.]]), array([[3.],
            [0.]]))
     """
-    rows = as_embeddings(embeddings)
+    rows = as_embeddings(embeddings, check_finite=False)
     code_dtype(n_codewords)
-    codes = as_codes(codes, n_codewords, n_samples=len(rows))
+    return _statistics(rows, as_codes(codes, n_codewords, n_samples=len(rows)), n_codewords)
+
+
+def _statistics(
+    rows: np.ndarray, codes: np.ndarray, n_codewords: int
+) -> tuple[np.ndarray, np.ndarray]:
     n_codebooks = codes.shape[1]
     counts = np.zeros((n_codebooks, n_codewords, n_codebooks, n_codewords))
     diagonal = np.arange(n_codewords)
@@ -291,7 +294,10 @@ def codebook_statistics(
             counts[m, :, other] = pairs.reshape(n_codewords, n_codewords)
             counts[other, :, m] = counts[m, :, other].T
     size = n_codebooks * n_codewords
-    return counts.reshape(size, size), sums_by_code(rows, codes, n_codewords)
+    sums = sums_by_code(rows, codes, n_codewords)
+    if not np.isfinite(sums).all():
+        as_embeddings(rows)  # says so
+    return counts.reshape(size, size), sums
 
 
 def solve_codebooks(
@@ -333,9 +339,28 @@ def solve_codebooks(
             f"with M = n_codebooks = {n_codebooks}."
         )
     shape = (n_codebooks, len(sums) // n_codebooks, sums.shape[1])
-    lifted = counts + ridge * np.eye(len(counts))
-    factor = cho_factor(lifted, lower=True, overwrite_a=True, check_finite=False)
-    return cho_solve(factor, sums, check_finite=False).reshape(shape)
+    # A row has one codeword of the first codebook, so that its block is diagonal and can be
+    # eliminated by division; a Cholesky factor is needed of the remaining blocks only.
+    k = shape[1]
+    scale = 1 / (counts.diagonal()[:k] + ridge)  # (K,)
+    first = scale[:, None] * sums[:k]
+    if n_codebooks == 1:
+        return first.reshape(shape)
+    half = np.sqrt(scale)[:, None] * counts[:k, k:]
+    rest = counts[k:, k:] - half.T @ half  # numpy makes one half of a product with itself
+    rest[np.diag_indices_from(rest)] += ridge
+    try:
+        factor = cho_factor(rest, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            f"ridge={ridge:g} is too small for counts up to {counts.max():g}; raise it."
+        ) from None
+    solved = np.empty_like(sums)
+    half *= np.sqrt(scale)[:, None]
+    right = sums[k:] - half.T @ sums[:k]
+    solved[k:] = cho_solve(factor, right, overwrite_b=True, check_finite=False)
+    solved[:k] = first - half @ solved[k:]
+    return solved.reshape(shape)
 
 
 def update_codebooks(
@@ -373,9 +398,11 @@ def update_codebooks(
     array([[[2., 0.],
             [0., 5.]]])
     """
-    rows = as_embeddings(embeddings)
-    counts, sums = codebook_statistics(rows, codes, n_codewords)
-    return solve_codebooks(counts, sums, np.shape(codes)[1], ridge).astype(rows.dtype)
+    rows = as_embeddings(embeddings, check_finite=False)
+    code_dtype(n_codewords)
+    codes = as_codes(codes, n_codewords, n_samples=len(rows))
+    counts, sums = _statistics(rows, codes, n_codewords)
+    return solve_codebooks(counts, sums, codes.shape[1], ridge).astype(rows.dtype)
 
 
 def refill_empty_codewords(
@@ -478,24 +505,21 @@ def learn_codebooks(
     _check_sizes(rows, n_codebooks, n_codewords)
     n_iter = check_whole("n_iter", n_iter, 0)
     options = {"n_sweeps": n_sweeps, "beam_size": beam_size, "random_state": random}
-    factor = as_metric_factor(metric, rows.shape[1])
-    if factor is None:
-        factor = np.eye(rows.shape[1])
-        white = rows
+    metric = as_metric(metric, rows.shape[1])
+    if metric is None:
+        start = init_codebooks(rows, n_codebooks, n_codewords, method=method, random_state=random)
+        codes = encode(rows, start, **options)
     else:
-        factor = factor.astype(np.float32)
-        white = rows @ factor
-    # k-means sees the metric as well; its codewords are carried back by the first update.
-    start = init_codebooks(white, n_codebooks, n_codewords, method=method, random_state=random)
-    codes = encode(white, start, **options)
+        # k-means sees the metric as well; its codewords are carried back by the first update.
+        white = rows @ np.linalg.cholesky(metric).astype(np.float32)
+        start = init_codebooks(white, n_codebooks, n_codewords, method=method, random_state=random)
+        codes = encode(white, start, **options)
     codebooks = update_codebooks(rows, codes, n_codewords, ridge=ridge)
     for _ in range(n_iter):
         codebooks = refill_empty_codewords(rows, codebooks, codes, random_state=random)
-        seen = codebooks if metric is None else codebooks @ factor
-        codes = encode(white, seen, **options)
+        codes = encode(rows, codebooks, metric=metric, **options)
         codebooks = update_codebooks(rows, codes, n_codewords, ridge=ridge)
-    seen = codebooks if metric is None else codebooks @ factor
-    return codebooks, encode(white, seen, **options)
+    return codebooks, encode(rows, codebooks, metric=metric, **options)
 
 
 def _check_sizes(rows: np.ndarray, n_codebooks: int, n_codewords: int) -> None:
