@@ -149,6 +149,7 @@ class TestCosineMarginLoss:
         with torch.no_grad():
             assert losses.cosine_margin_loss(z.requires_grad_(), concepts, indicator) > 0
 
+    @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
     def test_all_forms_of_an_indicator(self):
         z, concepts, indicator = problem()
         pairs = np.array(np.nonzero(indicator))
