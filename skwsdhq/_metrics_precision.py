@@ -129,11 +129,8 @@ def ranked_average_precision(
     """
     depth = relevance.shape[1]
     found = np.cumsum(relevance, axis=1, dtype=np.int32)
-    # for b: sums[b] = Σ_i relevance[b, i] * found[b, i] / (i + 1), over relevant places only:
-    # most places of most rankings hold none.
-    queries, places = np.nonzero(relevance)
-    precision = found[queries, places] / (places + 1.0)
-    sums = np.bincount(queries, weights=precision, minlength=len(relevance))
+    # for b: sums[b] = Σ_i relevance[b, i] · found[b, i] / (i + 1)
+    sums = np.multiply(found, relevance, dtype=np.float64) @ (1.0 / np.arange(1, depth + 1))
     counts = found[:, -1] if depth else np.zeros(len(relevance), dtype=np.int32)
     return _divide(sums, _normalizing(counts, totals, depth, normalizer))
 

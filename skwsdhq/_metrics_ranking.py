@@ -169,16 +169,20 @@ def _rank_embeddings(
     if queries.dtype != database.dtype:
         queries, database = queries.astype(np.float64), database.astype(np.float64)
     size = int(np.clip(_BLOCK_SCORES // max(len(database), 1), 1, 1024))
+    # One room for the scores of all blocks: fresh memory costs as much as a product in few dimensions.
+    room = np.empty((min(size, len(queries)), len(database)), dtype=database.dtype)
     for start in range(0, len(queries), size):
         block = slice(start, min(start + size, len(queries)))
-        scores = queries[block] @ database.T  # (B, n)
+        scores = room[: block.stop - block.start]
+        np.matmul(queries[block], database.T, out=scores)  # (B, n)
         if exclude_self:
             numbers = np.arange(block.start, block.stop)
             scores[numbers - block.start, numbers] = -np.inf  # last, and depth is at most n - 1
         rows = np.empty((len(scores), depth), dtype=np.int64)
+        similarities = np.empty((len(scores), depth), dtype=scores.dtype)
         for b, row_scores in enumerate(scores):
             rows[b] = _top_k(row_scores, depth)
-        similarities = np.take_along_axis(scores, rows, axis=1)
+            similarities[b] = row_scores.take(rows[b])
         yield block, similarities, rows, partial(_tied_columns, scores, similarities[:, -1:])
 
 

@@ -325,7 +325,7 @@ class CodeIndex:
         for start in range(0, len(queries), _BLOCK):
             block = slice(start, start + _BLOCK)
             tables = lookup_table(queries[block], self.codebooks)
-            engine = self._get_engine(len(queries))
+            engine = self._get_engine(len(queries), len(self))
             for b, (scores, found) in enumerate(engine.above(tables, thresholds[block]), start):
                 kept = np.ones(len(found), dtype=bool)
                 if allowed is not None:
@@ -534,10 +534,10 @@ class CodeIndex:
             most = max(most, int(count))
         return most
 
-    def _get_engine(self, n_queries: int) -> Engine:
+    def _get_engine(self, n_queries: int, k: int) -> Engine:
         name = self.engine
         if name == "auto":
-            name = choose_engine(len(self), self.codebooks.shape, n_queries)
+            name = choose_engine(len(self), self.codebooks.shape, n_queries, k)
         if name not in self._engines:
             self._engines[name] = build_engine(name, self.codes, self.codebooks.shape[1])
         return self._engines[name]
@@ -555,10 +555,10 @@ class CodeIndex:
 
         engine: Engine | None = None
         if allowed is None:
-            engine = self._get_engine(len(queries))
+            engine = self._get_engine(len(queries), k)
         elif not isinstance(allowed, list):
             shape = self.codebooks.shape
-            name = choose_engine(len(allowed), shape, len(queries))
+            name = choose_engine(len(allowed), shape, len(queries), k)
             engine = build_engine(name, self.codes[allowed], shape[1])
 
         size = int(np.clip(_BLOCK_RESULTS // max(k, 1), 1, _BLOCK))  # deep rankings: fewer
@@ -593,5 +593,5 @@ class CodeIndex:
     def _tied_rows(self, tables: np.ndarray, similarities: np.ndarray) -> list[np.ndarray]:
         """For each query of a block the rows whose similarity is exactly the given one (B, 1)."""
         similarities = similarities[:, 0]
-        found = self._get_engine(len(tables)).above(tables, similarities)
+        found = self._get_engine(len(tables), len(self)).above(tables, similarities)
         return [rows[scores == s] for (scores, rows), s in zip(found, similarities, strict=True)]

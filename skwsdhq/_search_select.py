@@ -10,14 +10,16 @@ _MAX_BUCKETS = 2**16
 _MIN_FAISS_ROWS = 20_000
 
 
-def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
-    """The fastest engine for n rows, codebooks of a shape (M, K, D) and a number of queries."""
+def choose_engine(n: int, shape: tuple[int, ...], n_queries: int, k: int) -> str:
+    """The fastest engine for n rows, codebooks of a shape (M, K, D) and k of n for q queries."""
     n_codebooks, n_codewords, _ = shape
     if n_codewords**n_codebooks <= _MAX_BUCKETS:
         return "buckets"
     if n_queries >= MIN_SCAN_QUERIES:
         return "scan"
-    return "faiss" if n >= _MIN_FAISS_ROWS and n_codewords <= 1024 else "numpy"
+    # faiss keeps the k best in a heap, which is slow to fill when k is a large part of n.
+    fits = n >= _MIN_FAISS_ROWS and k <= n // 64 and n_codewords <= 1024
+    return "faiss" if fits else "numpy"
 
 
 def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:

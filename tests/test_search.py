@@ -1,9 +1,11 @@
 """Look-up tables, engines of one ranking, the index and what leaves it."""
 
 import copy
+import doctest
 import json
 import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,7 +146,7 @@ def test_engines_agree(n_codebooks, n_codewords, ties):
 @pytest.mark.parametrize("n_codebooks", [1, 2, 4, 8])
 def test_engines_agree_on_ten_thousand_queries(n_codebooks, n_codewords):
     for part in range(40):
-        check_engines(20_000, n_codebooks, n_codewords, 250, (10, 100), part, part % 4 != 0)
+        check_engines(4000, n_codebooks, n_codewords, 250, (10, 100), part, part % 4 != 0)
 
 
 def test_scan_survives_a_sample_that_misleads():
@@ -181,11 +183,12 @@ def test_faiss_engine_refuses_large_codebooks():
 
 def test_auto_chooses_by_size():
     choose = _search_select.choose_engine
-    assert choose(1_000_000, (2, 256, 8), 1) == "buckets"
-    assert choose(1_000_000, (4, 256, 8), 100) == "scan"
-    assert choose(1_000_000, (4, 256, 8), 1) == "faiss"
-    assert choose(1_000_000, (4, 2048, 8), 1) == "numpy"
-    assert choose(1_000, (4, 256, 8), 1) == "numpy"
+    assert choose(1_000_000, (2, 256, 8), 1, 10) == "buckets"
+    assert choose(1_000_000, (4, 256, 8), 100, 10) == "scan"
+    assert choose(1_000_000, (4, 256, 8), 1, 10) == "faiss"
+    assert choose(1_000_000, (4, 256, 8), 1, 100_000) == "numpy"
+    assert choose(1_000_000, (4, 2048, 8), 1, 10) == "numpy"
+    assert choose(1_000, (4, 256, 8), 1, 10) == "numpy"
 
 
 def test_distinct_codes_come_in_order_of_first_row():
@@ -710,3 +713,14 @@ def test_to_numpy_gives_copies():
     assert index.codes.any()
     assert index.codebooks.any()
     assert index.ids.any()
+
+
+def test_the_page_on_serving_runs():
+    page = Path(__file__).parent.parent / "docs" / "serving.rst"
+    if not page.exists():
+        pytest.skip("no documentation beside the tests")
+    failed, tried = doctest.testfile(
+        str(page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert failed == 0
+    assert tried > 30

@@ -1,0 +1,244 @@
+"""Search over codes against faiss: one thread, ratios of CPU time.
+
+    python tests/benchmarks/search.py [--quick] [--json FILE]    the table
+    python tests/benchmarks/search.py --plot FILE.png            how cost grows with rows and bits
+
+Both sides hold the same codebooks and codes. Every run times them in turn; the ratio is the median
+over runs of the ratio within a run. In the same run rankings are compared with the numpy engine's,
+to the last bit, and with faiss's, up to the rounding of its sums.
+"""
+
+# ruff: noqa: E402 - threads are counted when numpy is first imported
+import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import argparse
+import json
+import platform
+import resource
+import time
+
+import faiss
+import numpy as np
+import torch
+
+from skwsdhq.search import CodeIndex
+
+N_DIMS = 300
+# rows, bits, k, ratio to faiss's additive index that is asked for
+TABLE = [
+    (1_000_000, 8, 10, 100),
+    (1_000_000, 16, 10, 12),
+    (100_000, 16, 100, 2),
+    (1_000_000, 32, 10, 2.3),
+    (1_000_000, 32, 100, 2.3),
+    (1_000_000, 32, 5000, 1.6),
+    (100_000, 32, 5000, None),
+    (1_000_000, 64, 10, None),
+]
+
+
+def make_embeddings(n, seed):
+    """Unit vectors that mix two or three of 200 concepts, with noise."""
+    rng = np.random.default_rng(seed)
+    concepts = np.random.default_rng(0).standard_normal((200, N_DIMS)).astype("f4")
+    weights = rng.random((n, 3)).astype("f4")
+    chosen = (200 * rng.random((n, 3)) ** 2).astype(int)
+    vectors = rng.standard_normal((n, N_DIMS)).astype("f4")
+    for j in range(3):
+        vectors += 2 * weights[:, j, None] * concepts[chosen[:, j]]
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def make_codes(n, n_codebooks):
+    """Residual codebooks trained on some of the rows, and the codes of all."""
+    quantizer = faiss.ResidualQuantizer(N_DIMS, n_codebooks, 8)
+    quantizer.train_type = faiss.ResidualQuantizer.Train_default
+    quantizer.max_beam_size = 1
+    quantizer.train(make_embeddings(20_000, 1))
+    codebooks = faiss.vector_to_array(quantizer.codebooks).reshape(n_codebooks, 256, N_DIMS)
+    codes = [
+        quantizer.compute_codes(make_embeddings(min(20_000, n - start), 2 + start))
+        for start in range(0, n, 20_000)
+    ]
+    return codebooks, np.concatenate(codes)
+
+
+def seconds(call):
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def compare(rivals, runs):
+    """Times of each rival in alternating runs; rivals are (name, number of queries, call)."""
+    times = {name: [] for name, _, _ in rivals}
+    for _, _, call in rivals:
+        call()  # engines are built, memory is warm
+    for _ in range(runs):
+        for name, count, call in rivals:
+            times[name].append(seconds(call) / count)
+    return times
+
+
+def check_exact(index, additive, queries, k):
+    """Share of places where faiss has another row of the same similarity; errors where not."""
+    similarities, rows = index.search(queries, k)
+    plain = CodeIndex(index.codebooks, index.codes, engine="numpy").search(queries, k)
+    assert np.array_equal(rows, plain[1]), "not the reference's rows"
+    assert np.array_equal(similarities, plain[0]), "not the reference's similarities"
+    theirs, other = additive.search(queries, k)
+    assert np.allclose(theirs, similarities, rtol=1e-4, atol=1e-5), "not faiss's similarities"
+    return float((other != rows).mean())
+
+
+def run_table(quick, runs):
+    codebooks, codes = make_codes(100_000 if quick else 1_000_000, 8)
+    queries = make_embeddings(512, 0)
+    results = []
+    for n, bits, k, goal in TABLE:
+        if n > len(codes):
+            continue
+        n_codebooks = bits // 8
+        index = CodeIndex(codebooks[:n_codebooks], codes[:n, :n_codebooks])
+        additive, product = index.to_faiss("additive"), index.to_faiss("product")
+        few = 16 if n > 100_000 else 64
+        tiled = np.tile(queries, (1, n_codebooks))
+        rivals = [
+            ("faiss additive", few, lambda a=additive, f=few, k=k: a.search(queries[:f], k)),
+            ("faiss product", few, lambda p=product, t=tiled, f=few, k=k: p.search(t[:f], k)),
+            ("skwsdhq", 512, lambda i=index, k=k: i.search(queries, k)),
+            ("faiss additive, 1 query", 8, lambda a=additive, k=k: one_by_one(a, k, queries)),
+            ("skwsdhq, 1 query", 8, lambda i=index, k=k: one_by_one(i, k, queries)),
+        ]
+        times = compare(rivals, runs)
+        differing = check_exact(index, additive, queries[:few], k)
+        ratios = np.array(times["faiss additive"]) / times["skwsdhq"]
+        single = np.array(times["faiss additive, 1 query"]) / times["skwsdhq, 1 query"]
+        results.append(
+            {
+                "rows": n,
+                "bits": bits,
+                "k": k,
+                "goal": goal,
+                "ratio": float(np.median(ratios)),
+                "lowest": float(ratios.min()),
+                "highest": float(ratios.max()),
+                "ratio_one_query": float(np.median(single)),
+                "ratio_product": float(
+                    np.median(np.array(times["faiss product"]) / times["skwsdhq"])
+                ),
+                "queries_per_second": {name: 1 / float(np.median(t)) for name, t in times.items()},
+                "faiss_other_row": differing,
+            }
+        )
+        last = results[-1]
+        print(
+            f"{n:9,} rows  {bits:2} bits  k {k:4}  {last['ratio']:7.1f} × additive "
+            f"({last['lowest']:.1f} – {last['highest']:.1f}; asked {goal or '–'})  "
+            f"{last['ratio_product']:6.1f} × product  one query at a time "
+            f"{last['ratio_one_query']:5.1f} ×  "
+            f"{last['queries_per_second']['skwsdhq']:8.0f} queries/s  exact; faiss orders "
+            f"{100 * differing:.2f} % of places otherwise",
+            flush=True,
+        )
+    return results
+
+
+def one_by_one(index, k, queries):
+    for q in range(8):
+        index.search(queries[q : q + 1], k)
+
+
+def run_plot(path, runs):
+    """Milliseconds a query against rows and against bits, k = 10."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    n_dims = 64
+    rng = np.random.default_rng(0)
+    codebooks = rng.standard_normal((8, 256, n_dims)).astype("f4")
+    queries = rng.standard_normal((256, n_dims)).astype("f4")
+
+    def measure(n, n_codebooks, with_flat):
+        codes = rng.integers(0, 256, (n, n_codebooks), dtype=np.uint8)
+        index = CodeIndex(codebooks[:n_codebooks], codes)
+        plain = faiss.IndexPQ(n_dims, n_codebooks, 8, faiss.METRIC_INNER_PRODUCT)
+        faiss.copy_array_to_vector(
+            rng.standard_normal(256 * n_dims).astype("f4"), plain.pq.centroids
+        )
+        plain.is_trained = True
+        plain.add_sa_codes(codes)
+        few = int(np.clip(2e7 // n, 2, 64))
+        rivals = [
+            ("skwsdhq, 256 queries", 256, lambda: index.search(queries, 10)),
+            ("skwsdhq, 1 query", few, lambda: [index.search(queries[:1], 10) for _ in range(few)]),
+            ("faiss IndexPQ", few, lambda: plain.search(queries[:few], 10)),
+        ]
+        if with_flat:
+            flat = faiss.IndexFlatIP(n_dims)
+            flat.add(rng.standard_normal((n, n_dims)).astype("f4"))
+            rivals.append(("faiss IndexFlatIP", 256, lambda: flat.search(queries, 10)))
+        return {name: 1e3 * np.median(t) for name, t in compare(rivals, runs).items()}
+
+    sizes = [10**4, 10**5, 10**6, 10**7]
+    by_rows = {bits: [measure(n, bits // 8, n <= 10**6) for n in sizes] for bits in (16, 32)}
+    lengths = [8, 16, 24, 32, 48, 64]
+    by_bits = [measure(10**6, bits // 8, bits == 32) for bits in lengths]
+    colors = {
+        "skwsdhq, 256 queries": "C0",
+        "skwsdhq, 1 query": "C1",
+        "faiss IndexPQ": "C2",
+        "faiss IndexFlatIP": "C3",
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for bits, style in ((16, "--"), (32, "-")):
+        for name, color in colors.items():
+            points = [(n, t[name]) for n, t in zip(sizes, by_rows[bits], strict=True) if name in t]
+            label = f"{name}" + ("" if "Flat" in name else f", {bits} bits")
+            if "Flat" in name and bits == 16:
+                continue
+            axes[0].loglog(*zip(*points, strict=True), style, color=color, marker="o", label=label)
+    axes[0].set(xlabel="rows", ylabel="milliseconds a query, k = 10, one thread")
+    for name, color in colors.items():
+        points = [(b, t[name]) for b, t in zip(lengths, by_bits, strict=True) if name in t]
+        axes[1].semilogy(*zip(*points, strict=True), color=color, marker="o", label=name)
+    axes[1].set(xlabel="bits of a code, 1,000,000 rows", xticks=lengths)
+    axes[0].legend(fontsize="x-small")
+    axes[1].legend(fontsize="x-small")
+    figure.savefig(path, dpi=120)
+    for bits in by_rows:
+        for n, figures in zip(sizes, by_rows[bits], strict=True):
+            print(bits, "bits", n, "rows", {name: round(t, 4) for name, t in figures.items()})
+    for bits, figures in zip(lengths, by_bits, strict=True):
+        print(bits, "bits", 10**6, "rows", {name: round(t, 4) for name, t in figures.items()})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="100,000 rows only, 3 runs")
+    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--plot", help="picture of how cost grows, instead of the table")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    print(
+        f"numpy {np.__version__}, torch {torch.__version__}, faiss {faiss.__version__}, "
+        f"Python {platform.python_version()}; one thread, process CPU time"
+    )
+    if options.plot:
+        run_plot(options.plot, 3)
+        return
+    results = run_table(options.quick, 3 if options.quick else 5)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(results, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
