@@ -18,6 +18,7 @@ import numpy as np
 __all__ = ["choose_codes"]
 
 TABLE_SIZE = 1 << 26  # pairwise tables hold at most so many numbers (256 MB in float32)
+TABLE_PAYS = 1  # visits a codeword from which on a table of them pays
 CHUNK_SIZE = 1 << 18  # numbers in a chunk of rows × codewords, which are to stay in the cache
 
 
@@ -117,7 +118,7 @@ def choose_codes(
     beam_size = None if start is not None else beam_size
     n_beams = beam_size or 1
     fits = (n_codebooks * n_codewords) ** 2 <= TABLE_SIZE
-    pays = n_rows * max(1, len(orders)) * n_beams >= n_codebooks * n_codewords
+    pays = n_rows * max(1, len(orders)) * n_beams >= TABLE_PAYS * n_codebooks * n_codewords
     costs: _TableCosts | _ResidualCosts
     if n_codebooks == 1 or (fits and pays):
         step = _chunk_rows(n_rows, max(n_codebooks, n_beams) * n_codewords)

@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["refill", "residual_codebooks", "subspace_codebooks", "sums_by_code"]
 
-CHUNK_ROWS = 4096
+CHUNK_ROWS = 2048
 ROWS_PER_CODEWORD = 256  # more rows than that make k-means slower, but hardly better
 
 

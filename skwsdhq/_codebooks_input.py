@@ -33,10 +33,9 @@ def check_whole(name: str, value: Any, minimum: int, maximum: int | None = None)
 def check_positive(name: str, value: Any) -> float:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r} should be a number.")
-    value = float(value)
-    if not (math.isfinite(value) and value > 0):
+    if not (math.isfinite(value) and float(value) > 0):
         raise ValueError(f"{name}={value!r} should be finite and > 0.")
-    return value
+    return float(value)
 
 
 def code_dtype(n_codewords: int) -> type[np.unsignedinteger[Any]]:

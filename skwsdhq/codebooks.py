@@ -360,7 +360,23 @@ def solve_codebooks(
     right = sums[k:] - half.T @ sums[:k]
     solved[k:] = cho_solve(factor, right, overwrite_b=True, check_finite=False)
     solved[:k] = first - half @ solved[k:]
-    return solved.reshape(shape)
+    return _balance(solved.reshape(shape), counts.diagonal().reshape(shape[:2]) > 0)
+
+
+def _balance(codebooks: np.ndarray, is_used: np.ndarray) -> np.ndarray:
+    """Codebooks (M, K, D) whose used codewords have one sum, and that decode to the same.
+
+    So does the solution with a ridge, but for what the ridge makes of rounding: shifts of a whole
+    codebook against another, which the counts say nothing about, come out divided by it.
+    """
+    n_used = is_used.sum(axis=1)[:, None]  # (M, 1)
+    if (n_used == 0).any():
+        return codebooks
+    sums = (codebooks * is_used[:, :, None]).sum(axis=1)  # (M, D)
+    common = (sums / n_used).sum(axis=0) / (1 / n_used).sum()
+    shifts = (common - sums) / n_used  # add up to 0
+    codebooks += shifts[:, None] * is_used[:, :, None]
+    return codebooks
 
 
 def update_codebooks(

@@ -1,0 +1,465 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import codebooks as reference
+
+from skwsdhq import _codebooks_encode, codebooks
+
+
+def problem(n=12, n_codebooks=3, n_codewords=4, n_dims=5, seed=0, dtype=np.float64):
+    random = np.random.default_rng(seed)
+    z = random.normal(size=(n, n_dims)).astype(dtype)
+    c = random.normal(size=(n_codebooks, n_codewords, n_dims)).astype(dtype)
+    return z, c
+
+
+def some_metric(n_dims=5, seed=0, rank=9):
+    v = np.random.default_rng(seed + 1).normal(size=(rank, n_dims))
+    return v.T @ v
+
+
+def sweep_orders(seed, n_codebooks, n_sweeps):
+    random = np.random.RandomState(seed)
+    return [random.permutation(n_codebooks) for _ in range(n_sweeps)]
+
+
+def errors(z, codes, c, metric=None):
+    rest = z - codebooks.decode(codes, c)
+    return np.einsum("nd,nd->n", rest, rest if metric is None else rest @ metric)
+
+
+@pytest.fixture(params=["tables", "residuals"])
+def engine(request, monkeypatch):
+    """Both ways to cost codewords, whatever the size of the problem."""
+    monkeypatch.setattr(_codebooks_encode, "TABLE_SIZE", 0 if request.param == "residuals" else 1e9)
+    monkeypatch.setattr(_codebooks_encode, "TABLE_PAYS", 0)
+    return request.param
+
+
+class TestEncode:
+    def test_on_paper(self, engine):
+        # 4.4 is 4 + 0 + rest .4; greedy takes 4, then 1 (rest −.6) or 0 (rest .4): 0.
+        c = np.array([[[0.0], [4.0]], [[0.0], [1.0]]])
+        assert codebooks.encode([[4.4], [4.6], [0.7]], c).tolist() == [[1, 0], [1, 1], [0, 1]]
+
+    def test_sweeps_mend_a_greedy_choice(self, engine):
+        # 5.4: greedy takes 6 and then 0 (error .36); the others' best for 6 is 0, for 0 is 6.
+        # 3.4: greedy takes 2, then 0 (1.96); given 0, 2 stays. From (0, 3) nothing is better.
+        c = np.array([[[2.0], [6.0]], [[0.0], [3.0]]])
+        assert codebooks.encode([[5.4]], c, n_sweeps=0).tolist() == [[1, 0]]
+        assert codebooks.encode([[5.4]], c, beam_size=2, n_sweeps=0).tolist() == [[0, 1]]
+        # Warm start: (2 + 3) is right for 5.4, and from (6 + 3) a visit leads to it.
+        assert codebooks.encode([[5.4]], c, codes=[[1, 1]], n_sweeps=0).tolist() == [[1, 1]]
+        for seed in range(4):
+            code = codebooks.encode([[5.4]], c, codes=[[1, 1]], random_state=seed)
+            first = sweep_orders(seed, 2, 1)[0][0]
+            assert code.tolist() == ([[0, 1]] if first == 0 else [[1, 0]])
+
+    @pytest.mark.parametrize("metric", [None, some_metric()], ids=["euclid", "metric"])
+    @pytest.mark.parametrize("beam_size", [None, 1, 2, 5, 100])
+    @pytest.mark.parametrize("n_codebooks", [1, 2, 3])
+    @pytest.mark.parametrize("n_sweeps", [0, 3])
+    def test_equals_brute_force(self, engine, metric, beam_size, n_codebooks, n_sweeps):
+        z, c = problem(n_codebooks=n_codebooks)
+        orders = sweep_orders(7, n_codebooks, n_sweeps)
+        expected = reference.encode(z, c, orders, metric, beam_size or 1)
+        codes = codebooks.encode(
+            z, c, metric=metric, n_sweeps=n_sweeps, beam_size=beam_size, random_state=7
+        )
+        assert codes.tolist() == expected.tolist()
+        assert codes.dtype == np.uint8
+
+    @pytest.mark.parametrize("metric", [None, some_metric()], ids=["euclid", "metric"])
+    def test_warm_start_equals_brute_force(self, engine, metric):
+        z, c = problem(n=20)
+        start = np.random.default_rng(3).integers(4, size=(20, 3)).astype(np.uint8)
+        before = start.copy()
+        expected = reference.encode(z, c, sweep_orders(1, 3, 2), metric, codes=start)
+        codes = codebooks.encode(
+            z, c, metric=metric, codes=start, n_sweeps=2, random_state=1, beam_size=4
+        )
+        assert codes.tolist() == expected.tolist()
+        assert (start == before).all()
+
+    def test_lowest_index_on_ties(self, engine):
+        z = np.array([[1.0, 0.0], [0.0, 0.0]])
+        c = np.array([[[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0]] * 4])
+        for beam_size in (None, 3):
+            assert codebooks.encode(z, c, beam_size=beam_size).tolist() == [[1, 0], [0, 0]]
+
+    @given(st.integers(0, 10**6), st.booleans())
+    @settings(max_examples=25, deadline=None)
+    def test_sweeps_never_raise_the_error(self, seed, weighted):
+        random = np.random.default_rng(seed)
+        m, k = int(random.integers(1, 5)), int(random.integers(1, 9))
+        z, c = problem(30, m, k, seed=seed)
+        metric = some_metric(seed=seed) if weighted else None
+        codes = random.integers(k, size=(30, m))
+        for _ in range(3):
+            before = errors(z, codes, c, metric)
+            codes = codebooks.encode(
+                z, c, metric=metric, codes=codes, n_sweeps=1, random_state=seed
+            )
+            assert (errors(z, codes, c, metric) <= before + 1e-9 * (1 + before)).all()
+
+    @given(st.integers(0, 10**6))
+    @settings(max_examples=15, deadline=None)
+    def test_permuted_rows_and_codewords(self, seed):
+        random = np.random.default_rng(seed)
+        z, c = problem(20, 2, 6, seed=seed)
+        codes = codebooks.encode(z, c, random_state=0)
+        rows, words = random.permutation(20), random.permutation(6)
+        assert (codebooks.encode(z[rows], c, random_state=0) == codes[rows]).all()
+        renamed = codebooks.encode(z, c[:, words], random_state=0)
+        assert (words[renamed] == codes).all()
+
+    def test_a_wider_beam_is_better(self):
+        z, c = problem(300, 4, 16, 8)
+        means = [
+            codebooks.quantization_error(z, codebooks.encode(z, c, beam_size=b, random_state=0), c)
+            for b in (1, 4, 16)
+        ]
+        assert means[0] > means[1] > means[2]
+
+    @pytest.mark.parametrize("beam_size", [None, 3])
+    def test_chunks_change_nothing(self, engine, monkeypatch, beam_size):
+        z, c = problem(150, 3, 7)
+        codes = codebooks.encode(z, c, beam_size=beam_size, random_state=0)
+        monkeypatch.setattr(_codebooks_encode, "CHUNK_SIZE", 1)
+        small = codebooks.encode(z, c, beam_size=beam_size, random_state=0)
+        assert (small == codes).all()
+
+    def test_both_engines_agree(self, monkeypatch):
+        z, c = problem(200, 4, 32, 16)
+        metric = some_metric(16, rank=20)
+        found = []
+        for size in (0, 1e9):
+            monkeypatch.setattr(_codebooks_encode, "TABLE_SIZE", size)
+            found.append(codebooks.encode(z, c, metric=metric, beam_size=3, random_state=0))
+        assert (found[0] == found[1]).all()
+
+    def test_float32_and_float64(self):
+        z, c = problem(500, 4, 16, 8, dtype=np.float32)
+        codes = codebooks.encode(z, c, random_state=0)
+        exact = codebooks.encode(z.astype(np.float64), c, random_state=0)
+        assert (codes == exact).all(axis=1).mean() > 0.99
+
+    @pytest.mark.parametrize(("n_codewords", "dtype"), [(256, np.uint8), (257, np.uint16)])
+    def test_large_codebooks(self, n_codewords, dtype):
+        _, c = problem(1, 2, n_codewords, 3)
+        codes = codebooks.encode(c[1], c)
+        assert codes.dtype == dtype
+        last = codebooks.encode(c[:1, -1] * 1.0, c[:1])
+        assert last.tolist() == [[n_codewords - 1]]
+
+    def test_extreme_sizes(self):
+        z, c = problem(3, 16, 2, 4)
+        assert codebooks.encode(z, c).shape == (3, 16)
+        z, c = problem(2, 2, 65536, 2, dtype=np.float32)
+        codes = codebooks.encode(z, c, beam_size=2)
+        assert codes.dtype == np.uint16
+        assert codebooks.quantization_error(z, codes, c) < 0.01
+        z, c = problem(4, 1, 1, 2)
+        assert codebooks.encode(z, c).tolist() == [[0]] * 4
+
+    def test_one_row_and_none(self, engine):
+        z, c = problem()
+        whole = codebooks.encode(z, c, random_state=0)
+        one = codebooks.encode(z[3:4], c, random_state=0)
+        assert (one == whole[3:4]).all()
+        for options in ({}, {"beam_size": 3}, {"codes": np.zeros((0, 3), int)}):
+            assert codebooks.encode(z[:0], c, **options).shape == (0, 3)
+
+    def test_semidefinite_metric(self):
+        z, c = problem()
+        metric = some_metric(rank=2)
+        codes = codebooks.encode(z, c, metric=metric, random_state=0)
+        lifted = metric + 1e-9 * np.eye(5)
+        assert (codes == codebooks.encode(z, c, metric=lifted, random_state=0)).all()
+
+    def test_inputs_and_global_state_are_left_alone(self):
+        z, c = problem(dtype=np.float32)
+        copies = z.copy(), c.copy()
+        state = np.random.mtrand._rand.get_state()[1].copy()
+        codebooks.encode(z, c, beam_size=3, metric=some_metric(), random_state=0)
+        codebooks.learn_codebooks(z, 2, 4, random_state=0)
+        assert (z == copies[0]).all()
+        assert (c == copies[1]).all()
+        assert (np.random.mtrand._rand.get_state()[1] == state).all()
+
+    def test_bad_inputs(self):
+        z, c = problem()
+        encode = codebooks.encode
+        with pytest.raises(ValueError, match="codebooks have 4 dimensions"):
+            encode(z, c[:, :, :4])
+        with pytest.raises(ValueError, match=r"embeddings have shape \(5,\)"):
+            encode(z[0], c)
+        with pytest.raises(ValueError, match=r"codebooks have shape \(4, 5\)"):
+            encode(z, c[0])
+        with pytest.raises(ValueError, match="should hold a codeword"):
+            encode(z, c[:, :0])
+        with pytest.raises(ValueError, match="n_codewords=65537 should be from 1 to 65536"):
+            encode(np.zeros((1, 1)), np.zeros((1, 65537, 1)))
+        with pytest.raises(TypeError, match="embeddings are"):
+            encode(z.astype(str), c)
+        with pytest.raises(ValueError, match="NaN"):
+            encode(np.where(z == z[0, 0], np.nan, z), c)
+        with pytest.raises(ValueError, match="n_sweeps=-1"):
+            encode(z, c, n_sweeps=-1)
+        with pytest.raises(ValueError, match="beam_size=0"):
+            encode(z, c, beam_size=0)
+        with pytest.raises(TypeError, match=r"beam_size=2\.5"):
+            encode(z, c, beam_size=2.5)
+        with pytest.raises(ValueError, match="codes have 3 rows, should have 12"):
+            encode(z, c, codes=np.zeros((3, 3), int))
+        with pytest.raises(ValueError, match=r"codes hold 4, should lie in 0\.\.3"):
+            encode(z, c, codes=np.full((12, 3), 4))
+        with pytest.raises(TypeError, match="codes are float64"):
+            encode(z, c, codes=np.zeros((12, 3)))
+        with pytest.raises(ValueError, match=r"metric has shape \(4, 4\)"):
+            encode(z, c, metric=np.eye(4))
+        with pytest.raises(ValueError, match="transpose"):
+            encode(z, c, metric=np.triu(np.ones((5, 5))))
+        with pytest.raises(ValueError, match="eigenvalue -1"):
+            encode(z, c, metric=np.diag([1.0, 1, 1, 1, -1]))
+        with pytest.raises(ValueError, match="positive definite"):
+            encode(z, c, metric=np.zeros((5, 5)))
+        with pytest.raises(ValueError, match="NaN"):
+            encode(z, c, metric=np.full((5, 5), np.nan))
+
+
+class TestDecode:
+    def test_equals_the_loops(self):
+        _, c = problem()
+        codes = np.random.default_rng(0).integers(4, size=(9, 3)).astype(np.uint8)
+        np.testing.assert_allclose(codebooks.decode(codes, c), reference.decode(codes, c))
+        assert codebooks.decode(codes[:0], c).shape == (0, 5)
+        assert codebooks.decode(codes, c.astype(np.float32)).dtype == np.float32
+
+    def test_error_equals_the_loops(self):
+        z, c = problem()
+        codes = np.random.default_rng(0).integers(4, size=(12, 3))
+        for metric in (None, some_metric()):
+            expected = reference.quantization_error(z, codes, c, metric)
+            found = codebooks.quantization_error(z, codes, c, metric=metric)
+            assert found == pytest.approx(expected)
+        assert codebooks.quantization_error(z[:0], codes[:0], c) == 0
+
+    def test_error_of_what_is_decoded_is_zero(self):
+        _, c = problem()
+        codes = np.random.default_rng(0).integers(4, size=(12, 3))
+        assert codebooks.quantization_error(codebooks.decode(codes, c), codes, c) == 0
+
+    def test_bad_inputs(self):
+        _, c = problem()
+        with pytest.raises(ValueError, match="codes hold -1"):
+            codebooks.decode([[0, 0, -1]], c)
+        with pytest.raises(ValueError, match="2 codebooks, should have 3"):
+            codebooks.decode([[0, 0]], c)
+        with pytest.raises(ValueError, match=r"codes have shape \(3,\)"):
+            codebooks.decode([0, 0, 0], c)
+
+
+class TestUpdate:
+    def test_on_paper(self):
+        # One codebook: means. 2/(2 + 2) of the sum with a ridge of 2.
+        z = np.array([[1.0], [3.0], [7.0]])
+        codes = np.array([[0], [0], [2]])
+        c = codebooks.update_codebooks(z, codes, 3, ridge=2.0)
+        np.testing.assert_allclose(c, [[[1.0], [0.0], [7 / 3]]])
+
+    @pytest.mark.parametrize("n_codebooks", [1, 2, 4])
+    @pytest.mark.parametrize("ridge", [1e-3, 1.0])
+    def test_equals_one_hot_and_inverse(self, n_codebooks, ridge):
+        z, _ = problem(60)
+        codes = np.random.default_rng(1).integers(4, size=(60, n_codebooks)).astype(np.uint8)
+        expected = reference.update(z, codes, 5, ridge)
+        c = codebooks.update_codebooks(z, codes, 5, ridge=ridge)
+        np.testing.assert_allclose(c, expected, atol=1e-8)
+        assert (c[:, 4] == 0).all()  # nobody's
+        single = codebooks.update_codebooks(z.astype(np.float32), codes, 5, ridge=ridge)
+        assert single.dtype == np.float32
+        np.testing.assert_allclose(single, expected, atol=1e-4)
+
+    def test_is_the_minimum(self):
+        z, _ = problem(80)
+        random = np.random.default_rng(1)
+        codes = random.integers(4, size=(80, 3))
+        c = codebooks.update_codebooks(z, codes, 4, ridge=1e-9)
+        best = codebooks.quantization_error(z, codes, c)
+        metric = some_metric()
+        best_weighted = codebooks.quantization_error(z, codes, c, metric=metric)
+        for _ in range(5):
+            other = c + 0.01 * random.normal(size=c.shape)
+            assert codebooks.quantization_error(z, codes, other) > best
+            # The weight of the error cancels.
+            assert codebooks.quantization_error(z, codes, other, metric=metric) > best_weighted
+
+    def test_statistics_of_parts_add_up(self, monkeypatch):
+        z, _ = problem(50)
+        codes = np.random.default_rng(1).integers(4, size=(50, 3))
+        counts, sums = codebooks.codebook_statistics(z, codes, 4)
+        expected = reference.statistics(z, codes, 4)
+        np.testing.assert_array_equal(counts, expected[0])
+        np.testing.assert_allclose(sums, expected[1])
+        parts = [
+            codebooks.codebook_statistics(z[a:b], codes[a:b], 4) for a, b in ((0, 13), (13, 50))
+        ]
+        counts, sums = (sum(part) for part in zip(*parts, strict=True))
+        np.testing.assert_allclose(
+            codebooks.solve_codebooks(counts, sums, 3),
+            codebooks.update_codebooks(z, codes, 4),
+            atol=1e-9,
+        )
+        before = counts.copy()
+        codebooks.solve_codebooks(counts, sums, 3)
+        assert (counts == before).all()
+
+    def test_no_rows(self):
+        c = codebooks.update_codebooks(np.zeros((0, 3)), np.zeros((0, 2), int), 4)
+        assert (c == np.zeros((2, 4, 3))).all()
+
+    def test_many_rows_in_float32(self):
+        z = np.full((9000, 1), 0.1, np.float32)
+        c = codebooks.update_codebooks(z, np.zeros((9000, 1), np.uint8), 2, ridge=1e-9)
+        assert c[0, 0, 0] == pytest.approx(0.1, rel=3e-5)
+
+    def test_bad_inputs(self):
+        z, _ = problem()
+        codes = np.zeros((12, 2), int)
+        with pytest.raises(ValueError, match="ridge=0 should be finite and > 0"):
+            codebooks.update_codebooks(z, codes, 4, ridge=0)
+        with pytest.raises(ValueError, match=r"codes hold 3, should lie in 0\.\.2"):
+            codebooks.update_codebooks(z, codes + 3, 3)
+        with pytest.raises(ValueError, match="codes have 12 rows, should have 5"):
+            codebooks.update_codebooks(z[:5], codes, 3)
+        with pytest.raises(ValueError, match="infinity"):
+            codebooks.update_codebooks(z * np.inf, codes, 3)
+        with pytest.raises(ValueError, match="n_codebooks = 3"):
+            codebooks.solve_codebooks(np.eye(4), np.zeros((4, 2)), 3)
+        with pytest.raises(ValueError, match="ridge=1e-300 is too small"):
+            codebooks.update_codebooks(z, codes, 4, ridge=1e-300)
+
+
+class TestRefill:
+    def test_on_paper(self):
+        # Rows 0 and 9 are off by 1 and 2 from (7, with 4 in the second codebook: 11 and 1).
+        z = np.array([[1.0], [2.0], [9.0], [11.0]])
+        c = np.array([[[1.0], [7.0], [50.0]], [[0.0], [4.0], [60.0]]])
+        codes = np.array([[0, 0], [0, 0], [1, 0], [1, 1]])
+        filled = codebooks.refill_empty_codewords(z, c, codes, random_state=0)
+        # Codebook 0: codeword 2 becomes that of row 2, 7 + 2. Codebook 1: row 1, 0 + 1.
+        assert filled.tolist() == [[[1], [7], [9]], [[0], [4], [1]]]
+        assert c[0, 2] == 50
+
+    def test_lowers_the_error_and_leaves_the_rest(self):
+        z, _ = problem(100)
+        c = np.zeros((2, 8, 5))
+        c[:, :3] = np.random.default_rng(0).normal(size=(2, 3, 5))
+        c[:, 3:] = 100.0
+        codes = codebooks.encode(z, c, random_state=0)
+        used = [np.unique(codes[:, m]) for m in range(2)]
+        filled = codebooks.refill_empty_codewords(z, c, codes, random_state=0)
+        for m in range(2):
+            assert (filled[m][used[m]] == c[m][used[m]]).all()
+        before = codebooks.quantization_error(z, codes, c)
+        better = codebooks.encode(z, filled, codes=codes, random_state=0)
+        assert codebooks.quantization_error(z, better, filled) < before
+        assert (filled < 50).all()
+
+    def test_nothing_to_do(self):
+        z, c = problem()
+        codes = np.stack([np.arange(12) % 4] * 3, axis=1)
+        assert (codebooks.refill_empty_codewords(z, c, codes) == c).all()
+        assert (codebooks.refill_empty_codewords(z[:0], c, codes[:0]) == c).all()
+        # Rows that are met already, and fewer rows than empty codewords.
+        z = np.zeros((2, 5))
+        c = np.zeros((1, 4, 5))
+        filled = codebooks.refill_empty_codewords(z, c, np.zeros((2, 1), int))
+        assert (filled == 0).all()
+
+
+class TestLearn:
+    @pytest.mark.parametrize("method", ["residual", "subspace"])
+    def test_init_quantizes(self, method):
+        z, _ = problem(300, n_dims=6)
+        c = codebooks.init_codebooks(z, 3, 8, method=method, random_state=0)
+        assert c.shape == (3, 8, 6)
+        assert c.dtype == np.float32
+        codes = codebooks.encode(z, c, random_state=0)
+        assert codebooks.quantization_error(z, codes, c) < 0.5 * (z**2).sum(axis=1).mean()
+
+    def test_init_of_subspaces_keeps_to_them(self):
+        z, _ = problem(50, n_dims=5)
+        c = codebooks.init_codebooks(z, 2, 4, method="subspace", random_state=0)
+        assert (c[0][:, 3:] == 0).all()
+        assert (c[1][:, :3] == 0).all()
+        assert (c[0][:, :3] != 0).all()
+
+    def test_init_finds_separate_clusters(self):
+        centers = np.array([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
+        z = np.repeat(centers, 3, axis=0)
+        found = codebooks.init_codebooks(z, 1, 3, random_state=0)[0]
+        assert sorted(found.tolist()) == sorted(centers.tolist())
+
+    @pytest.mark.parametrize("method", ["residual", "subspace"])
+    @pytest.mark.parametrize("n_codewords", [1, 4, 9])
+    def test_few_distinct_rows(self, method, n_codewords):
+        z = np.repeat([[1.0, 2.0], [3.0, 1.0]], 5, axis=0)
+        for n_codebooks in (1, 2):
+            options = {"method": method, "random_state": 0}
+            c = codebooks.init_codebooks(z, n_codebooks, n_codewords, **options)
+            assert np.isfinite(c).all()
+            c, codes = codebooks.learn_codebooks(z, n_codebooks, n_codewords, **options)
+            assert np.isfinite(c).all()
+            if n_codewords > 1:
+                assert codebooks.quantization_error(z, codes, c) < 1e-3
+
+    def test_same_seed_same_result(self):
+        z, _ = problem(100, dtype=np.float32)
+        first = codebooks.learn_codebooks(z, 2, 8, random_state=3)
+        again = codebooks.learn_codebooks(z, 2, 8, random_state=np.random.RandomState(3))
+        other = codebooks.learn_codebooks(z, 2, 8, random_state=4)
+        assert (first[0] == again[0]).all()
+        assert (first[1] == again[1]).all()
+        assert (first[0] != other[0]).any()
+
+    @pytest.mark.parametrize("metric", [None, some_metric(8, rank=20), some_metric(8, rank=3)])
+    def test_learning_lowers_the_error(self, metric):
+        z, _ = problem(600, n_dims=8, dtype=np.float32)
+        start = codebooks.init_codebooks(z, 3, 16, random_state=0)
+        codes = codebooks.encode(z, start, metric=metric, random_state=0)
+        before = codebooks.quantization_error(z, codes, start, metric=metric)
+        c, codes = codebooks.learn_codebooks(z, 3, 16, metric=metric, random_state=0)
+        assert c.dtype == np.float32
+        assert c.shape == (3, 16, 8)
+        assert codes.shape == (600, 3)
+        assert codes.dtype == np.uint8
+        after = codebooks.quantization_error(z, codes, c, metric=metric)
+        assert after < 0.95 * before
+
+    def test_finds_additive_structure(self):
+        random = np.random.default_rng(0)
+        truth = random.normal(size=(2, 4, 16))
+        z = codebooks.decode(random.integers(4, size=(400, 2)), truth)
+        c, codes = codebooks.learn_codebooks(z, 2, 4, random_state=0)
+        assert codebooks.quantization_error(z, codes, c) < 0.2 * z.var(axis=0).sum()
+
+    def test_bad_inputs(self):
+        z, _ = problem(20)
+        for function in (codebooks.init_codebooks, codebooks.learn_codebooks):
+            with pytest.raises(
+                ValueError, match=r"n_samples=20 should be >= n_codewords=256; lower n_codewords\."
+            ):
+                function(z, 1, 256)
+            with pytest.raises(ValueError, match="n_codebooks=0"):
+                function(z, 0, 4)
+            with pytest.raises(TypeError, match="n_codewords='4'"):
+                function(z, 1, "4")
+            with pytest.raises(ValueError, match="method='none' should be one of"):
+                function(z, 1, 4, method="none")
+        with pytest.raises(ValueError, match=r"n_dims=5 should be >= n_codebooks=6"):
+            codebooks.init_codebooks(z, 6, 4, method="subspace")
+        with pytest.raises(ValueError, match="n_iter=-1"):
+            codebooks.learn_codebooks(z, 1, 4, n_iter=-1)
