@@ -18,7 +18,7 @@ ENGINES = ("auto", "buckets", "scan", "faiss", "numpy")
 
 # Queries whose look-up tables are computed together. The last bits of a matrix product depend on
 # its shape, so the number is the same for all engines and any n_jobs.
-_BLOCK = 64
+BLOCK = 64
 _BLOCK_RESULTS = 2**23  # rows ranked at once: 64 MB of row numbers
 
 
@@ -322,8 +322,8 @@ class CodeIndex:
         allowed = read_filter(filter, self._ids, len(self), len(queries))
         counts = np.zeros(len(queries) + 1, dtype=np.int64)
         values, rows = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
-        for start in range(0, len(queries), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for start in range(0, len(queries), BLOCK):
+            block = slice(start, start + BLOCK)
             tables = lookup_table(queries[block], self.codebooks)
             engine = self._get_engine(len(queries), len(self))
             for b, (scores, found) in enumerate(engine.above(tables, thresholds[block]), start):
@@ -360,12 +360,14 @@ class CodeIndex:
             raise ValueError(f"n_codebooks={n_codebooks} should lie from 1 to M={limit}.")
         key = ("prefix", n_codebooks)
         if key not in self._engines:
-            short = object.__new__(CodeIndex)
-            short.codebooks = self.codebooks[:n_codebooks]
-            short.codes = np.ascontiguousarray(self.codes[:, :n_codebooks])
-            short.codes.flags.writeable = False
-            short._ids, short._next_id = self._ids, self._next_id
-            short._set_engine(self.engine, self.n_jobs)
+            short = CodeIndex._of_arrays(
+                self.codebooks[:n_codebooks],
+                np.ascontiguousarray(self.codes[:, :n_codebooks]),
+                self._ids,
+                self._next_id,
+                self.engine,
+                self.n_jobs,
+            )
             self._engines[key] = short
         return self._engines[key]
 
@@ -412,12 +414,32 @@ class CodeIndex:
         arrays, extra = load_arrays(path, mmap=mmap, verify=verify)
         if extra.get("kind") != "CodeIndex" or not {"codebooks", "codes"} <= arrays.keys():
             raise ValueError(f"{path} is not a saved CodeIndex.")
+        return cls._of_arrays(
+            arrays["codebooks"],
+            arrays["codes"],
+            arrays.get("ids"),
+            extra["next_id"],
+            engine,
+            n_jobs,
+        )
+
+    @classmethod
+    def _of_arrays(
+        cls,
+        codebooks: np.ndarray,
+        codes: np.ndarray,
+        ids: np.ndarray | None = None,
+        next_id: int | None = None,
+        engine: str = "auto",
+        n_jobs: int | None = None,
+    ) -> Self:
+        """An index over arrays that are known to be right, without copying the codes."""
         index = object.__new__(cls)
-        index.codebooks = np.array(arrays["codebooks"])
-        index.codes = arrays["codes"]
+        index.codebooks = np.array(codebooks)
+        index.codes = codes
         index.codes.flags.writeable = False
-        index._ids = arrays.get("ids")
-        index._next_id = extra["next_id"]
+        index._ids = ids
+        index._next_id = len(codes) if next_id is None else next_id
         index._set_engine(engine, n_jobs)
         return index
 
@@ -561,12 +583,12 @@ class CodeIndex:
             name = choose_engine(len(allowed), shape, len(queries), k)
             engine = build_engine(name, self.codes[allowed], shape[1])
 
-        size = int(np.clip(_BLOCK_RESULTS // max(k, 1), 1, _BLOCK))  # deep rankings: fewer
+        size = int(np.clip(_BLOCK_RESULTS // max(k, 1), 1, BLOCK))  # deep rankings: fewer
 
         def rank_block(start: int) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
-            first = start - start % _BLOCK
-            block = slice(start, min(start + size, first + _BLOCK, len(queries)))
-            tables = lookup_table(queries[first : first + _BLOCK], self.codebooks)
+            first = start - start % BLOCK
+            block = slice(start, min(start + size, first + BLOCK, len(queries)))
+            tables = lookup_table(queries[first : first + BLOCK], self.codebooks)
             tables = tables[start - first : block.stop - first]
             left_out = None if excluded is None else excluded[block]
             n_more = k + (0 if left_out is None else left_out.shape[1])
@@ -582,8 +604,8 @@ class CodeIndex:
                 values, rows = drop_rows(values, rows, left_out, k)
             return block, tables, values, rows
 
-        blocks = range(0, len(queries), _BLOCK)
-        starts = [i for b in blocks for i in range(b, min(b + _BLOCK, len(queries)), size)]
+        blocks = range(0, len(queries), BLOCK)
+        starts = [i for b in blocks for i in range(b, min(b + BLOCK, len(queries)), size)]
         if len(starts) > 1 and effective_n_jobs(self.n_jobs) > 1:
             parallel = Parallel(n_jobs=self.n_jobs, backend="threading", return_as="generator")
             yield from parallel(delayed(rank_block)(start) for start in starts)

@@ -17,7 +17,7 @@ from skwsdhq import _search_scan, _search_select
 from skwsdhq._search_engines import BucketEngine, NumpyEngine, distinct_codes
 from skwsdhq._search_faiss import FaissEngine, pack_codes, unpack_codes
 from skwsdhq._search_scan import ScanEngine
-from skwsdhq.search import CodeIndex, lookup_table, rerank
+from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table, rerank
 
 ENGINES = ["buckets", "scan", "faiss", "numpy"]
 
@@ -553,6 +553,90 @@ def test_rerank_orders_equals_by_row_and_skips_gaps():
         rerank([[1.0]], [[0], [1]], vectors, 1)
     with pytest.raises(ValueError, match="k=0"):
         rerank([[1.0]], [[0]], vectors, 0)
+
+
+# -- inverted file -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ids", [None, [f"row {i}" for i in range(300)]])
+def test_all_lists_together_give_the_whole_ranking(ids):
+    codebooks, codes, queries = problem(11, 300, 3, 16, n_queries=70, scale=0.37)
+    index = CodeIndex(codebooks, codes, ids=ids)
+    inverted = InvertedCodeIndex(index, 10, random_state=0, n_jobs=2)
+    assert inverted.sizes.sum() == len(inverted) == 300
+    np.testing.assert_allclose(np.linalg.norm(inverted.directions, axis=1), 1, rtol=1e-5)
+    for options in ({}, {"exclude": index.ids[:70]}, {"exclude": [index.ids[:9]] * 70}):
+        ours = inverted.search(queries, 290, n_probe=10, **options)
+        for one, other in zip(ours, index.search(queries, 290, **options), strict=True):
+            np.testing.assert_array_equal(one, other)
+    own = InvertedCodeIndex(index, 10, random_state=0)
+    decoded = index.reconstruct()
+    for one, other in zip(
+        own.search(decoded, 5, n_probe=10, exclude_self=True),
+        index.search(decoded, 5, exclude_self=True),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_few_lists_give_the_ranking_of_their_rows():
+    codebooks, codes, queries = problem(12, 300, 3, 16, scale=0.37)
+    vectors = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float16)
+    for exact in (None, vectors):
+        index = CodeIndex(codebooks, codes)
+        inverted = InvertedCodeIndex(index, 12, vectors=exact, random_state=0)
+        places = index.reconstruct() if exact is None else vectors.astype("f4")
+        lists = (places @ inverted.directions.T).argmax(axis=1)
+        nearest = np.argsort(-(queries @ inverted.directions.T), axis=1, kind="stable")[:, :3]
+        allowed = [np.isin(lists, near) for near in nearest]
+        ours = inverted.search(queries, 20, n_probe=3)
+        found = index.search(queries, 20, filter=np.array(allowed))
+        for one, other in zip(ours, found, strict=True):
+            np.testing.assert_array_equal(one, other)
+    again = InvertedCodeIndex(index, 12, vectors=vectors, random_state=0)
+    np.testing.assert_array_equal(again.directions, inverted.directions)
+
+
+def test_lists_without_enough_rows_are_filled_up():
+    codebooks, codes, queries = problem(12, 60, 2, 8)
+    similarities, ids = InvertedCodeIndex(CodeIndex(codebooks, codes), 30, random_state=0).search(
+        queries, 50, n_probe=1
+    )
+    assert ids.shape == (9, 50)
+    assert (ids[:, -1] == -1).all()
+    assert np.isneginf(similarities[ids < 0]).all()
+    assert np.isfinite(similarities[ids >= 0]).all()
+
+
+def test_an_inverted_file_is_saved(tmp_path):
+    codebooks, codes, queries = problem(12, 90, 2, 8)
+    index = CodeIndex(codebooks, codes, ids=np.arange(90) * 3)
+    inverted = InvertedCodeIndex(index, 6, random_state=0)
+    inverted.save(tmp_path / "lists")
+    loaded = InvertedCodeIndex.load(tmp_path / "lists")
+    expected = inverted.search(queries, 7, n_probe=2)
+    for ours, theirs in zip(loaded.search(queries, 7, n_probe=2), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert "90 rows in 6 lists" in repr(loaded)
+    with pytest.raises(ValueError, match="not a saved CodeIndex"):
+        CodeIndex.load(tmp_path / "lists")
+    index.save(tmp_path / "codes")
+    with pytest.raises(ValueError, match="not a saved InvertedCodeIndex"):
+        InvertedCodeIndex.load(tmp_path / "codes")
+
+
+def test_an_inverted_file_names_what_is_wrong():
+    codebooks, codes, queries = problem(12, 90, 2, 8)
+    index = CodeIndex(codebooks, codes)
+    with pytest.raises(ValueError, match="n_lists=91 should be <= n=90"):
+        InvertedCodeIndex(index, 91)
+    with pytest.raises(ValueError, match="no rows"):
+        InvertedCodeIndex(CodeIndex(codebooks, codes[:0]))
+    with pytest.raises(ValueError, match="vectors should have shape"):
+        InvertedCodeIndex(index, 5, vectors=np.ones((3, 4)))
+    with pytest.raises(ValueError, match="n_probe=0"):
+        InvertedCodeIndex(index, 5, random_state=0).search(queries, 3, n_probe=0)
+    assert len(InvertedCodeIndex(CodeIndex(codebooks, codes[:1]), random_state=0)) == 1
 
 
 # -- storage -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Search over codes against faiss: one thread, ratios of CPU time.
 
     python tests/benchmarks/search.py [--quick] [--json FILE]    the table
+    python tests/benchmarks/search.py --stages                   recall against cost of short cuts
     python tests/benchmarks/search.py --plot FILE.png            how cost grows with rows and bits
 
 Both sides hold the same codebooks and codes. Every run times them in turn; the ratio is the median
@@ -24,7 +25,7 @@ import faiss
 import numpy as np
 import torch
 
-from skwsdhq.search import CodeIndex
+from skwsdhq.search import CodeIndex, InvertedCodeIndex
 
 N_DIMS = 300
 # rows, bits, k, ratio to faiss's additive index that is asked for
@@ -152,6 +153,61 @@ def one_by_one(index, k, queries):
         index.search(queries[q : q + 1], k)
 
 
+def run_stages(quick, runs):
+    """Recall of short cuts against their cost: fewer codebooks first, and an inverted file.
+
+    Recall of the ten nearest by whole codes, and of the ten nearest by exact embeddings.
+    """
+    n, k = (100_000 if quick else 1_000_000), 10
+    codebooks, codes = make_codes(n, 8)
+    queries = make_embeddings(256, 0)
+    best = np.full((256, k), -np.inf, dtype="f4")
+    nearest = np.zeros((256, k), dtype=np.int64)
+    for start in range(0, n, 20_000):
+        scores = np.hstack([best, queries @ make_embeddings(20_000, 2 + start).T])
+        rows = np.hstack([nearest, np.tile(np.arange(start, start + 20_000), (256, 1))])
+        top = np.argpartition(-scores, k, axis=1)[:, :k]
+        best, nearest = (np.take_along_axis(x, top, axis=1) for x in (scores, rows))
+    for n_codebooks in (4, 8):
+        index = CodeIndex(codebooks[:n_codebooks], codes[:, :n_codebooks])
+        start = time.process_time()
+        inverted = InvertedCodeIndex(index, random_state=0)
+        built = time.process_time() - start
+        calls = {"exhaustive": lambda q, i=index: i.search(q, k)}
+        for prefix in (1, 2, 4):
+            for shortlist in (100, 1000, 5000):
+                if prefix < n_codebooks:
+                    calls[f"{prefix} codebooks, shortlist {shortlist}"] = (
+                        lambda q, i=index, p=prefix, s=shortlist: i.search(
+                            q, k, n_codebooks=p, shortlist=s
+                        )
+                    )
+        for n_probe in (1, 4, 16, 64, 256):
+            calls[f"inverted, {n_probe} of {len(inverted.sizes)} lists"] = (
+                lambda q, i=inverted, p=n_probe: i.search(q, k, n_probe=p)
+            )
+        rivals = [(name, 256, lambda c=call: c(queries)) for name, call in calls.items()]
+        rivals += [
+            (f"{name}, 1 query", 8, lambda c=call: [c(queries[j : j + 1]) for j in range(8)])
+            for name, call in calls.items()
+        ]
+        times = {name: 1e3 * np.median(t) for name, t in compare(rivals, runs).items()}
+        whole = index.search(queries, k)[1]
+        print(f"{n:,} rows, {8 * n_codebooks} bits, k {k}; lists built in {built:.0f} s")
+        for name, call in calls.items():
+            found = call(queries)[1]
+            by_code, exact = (
+                np.mean([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)])
+                for truth in (whole, nearest)
+            )
+            print(
+                f"  {name:32} {times[name]:7.3f} ms/query of 256, "
+                f"{times[name + ', 1 query']:7.3f} of 1   recall of codes {by_code:.3f}, "
+                f"of embeddings {exact:.3f}",
+                flush=True,
+            )
+
+
 def run_plot(path, runs):
     """Milliseconds a query against rows and against bits, k = 10."""
     import matplotlib
@@ -222,6 +278,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="100,000 rows only, 3 runs")
     parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--stages", action="store_true", help="short cuts, instead of the table")
     parser.add_argument("--plot", help="picture of how cost grows, instead of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -232,6 +289,9 @@ def main():
     )
     if options.plot:
         run_plot(options.plot, 3)
+        return
+    if options.stages:
+        run_stages(options.quick, 3)
         return
     results = run_table(options.quick, 3 if options.quick else 5)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB")
