@@ -338,6 +338,8 @@ class TestUpdate:
             codebooks.update_codebooks(z * np.inf, codes, 3)
         with pytest.raises(ValueError, match="n_codebooks = 3"):
             codebooks.solve_codebooks(np.eye(4), np.zeros((4, 2)), 3)
+        z, _ = problem(3000)
+        codes = np.random.default_rng(0).integers(4, size=(3000, 3))
         with pytest.raises(ValueError, match="ridge=1e-300 is too small"):
             codebooks.update_codebooks(z, codes, 4, ridge=1e-300)
 
