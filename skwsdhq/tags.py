@@ -322,8 +322,10 @@ def vectors_from_cooccurrence(
         ``U S^(1/2)`` (Levy and Goldberg, 2014, section 3.1), not normalised. A tag that the
         leading components do not reach has a vector near zero.
     """
-    information = ppmi(cooccurrence, smoothing)
-    n_tags = information.shape[0]
+    n_tags = cooccurrence.shape[0]
+    # A tag has something in common with itself, even where it stands on every sample.
+    itself = sparse.eye_array(n_tags, format="csr")
+    information = sparse.csr_array(ppmi(cooccurrence, smoothing).maximum(itself))
     n_components = min(n_components, n_tags)
     if n_tags <= max(1000, 2 * n_components):
         left, strength, _ = np.linalg.svd(information.toarray())

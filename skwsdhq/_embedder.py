@@ -1,0 +1,433 @@
+"""HypersphereEmbedder: from images or features to unit vectors near their tags' concepts."""
+
+import copy
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from tqdm.auto import tqdm
+
+from . import _training
+from ._tag_enhancer import TagEnhancer
+from .backbones import extract_features, resolve_auto
+from .images import input_kind
+from .sphere import normalize_rows
+from .tags import check_tags, tags_to_lists
+
+__all__ = ["HypersphereEmbedder"]
+
+
+class HypersphereEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Embed images on the unit sphere, near the concepts that their tags name.
+
+    Features (given, or those of a frozen pretrained network) go through a small network that
+    ends in tanh, and are normalised. It learns by the adaptive cosine margin loss: an image's
+    own concepts should be nearer than all others, by a margin that grows with how unlike the
+    two are.
+
+    Parameters
+    ----------
+    tag_enhancer : TagEnhancer or None, default=None
+        What makes concepts of tags; cloned in ``fit``, so a fitted one is used as it is only in
+        a :class:`~sklearn.frozen.FrozenEstimator`. None is a ``TagEnhancer()``.
+    backbone : str, torch.nn.Module, callable or None, default="auto"
+        The network that gives features where X is images, see
+        :func:`skwsdhq.backbones.load_backbone`; ``"auto"`` is the best one that is installed.
+        Feature matrices need none.
+    finetune : {"head"}, default="head"
+        What is trained; ``"head"`` is the network on top of the features.
+    loss : {"adaptive_margin", "fixed_margin", "wdht", "contrastive"}, default="adaptive_margin"
+        ``"adaptive_margin"`` is the paper's; ``"fixed_margin"`` the same with one margin;
+        ``"wdht"`` the hinge of an image against the mean of its tags with the batch's other
+        images as negatives (arXiv 1806.05804); ``"contrastive"`` the same with a softmax.
+    gamma : float, default=1.0
+        Exponent of the adaptive margin.
+    margin : float, default=0.5
+        Margin of ``"fixed_margin"`` and ``"wdht"``.
+    temperature : float, default=0.3
+        Of ``"contrastive"``.
+    n_hard_negatives : int, default=None
+        Only so many negatives of each image, the nearest, enter the margin losses; None is all.
+    hidden_layer_sizes : tuple of int, default=(1024,)
+        Units of the hidden layers; ``()`` is one linear layer.
+    dropout : float, default=0.5
+        Probability that a hidden unit is left out of a step.
+    max_iter : int, default=30
+        Epochs.
+    batch_size : int, default=256
+    learning_rate : float, default=3e-4
+        Adam's.
+    last_layer_factor : float, default=1.0
+        The last layer's rate is that many times ``learning_rate``, its bias's twice that. The
+        published runs, which fine-tune all layers, use 10.
+    learning_rate_decay : float, default=0.5
+        Factor of a step of the learning rate.
+    n_drops : int, default=3
+        Steps of the learning rate, at equal distances within ``max_iter``.
+    weight_decay : float, default=0.0
+        Decoupled, per step, times the learning rate.
+    device : str, torch.device or None, default=None
+        Where to train; None is CUDA where there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights and concepts of the last one.
+    verbose : int, default=0
+        1 shows progress.
+
+    Attributes
+    ----------
+    tag_enhancer_ : TagEnhancer
+        Fitted.
+    n_iter_ : int
+        Epochs trained.
+    history_ : dict of str to list of float
+        ``"loss"`` and ``"learning_rate"`` of each epoch.
+    coefs_, intercepts_ : list of ndarray
+        Weights (in, out) and bias (out,) of each layer.
+    feature_mean_ : ndarray of shape (d,)
+        Subtracted from features, which are then scaled to unit length.
+    backbone_ : str, torch.nn.Module, callable or None
+        The network in use; None for feature matrices.
+    n_features_in_ : int
+        d, where X is a feature matrix.
+
+    References
+    ----------
+    Wang et al., "Weakly Supervised Deep Hyperspherical Quantization for Image Retrieval", AAAI
+    2021, section "Hyperspherical embedding".
+
+    Examples
+    --------
+    >>> from skwsdhq import HypersphereEmbedder
+    >>> from skwsdhq.datasets import make_tagged_images
+    >>> made = make_tagged_images(100, random_state=0)
+    >>> embedder = HypersphereEmbedder(max_iter=5, random_state=0).fit(made.data, made.tags)
+    >>> embedder.transform(made.data).shape
+    (100, 20)
+    """
+
+    _parameter_constraints: dict = {
+        "tag_enhancer": [HasMethods(["fit", "transform"]), None],
+        "backbone": "no_validation",
+        "finetune": [StrOptions({"head"})],
+        "loss": [StrOptions({"adaptive_margin", "fixed_margin", "wdht", "contrastive"})],
+        "gamma": [Interval(Real, 0, None, closed="left")],
+        "margin": [Interval(Real, 0, None, closed="left")],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "n_hard_negatives": [Interval(Integral, 1, None, closed="left"), None],
+        "hidden_layer_sizes": ["array-like"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "last_layer_factor": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_decay": [Interval(Real, 0, 1, closed="right")],
+        "n_drops": [Interval(Integral, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        tag_enhancer=None,
+        *,
+        backbone="auto",
+        finetune="head",
+        loss="adaptive_margin",
+        gamma=1.0,
+        margin=0.5,
+        temperature=0.3,
+        n_hard_negatives=None,
+        hidden_layer_sizes=(1024,),
+        dropout=0.5,
+        max_iter=30,
+        batch_size=256,
+        learning_rate=3e-4,
+        last_layer_factor=1.0,
+        learning_rate_decay=0.5,
+        n_drops=3,
+        weight_decay=0.0,
+        device=None,
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        self.tag_enhancer = tag_enhancer
+        self.backbone = backbone
+        self.finetune = finetune
+        self.loss = loss
+        self.gamma = gamma
+        self.margin = margin
+        self.temperature = temperature
+        self.n_hard_negatives = n_hard_negatives
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dropout = dropout
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.last_layer_factor = last_layer_factor
+        self.learning_rate_decay = learning_rate_decay
+        self.n_drops = n_drops
+        self.weight_decay = weight_decay
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Learn the embedding from images and their tags.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or images
+            Features; or images as an array (n, H, W, 3) of uint8, a list of arrays of unequal
+            sizes, or a list of paths.
+        y : tags of n rows
+            In any form that :func:`skwsdhq.tags.check_tags` reads. Images without tags take no
+            part in the loss.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X and y differ in length, features are not finite, or no image has a tag.
+        FloatingPointError
+            If the loss is no longer finite.
+        """
+        self._fit(X, y)
+        return self
+
+    def partial_fit(self, X, y=None):
+        """One more epoch, over these images only.
+
+        The first call fixes the concepts: they are those of its tags (give ``tag_enhancer`` a
+        ``vocabulary``, or freeze a fitted one, where later batches bring others). The learning
+        rate stays what it is, and Adam's moments are kept from call to call.
+
+        Parameters
+        ----------
+        X, y : as for ``fit``
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, y, n_epochs=1, go_on=hasattr(self, "coefs_"))
+        return self
+
+    def transform(self, X):
+        """Embeddings of images.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n, D)
+            Unit rows; float64 where X is float64 features, else float32.
+        """
+        check_is_fitted(self)
+        features, _ = self._features(X, reset=False)
+        return self._embed(features)
+
+    def __sklearn_clone__(self):
+        # Clones share a network that was given as an object: it is frozen, and it is large.
+        light = copy.copy(self)
+        light.backbone = None
+        twin = BaseEstimator.__sklearn_clone__(light)
+        twin.backbone = self.backbone
+        return twin
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.one_d_labels = True
+        tags.target_tags.two_d_labels = True
+        tags.target_tags.multi_output = True
+        tags.input_tags.three_d_array = False
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.coefs_[-1].shape[1]
+
+    # --- helpers ------------------------------------------------------------------------
+
+    def _fit(self, X, y, *, alternation=None, n_epochs=None, go_on=None):
+        """``fit``, with codebooks that are learned along where an alternation is given.
+
+        Returns the embeddings of the training rows.
+        """
+        self._validate_params()
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: it "
+                "learns from tags."
+            )
+        partial = n_epochs is not None
+        go_on = self.warm_start and hasattr(self, "coefs_") if go_on is None else go_on
+        tags = as_rows_of_tags(y)
+        check_consistent_length(X, tags)
+        features, backbone = self._features(X, reset=not go_on)
+        random_state = check_random_state(self.random_state)
+        seed = random_state.randint(np.iinfo(np.int32).max)
+        if partial and go_on:  # each call draws on, where a fit starts over
+            seed = (seed + self.n_iter_) % np.iinfo(np.int32).max
+        if go_on:
+            enhancer, mean = self.tag_enhancer_, self.feature_mean_
+        else:
+            enhancer = TagEnhancer() if self.tag_enhancer is None else clone(self.tag_enhancer)
+            enhancer = enhancer.fit(tags)
+            mean = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
+        indicator = sparse.csr_array(enhancer.transform(tags))
+        tagged = np.diff(indicator.indptr) > 0
+        if not tagged.any():
+            raise ValueError(
+                f"none of the {len(features)} images has a tag that is known; there is nothing "
+                "to learn from."
+            )
+        concepts = enhancer.concept_vectors_
+        inputs = _prepared(features, mean).astype(np.float32, copy=False)
+
+        device = _device(self.device)
+        generator = torch.Generator(device).manual_seed(seed)
+        sizes = (inputs.shape[1], *self.hidden_layer_sizes, concepts.shape[1])
+        arrays = list(zip(self.coefs_, self.intercepts_, strict=True)) if go_on else None
+        network = _training.build_network(sizes, self.dropout, generator, arrays)
+        optimizer = _training.make_optimizer(
+            network, self.learning_rate, self.last_layer_factor, self.weight_decay
+        )
+        if partial and go_on and self._optimizer_state is not None:
+            _restore_optimizer(optimizer, self._optimizer_state, device)
+        if alternation is not None:
+            alternation.start(concepts)
+        epochs = _training.train(
+            network,
+            optimizer,
+            inputs,
+            tagged,
+            _training.make_loss(
+                self.loss,
+                concepts,
+                indicator,
+                device,
+                gamma=self.gamma,
+                margin=self.margin,
+                temperature=self.temperature,
+                n_hard_negatives=self.n_hard_negatives,
+            ),
+            n_epochs=self.max_iter if n_epochs is None else n_epochs,
+            batch_size=self.batch_size,
+            generator=generator,
+            decay=self.learning_rate_decay,
+            n_drops=0 if partial else self.n_drops,
+            alternation=alternation,
+        )
+        figures = self._watch(epochs, total=self.max_iter if n_epochs is None else n_epochs)
+
+        trained = _training.network_arrays(network)
+        history = {name: [row[name] for row in figures] for name in ("loss", "learning_rate")}
+        if alternation is not None:
+            history["quantization_loss"] = [row["quantization_loss"] for row in figures]
+        if go_on:
+            before = self.history_
+            history = {k: before.get(k, []) + values for k, values in history.items()}
+        self.tag_enhancer_ = enhancer
+        self.feature_mean_ = mean
+        self.backbone_ = backbone
+        self.coefs_ = [weights for weights, _ in trained]
+        self.intercepts_ = [bias for _, bias in trained]
+        self.history_ = history
+        self.n_iter_ = len(history["loss"])
+        self._optimizer_state = _saved_optimizer(optimizer) if partial else None
+        return self._embed(features)
+
+    def _watch(self, epochs, total):
+        """All figures of a training, shown as they come."""
+        figures = []
+        with tqdm(total=total, desc="training", unit="epoch", disable=not self.verbose) as bar:
+            for row in epochs:
+                figures.append(row)
+                bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+                bar.update()
+        return figures
+
+    def _features(self, X, reset):
+        """(n, d) features, X itself or what a network makes of images, and that network."""
+        if input_kind(X) == "features":
+            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset), None
+        backbone = self.backbone if reset else self.backbone_
+        if isinstance(backbone, str) and backbone == "auto":
+            backbone = resolve_auto()
+        if backbone is None:
+            raise ValueError(
+                "X holds images, but there is no backbone"
+                + (" given." if reset else ": fit saw feature matrices.")
+            )
+        if reset:
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(self, name):
+                    delattr(self, name)
+        features = extract_features(X, backbone, device=self.device, verbose=self.verbose)
+        if not reset and features.shape[1] != len(self.feature_mean_):
+            raise ValueError(
+                f"the backbone gives {features.shape[1]} features; {len(self.feature_mean_)} "
+                "were fitted."
+            )
+        return features, backbone
+
+    def _embed(self, features):
+        arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
+        return normalize_rows(_training.forward(_prepared(features, self.feature_mean_), arrays))
+
+
+def as_rows_of_tags(y):
+    """Tags in a form that an enhancer reads; class numbers (n,) become a tag each."""
+    if hasattr(y, "__array__") and not sparse.issparse(y):
+        array = np.asarray(y)
+        if array.ndim == 1 and array.dtype.kind in "biuf":
+            return tags_to_lists(*check_tags(array))
+    return y
+
+
+def _prepared(features, mean):
+    """Centred rows of length √d, so that a feature is of the order of 1."""
+    mean = mean.astype(features.dtype, copy=False)
+    return normalize_rows(features - mean) * features.dtype.type(features.shape[1] ** 0.5)
+
+
+def _device(device):
+    if device is None or device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def _saved_optimizer(optimizer):
+    """Adam's state as numpy arrays."""
+    state = optimizer.state_dict()["state"]
+    return {
+        number: {name: value.cpu().numpy().copy() for name, value in entries.items()}
+        for number, entries in state.items()
+    }
+
+
+def _restore_optimizer(optimizer, saved, device):
+    state = optimizer.state_dict()
+    state["state"] = {
+        number: {name: torch.from_numpy(value.copy()) for name, value in entries.items()}
+        for number, entries in saved.items()
+    }
+    optimizer.load_state_dict(state)

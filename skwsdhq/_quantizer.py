@@ -1,0 +1,445 @@
+"""WSDHQuantizer: images to codes of a few bytes, and search over them."""
+
+import copy
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+
+from . import _training, codebooks, metrics, search
+from ._embedder import HypersphereEmbedder, as_rows_of_tags
+from .images import input_kind
+from .sphere import normalize_rows
+
+__all__ = ["WSDHQuantizer"]
+
+
+class WSDHQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Learn codes of 1 to 8 bytes an image from images with messy tags.
+
+    An embedding and M codebooks of K codewords are learned together: the network by the loss of
+    its embedding and by how well the codes stand for it, the codes and codewords in turns. The
+    code of an image names one codeword of each codebook, whose sum stands for its embedding.
+
+    Parameters
+    ----------
+    embedder : HypersphereEmbedder, FrozenEstimator, "passthrough" or None, default=None
+        What embeds; cloned in ``fit``. None is a ``HypersphereEmbedder()`` with this
+        quantizer's ``tag_enhancer``, ``device``, ``random_state`` and ``verbose``. A fitted one
+        in a :class:`~sklearn.frozen.FrozenEstimator` is used as it is, and only codebooks are
+        learned. ``"passthrough"`` says that X already is embeddings, as after a
+        ``HypersphereEmbedder`` step of a Pipeline; rows are scaled to unit length.
+    n_codebooks : int, default=4
+        M.
+    n_codewords : int, default=256
+        K; a code takes M·log2(K) bits.
+    quantization_weight : float, default=1e-4
+        lambda, weight of the quantization loss.
+    code_update_period : int, default=2
+        Epochs between updates of codes and codewords while the network learns.
+    icm_iters : int, default=3
+        Sweeps of iterated conditional modes over the codebooks.
+    beam_size : int or None, default=4
+        Partial codes that encoding keeps from codebook to codebook; None starts ICM from the
+        greedy choice (in training, from the codes as they are).
+    metric_mix : float, default=0.0
+        In which metric codes and codewords are near: 1 is that of the tags, VᵀV (the paper's), 0
+        is Euclidean, between is a mix.
+    init : {"residual", "subspace"}, default="residual"
+        First codebooks: k-means of what the codebooks before leave over, or of a slice of the
+        dimensions for each codebook (as the published code does).
+    ridge : float, default=1e-3
+        Added to the diagonal of the codewords' normal equations.
+    codebook_iters : int, default=20
+        Turns of codes and codewords after the network has been trained.
+    tag_enhancer : TagEnhancer or None, default=None
+        With ``embedder=None``, the embedder's. With ``embedder="passthrough"``, gives the metric
+        where its vectors have X's dimension; None is Euclidean, and y may be None.
+    top_k : int, default=5000
+        R of the mAP@R that ``score`` returns.
+    device : str, torch.device or None, default=None
+        Of the default embedder.
+    random_state : int, RandomState instance or None, default=None
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the embedder and codebooks of the last one.
+    verbose : int, default=0
+        1 shows progress of the default embedder.
+
+    Attributes
+    ----------
+    codebooks_ : ndarray of shape (M, K, D), float32
+    codes_ : ndarray of shape (n, M), uint8 (uint16 where K > 256)
+        Of the fitted rows (of the last call's, after ``partial_fit``).
+    embedder_ : HypersphereEmbedder or "passthrough"
+        Fitted.
+    tag_enhancer_ : TagEnhancer or None
+        Fitted; the embedder's where there is one.
+    n_bits_ : int
+        Bits of a code, M·⌈log2 K⌉.
+    n_iter_ : int
+        Epochs of the network, or turns of the codebooks where no network was trained.
+    history_ : dict of str to list of float
+        ``"loss"``, ``"quantization_loss"``, ``"learning_rate"`` of each epoch.
+    n_features_in_ : int
+        Where X is a feature matrix.
+
+    References
+    ----------
+    Wang et al., "Weakly Supervised Deep Hyperspherical Quantization for Image Retrieval", AAAI
+    2021.
+
+    Examples
+    --------
+    >>> from skwsdhq import WSDHQuantizer
+    >>> from skwsdhq.datasets import make_tagged_images
+    >>> made = make_tagged_images(200, random_state=0)
+    >>> quantizer = WSDHQuantizer(n_codebooks=2, n_codewords=16, random_state=0)
+    >>> codes = quantizer.fit(made.data, made.tags).encode(made.data)
+    >>> codes.shape, codes.dtype, quantizer.n_bits_
+    ((200, 2), dtype('uint8'), 8)
+    >>> quantizer.score(made.data, made.clean_tags) > 0.9
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "embedder": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
+        "n_codebooks": [Interval(Integral, 1, None, closed="left")],
+        "n_codewords": [Interval(Integral, 2, 65536, closed="both")],
+        "quantization_weight": [Interval(Real, 0, None, closed="left")],
+        "code_update_period": [Interval(Integral, 1, None, closed="left")],
+        "icm_iters": [Interval(Integral, 0, None, closed="left")],
+        "beam_size": [Interval(Integral, 1, None, closed="left"), None],
+        "metric_mix": [Interval(Real, 0, 1, closed="both")],
+        "init": [StrOptions({"residual", "subspace"})],
+        "ridge": [Interval(Real, 0, None, closed="neither")],
+        "codebook_iters": [Interval(Integral, 0, None, closed="left")],
+        "tag_enhancer": [HasMethods(["fit", "transform"]), None],
+        "top_k": [Interval(Integral, 1, None, closed="left")],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        embedder=None,
+        *,
+        n_codebooks=4,
+        n_codewords=256,
+        quantization_weight=1e-4,
+        code_update_period=2,
+        icm_iters=3,
+        beam_size=4,
+        metric_mix=0.0,
+        init="residual",
+        ridge=1e-3,
+        codebook_iters=20,
+        tag_enhancer=None,
+        top_k=5000,
+        device=None,
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        self.embedder = embedder
+        self.n_codebooks = n_codebooks
+        self.n_codewords = n_codewords
+        self.quantization_weight = quantization_weight
+        self.code_update_period = code_update_period
+        self.icm_iters = icm_iters
+        self.beam_size = beam_size
+        self.metric_mix = metric_mix
+        self.init = init
+        self.ridge = ridge
+        self.codebook_iters = codebook_iters
+        self.tag_enhancer = tag_enhancer
+        self.top_k = top_k
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Learn the embedding and the codebooks.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or images
+            As for :meth:`HypersphereEmbedder.fit`; embeddings with ``"passthrough"``.
+        y : tags of n rows
+            In any form that :func:`skwsdhq.tags.check_tags` reads. Needed unless X is embeddings
+            and no metric is learned from tags.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there are fewer rows than codewords, and as for :meth:`HypersphereEmbedder.fit`.
+        """
+        self._validate_params()
+        self._fit(X, y, go_on=self.warm_start and hasattr(self, "codebooks_"))
+        return self
+
+    def partial_fit(self, X, y=None):
+        """One more epoch of the network, and one turn of the codebooks, over these images only.
+
+        Codebooks are updated from the sums over all batches so far, those of earlier batches as
+        they were embedded and coded then.
+
+        Parameters
+        ----------
+        X, y : as for ``fit``
+
+        Returns
+        -------
+        self
+        """
+        self._validate_params()
+        self._fit(X, y, go_on=hasattr(self, "codebooks_"), partial=True)
+        return self
+
+    def transform(self, X):
+        """Exact embeddings of images, before quantization.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n, D)
+            Unit rows; float64 where X is float64 features, else float32.
+        """
+        check_is_fitted(self)
+        if self.embedder_ == "passthrough":
+            return _unit_rows(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+        self._check_features(X, reset=False)
+        return self.embedder_.transform(X)
+
+    def encode(self, X):
+        """Codes of images.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n, M), uint8 (uint16 where K > 256)
+        """
+        return self._encode(self.transform(X))
+
+    def decode(self, codes):
+        """What codes stand for.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n, M), integers
+
+        Returns
+        -------
+        ndarray of shape (n, D), float32
+            Sum of the codewords; near unit length.
+        """
+        check_is_fitted(self)
+        return codebooks.decode(np.asarray(codes), self.codebooks_)
+
+    def kneighbors(self, X, n_neighbors=10):
+        """The fitted rows most similar to images, by their codes.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+            Queries; their exact embeddings are compared with the rows' codes.
+        n_neighbors : int, default=10
+            At most the number of fitted rows.
+
+        Returns
+        -------
+        similarities : ndarray of shape (q, n_neighbors), float32
+            Inner products, the largest first.
+        indices : ndarray of shape (q, n_neighbors)
+            Rows of ``codes_``; of equal similarities the smaller first.
+        """
+        embeddings = self.transform(X)
+        if n_neighbors > len(self.codes_):
+            raise ValueError(
+                f"n_neighbors={n_neighbors} should be <= the {len(self.codes_)} fitted rows."
+            )
+        return search.CodeIndex(self.codebooks_, self.codes_).search(embeddings, n_neighbors)
+
+    def score(self, X, y=None, sample_weight=None, labels=None):
+        """mAP@``top_k`` with each row a query against all other rows' codes.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+            Both the queries (exact embeddings) and the database (codes).
+        y : tags of n rows
+            Rows that share at least one tag are relevant to each other. Tags count as they are,
+            not as the concepts they were merged to: else merging would raise the score by itself.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the queries.
+        labels : array-like of shape (n,) or (n, L), or lists of labels, default=None
+            What to judge by instead of y.
+
+        Returns
+        -------
+        float
+            From 0 to 1. Queries with nothing relevant among the other rows are left out.
+        """
+        check_is_fitted(self)
+        judged = y if labels is None else labels
+        if judged is None:
+            raise ValueError("score needs tags (y) or labels to judge by; both are None.")
+        embeddings = self.transform(X)
+        codes = self._encode(embeddings)
+        return metrics.mean_average_precision(
+            embeddings,
+            search.CodeIndex(self.codebooks_, codes),
+            judged,
+            judged,
+            top_k=self.top_k,
+            exclude_self=True,
+            sample_weight=sample_weight,
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = not (
+            isinstance(self.embedder, str) and self.tag_enhancer is None
+        )
+        tags.target_tags.one_d_labels = True
+        tags.target_tags.two_d_labels = True
+        tags.target_tags.multi_output = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.codebooks_.shape[2]
+
+    # --- helpers ------------------------------------------------------------------------
+
+    def _fit(self, X, y, *, go_on, partial=False):
+        if y is None and self.__sklearn_tags__().target_tags.required:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: it "
+                "learns from tags."
+            )
+        random_state = check_random_state(self.random_state)
+        seed = random_state.randint(np.iinfo(np.int32).max)
+        alternation = _training.CodeAlternation(
+            self.n_codebooks,
+            self.n_codewords,
+            period=self.code_update_period,
+            weight=self.quantization_weight,
+            encode_options=self._encode_options,
+            method=self.init,
+            ridge=self.ridge,
+            metric_mix=self.metric_mix,
+            random_state=np.random.RandomState(seed),
+            codebooks=self.codebooks_ if go_on else None,
+        )
+        embedder, enhancer, embeddings, history = self._fit_embedder(
+            X, y, alternation, seed, go_on, partial
+        )
+        statistics = self._statistics if partial and go_on else None
+        n_turns = 1 if partial else self.codebook_iters
+        statistics, error = alternation.finish(embeddings, n_turns, statistics)
+
+        self.embedder_ = embedder
+        self.tag_enhancer_ = enhancer
+        self.codebooks_ = alternation.codebooks
+        self.codes_ = alternation.codes
+        self.metric_ = alternation.metric
+        self.n_bits_ = self.n_codebooks * math.ceil(math.log2(self.n_codewords))
+        self.history_ = {**history, "quantization_error": error}
+        self.n_iter_ = max(1, len(history.get("loss", error)))
+        self._statistics = statistics if partial else None
+
+    def _fit_embedder(self, X, y, alternation, seed, go_on, partial):
+        """Fitted embedder, fitted enhancer, embeddings (n, D) of X, and history."""
+        n_rows = _num_samples(X)
+        if n_rows < self.n_codewords and not go_on:
+            raise ValueError(
+                f"n_samples={n_rows} should be >= n_codewords={self.n_codewords}; lower "
+                "n_codewords."
+            )
+        if isinstance(self.embedder, str):  # "passthrough"
+            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=not go_on)
+            embeddings = _unit_rows(X)
+            enhancer = None
+            if self.tag_enhancer is not None:
+                tags = as_rows_of_tags(y)
+                check_consistent_length(X, tags)
+                enhancer = self.tag_enhancer_ if go_on else clone(self.tag_enhancer).fit(tags)
+                if enhancer.concept_vectors_.shape[1] == X.shape[1]:
+                    alternation.start(enhancer.concept_vectors_)
+            return "passthrough", enhancer, embeddings, {}
+
+        self._check_features(X, reset=not go_on)
+        if go_on:
+            embedder = copy.deepcopy(self.embedder_)
+        else:
+            embedder = self._new_embedder(seed)
+        if isinstance(embedder, HypersphereEmbedder):
+            embeddings = embedder._fit(
+                X, y, alternation=alternation, n_epochs=1 if partial else None, go_on=go_on
+            )
+        else:  # a frozen one, or any other transformer: codebooks are learned afterwards
+            if not go_on:
+                embedder.fit(X, y)
+            embeddings = _unit_rows(embedder.transform(X))
+        inner = getattr(embedder, "estimator", embedder)
+        enhancer = getattr(inner, "tag_enhancer_", None)
+        if enhancer is not None and alternation.metric is None:
+            alternation.start(enhancer.concept_vectors_)
+        history = getattr(embedder, "history_", {}) if inner is embedder else {}
+        return embedder, enhancer, embeddings, history
+
+    def _new_embedder(self, seed):
+        if self.embedder is not None:
+            embedder = clone(self.embedder)
+            parameters = embedder.get_params(deep=False)
+            if parameters.get("random_state", 0) is None:
+                embedder.set_params(random_state=seed)
+            return embedder
+        return HypersphereEmbedder(
+            self.tag_enhancer, device=self.device, random_state=seed, verbose=self.verbose
+        )
+
+    def _check_features(self, X, reset):
+        """Validate features as scikit-learn does, in this estimator's name; images are not."""
+        if input_kind(X) == "features":
+            validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        elif reset:
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(self, name):
+                    delattr(self, name)
+
+    @property
+    def _encode_options(self):
+        return {"n_sweeps": self.icm_iters, "beam_size": self.beam_size}
+
+    def _encode(self, embeddings):
+        # Seeded alike in every call: the code of an image depends on the fitted model only.
+        return codebooks.encode(
+            embeddings,
+            self.codebooks_,
+            metric=self.metric_,
+            random_state=np.random.RandomState(0),
+            **self._encode_options,
+        )
+
+
+def _unit_rows(embeddings):
+    return normalize_rows(np.asarray(embeddings))

@@ -1,0 +1,119 @@
+"""Word vectors from an object, a file or gensim's downloader."""
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["load_word_vectors"]
+
+_PICKLED = (".kv", ".model", ".wordvectors", ".pkl", ".pickle")
+
+
+def load_word_vectors(word_vectors: Any, *, allow_pickle: bool = False) -> Any:
+    """Something with ``in`` and ``[]`` that gives the vector of a word.
+
+    Parameters
+    ----------
+    word_vectors : mapping, KeyedVectors, str or PathLike
+        A mapping or ``KeyedVectors`` is returned as it is. A path is read: word2vec's text or
+        binary format, GloVe's text format (no header), each also gzipped, or gensim's own format
+        (a pickle, ``allow_pickle`` needed). Any other string is a name for gensim.downloader,
+        which looks in its cache and downloads what is not there.
+    allow_pickle : bool, default=False
+        Whether gensim's pickled format may be loaded. A pickle can run any code.
+
+    Returns
+    -------
+    mapping of str to ndarray
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    ValueError
+        If a file is of no known format, or no model has that name.
+    OSError
+        If the downloader can't reach its server.
+    """
+    if hasattr(word_vectors, "__getitem__") and hasattr(word_vectors, "__contains__"):
+        if not isinstance(word_vectors, (str, list, tuple)):
+            return word_vectors
+    elif hasattr(getattr(word_vectors, "wv", None), "__getitem__"):  # a gensim Word2Vec model
+        return word_vectors.wv
+    if not isinstance(word_vectors, (str, os.PathLike)):
+        raise TypeError(
+            "word_vectors should be None, a mapping of words to vectors, a gensim KeyedVectors, a "
+            f"path or a name; got {type(word_vectors).__name__}."
+        )
+    path = Path(word_vectors)
+    if path.exists():
+        return _read(path, allow_pickle)
+    text = os.fspath(word_vectors)
+    if isinstance(word_vectors, os.PathLike) or os.sep in text or path.suffix in _SUFFIXES:
+        raise FileNotFoundError(f"word vectors {text!r} do not exist.")
+    return _download(text)
+
+
+_SUFFIXES = (*_PICKLED, ".bin", ".txt", ".vec", ".gz", ".w2v")
+
+
+def _read(path: Path, allow_pickle: bool) -> Any:
+    from gensim.models import KeyedVectors
+
+    if path.suffix in _PICKLED:
+        if not allow_pickle:
+            raise ValueError(
+                f"{str(path)!r} is in gensim's pickled format, which can run any code when it is "
+                "read; pass allow_pickle=True if you trust it, or save it by "
+                "save_word2vec_format."
+            )
+        loaded = KeyedVectors.load(str(path))
+        return getattr(loaded, "wv", loaded)
+    try:
+        binary, header = _sniff(path)
+        return KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
+    except (ValueError, EOFError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{str(path)!r} can't be read as word vectors in word2vec's or GloVe's format: {error}"
+        ) from error
+
+
+def _sniff(path: Path) -> tuple[bool, bool]:
+    """Whether a file is binary, and whether it starts with word2vec's two counts."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        first = file.readline(1 << 16)
+        sample = file.read(1 << 16)
+    counts = first.split()
+    header = len(counts) == 2 and all(count.isdigit() for count in counts)
+    if not header:
+        values = counts[1:]
+        if not values:
+            raise ValueError("its first line holds no vector")
+        float(values[0])  # a text file of vectors, else a ValueError that says what stands there
+        return False, False
+    n_words, n_dims = map(int, counts)
+    if path.suffix != ".gz" and n_words * (n_dims + 1) > path.stat().st_size:
+        raise ValueError(f"its header says {n_words} words of {n_dims}, more than it can hold")
+    second = sample.split(b"\n", 1)[0].split()
+    try:
+        [float(value) for value in second[1:]]
+        return len(second) != n_dims + 1, True
+    except ValueError:
+        return True, True
+
+
+def _download(name: str) -> Any:
+    import gensim.downloader
+
+    try:
+        return gensim.downloader.load(name)
+    except ValueError as error:
+        raise ValueError(
+            f"word_vectors={name!r} is neither a file nor a model of gensim.downloader: {error}"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"word_vectors={name!r} is no file, and gensim.downloader could not be reached: {error}"
+        ) from error

@@ -1,0 +1,22 @@
+"""Settings of the test process; the package itself never touches thread settings."""
+
+import os
+
+# The estimators' problems in tests are small: two threads would make them slower.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def emoji():
+    from skwsdhq.datasets import load_emoji
+
+    return load_emoji()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
