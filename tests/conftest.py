@@ -6,8 +6,13 @@ import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-import numpy as np
-import pytest
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Machines are shared: how long an example takes says nothing about the code.
+settings.register_profile("skwsdhq", deadline=None)
+settings.load_profile("skwsdhq")
 
 
 @pytest.fixture(scope="session")
