@@ -323,9 +323,10 @@ def vectors_from_cooccurrence(
         leading components do not reach has a vector near zero.
     """
     n_tags = cooccurrence.shape[0]
-    # A tag has something in common with itself, even where it stands on every sample.
-    itself = sparse.eye_array(n_tags, format="csr")
-    information = sparse.csr_array(ppmi(cooccurrence, smoothing).maximum(itself))
+    information = ppmi(cooccurrence, smoothing)
+    # A tag that tells nothing, as one on every sample, still has something in common with itself.
+    silent = np.asarray(information.sum(axis=1)).ravel() == 0
+    information = sparse.csr_array(information + sparse.diags_array(silent.astype(np.float64)))
     n_components = min(n_components, n_tags)
     if n_tags <= max(1000, 2 * n_components):
         left, strength, _ = np.linalg.svd(information.toarray())

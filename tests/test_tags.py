@@ -222,7 +222,7 @@ def test_random_and_exact_decompositions_agree():
         table[n, topic * 175 + rng.integers(0, 175, 8)] = 1
     counts = tags.tag_cooccurrence(sparse.csr_array(table))
     small = tags.vectors_from_cooccurrence(counts, 6)
-    information = tags.ppmi(counts).maximum(sparse.eye_array(1050)).toarray()
+    information = tags.ppmi(counts).toarray()
     left, strength, _ = np.linalg.svd(information)
     exact = left[:, :6] * np.sqrt(strength[:6])
     assert_allclose(small @ small.T, exact @ exact.T, atol=0.05 * strength[0] / 100)
@@ -297,7 +297,7 @@ vector_sets = hnp.arrays(
 
 
 @settings(deadline=None)
-@given(vector_sets, st.sampled_from([-0.5, 0.0, 0.3, 0.77, 1.0]), st.sampled_from([None, 1, 2]))
+@given(vector_sets, st.sampled_from([-0.5, 0.0, 0.3, 0.77, 0.93]), st.sampled_from([None, 1, 2]))
 def test_graph_equals_the_loop(vectors, tau, n_neighbors):
     # Cosines at the threshold, or equal ones, differ by rounding: move the vectors apart.
     vectors = vectors + 0.01 * np.random.default_rng(0).standard_normal(vectors.shape)

@@ -1,0 +1,250 @@
+"""TagEnhancer: concepts that a person understands, from every kind of word vectors."""
+
+import gzip
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.base import clone
+
+from skwsdhq import TagEnhancer
+from skwsdhq.utils._word_vectors import load_word_vectors
+
+VECTORS = {
+    "dog": [1.0, 0.0, 0.0],
+    "puppy": [0.99, 0.14, 0.0],
+    "car": [0.0, 1.0, 0.0],
+    "auto": [0.0, 0.995, 0.1],
+    "sky": [0.0, 0.0, 1.0],
+}
+ROWS = [["dog", "puppy"], ["dog"], ["car", "sky"], ["auto"], ["sky"], []]
+
+
+def fitted(**parameters):
+    return TagEnhancer(VECTORS, **parameters).fit(ROWS)
+
+
+def test_shapes_and_what_they_mean():
+    enhancer = fitted(tau=0.9, eps=0.02)
+    assert enhancer.vocabulary_ == {"auto": 0, "car": 1, "dog": 2, "puppy": 3, "sky": 4}
+    assert enhancer.tag_vectors_.shape == (5, 3)
+    assert_allclose(enhancer.tag_vectors_[2], VECTORS["dog"])
+    assert (enhancer.graph_.toarray() > 0).sum() == 9  # five selves and two pairs, both ways
+    assert enhancer.labels_.tolist() == [0, 0, 1, 1, 2]
+    assert list(enhancer.concept_names_) == ["auto", "dog", "sky"]
+    assert_allclose(np.linalg.norm(enhancer.concept_vectors_, axis=1), 1, rtol=1e-6)
+    assert enhancer.tag_counts_.tolist() == [1, 1, 2, 1, 2]
+
+
+def test_transform_and_back():
+    enhancer = fitted()
+    concepts = enhancer.transform([["puppy", "dog"], ["car", "unseen"], [], ["unseen"]])
+    assert isinstance(concepts, sparse.csr_array)
+    assert_array_equal(concepts.toarray(), [[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    names = enhancer.inverse_transform(concepts)
+    assert names == [["dog"], ["auto"], [], []]
+    assert_array_equal(enhancer.transform(names).toarray(), concepts.toarray())
+    assert enhancer.inverse_transform(concepts.toarray()) == names
+    with pytest.raises(ValueError, match="expected 3"):
+        enhancer.inverse_transform(np.zeros((1, 2)))
+
+
+def test_nothing_is_merged_at_eps_0():
+    enhancer = fitted(eps=0)
+    assert enhancer.labels_.tolist() == [0, 1, 2, 3, 4]
+    assert list(enhancer.get_feature_names_out()) == ["auto", "car", "dog", "puppy", "sky"]
+
+
+def test_summary_tells_what_was_merged():
+    table = fitted().concept_summary()
+    assert [row["tags"] for row in table] == [["auto", "car"], ["dog", "puppy"], ["sky"]]
+    assert [row["n_samples"] for row in table] == [2, 3, 2]
+    assert 0.99 < table[1]["similarity"] < 1
+    assert table[2]["similarity"] == pytest.approx(1)
+    assert list(pd.DataFrame(table).columns) == ["concept", "tags", "n_samples", "similarity"]
+
+
+def test_choice_of_tags():
+    assert list(fitted(min_count=2).vocabulary_) == ["dog", "sky"]
+    assert list(fitted(max_tags=3).vocabulary_) == ["auto", "dog", "sky"]
+    assert list(fitted(stop_tags=["Sky", "absent"]).vocabulary_) == ["auto", "car", "dog", "puppy"]
+    assert list(fitted(vocabulary=["sky", "dog"]).vocabulary_) == ["sky", "dog"]
+    with pytest.raises(ValueError, match="no tag remains of 5"):
+        fitted(min_count=3)
+    with pytest.raises(ValueError, match="no tag remains"):
+        TagEnhancer().fit([[], []])
+
+
+def test_indicator_with_names_of_columns():
+    table = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0]])
+    for form in (table, sparse.csr_array(table), sparse.csr_matrix(table)):
+        enhancer = TagEnhancer(VECTORS, vocabulary=["dog", "car", "puppy"]).fit(form)
+        assert list(enhancer.vocabulary_) == ["dog", "car", "puppy"]
+        assert_array_equal(enhancer.transform(form).toarray(), [[1, 0], [0, 1], [1, 1]])
+        # lists and indicator mean the same
+        assert_array_equal(enhancer.transform([["puppy"]]).toarray(), [[1, 0]])
+    frame = pd.DataFrame(table, columns=["dog", "car", "puppy"])
+    assert list(TagEnhancer(VECTORS).fit(frame).vocabulary_) == ["dog", "car", "puppy"]
+    with pytest.raises(ValueError, match="features"):
+        enhancer.transform(np.ones((2, 4)))
+
+
+def test_columns_that_were_left_out_stay_out():
+    table = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 0]])
+    enhancer = TagEnhancer(VECTORS, vocabulary=["dog", "sky", "car"]).fit(table)
+    assert list(enhancer.vocabulary_) == ["dog", "car"]
+    assert_array_equal(enhancer.transform([[0, 1, 1]]).toarray(), [[0, 1]])
+
+
+def test_policies_for_tags_without_a_vector():
+    rows = [["dog", "xx"], ["car"], ["yy"]]
+    with pytest.warns(UserWarning, match="2 of 4 tags .* 1 got .* 1 were dropped") as caught:
+        enhancer = TagEnhancer(VECTORS).fit(rows)
+    assert len(caught) == 1
+    assert list(enhancer.missing_tags_) == ["xx", "yy"]
+    assert list(enhancer.vocabulary_) == ["car", "dog", "xx"]
+    assert enhancer.labels_.tolist() == [0, 1, 1]  # xx is where dog is
+    with pytest.warns(UserWarning, match="0 got .* 2 were dropped"):
+        dropped = TagEnhancer(VECTORS, missing="drop").fit(rows)
+    assert list(dropped.vocabulary_) == ["car", "dog"]
+    with pytest.raises(ValueError, match="2 of 4 tags have no word vector"):
+        TagEnhancer(VECTORS, missing="error").fit(rows)
+    with pytest.raises(ValueError, match="none of the 1 tags has a word vector"):
+        TagEnhancer(VECTORS).fit([["xx"]])
+
+
+def test_vectors_are_learned_where_none_are_given():
+    rows = [["a", "b"], ["a", "b", "c"], ["d", "e"], ["d", "e", "f"]] * 5
+    enhancer = TagEnhancer(tau=0.9, eps=0.05).fit(rows)
+    of = {tag: enhancer.labels_[t] for tag, t in enhancer.vocabulary_.items()}
+    assert of["a"] == of["b"]
+    assert of["a"] != of["d"]
+    assert TagEnhancer(vector_size=2).fit(rows).tag_vectors_.shape == (6, 2)
+
+
+def test_common_components_are_removed_where_they_can_be_told():
+    rng = np.random.default_rng(0)
+    vectors = {f"t{t}": rng.standard_normal(5) + 10 for t in range(120)}
+    rows = [[tag] for tag in vectors]
+    auto = TagEnhancer(vectors).fit(rows)
+    assert abs(auto.tag_vectors_.mean()) < 0.5
+    assert np.linalg.matrix_rank(auto.tag_vectors_, tol=1e-3) == 4
+    assert TagEnhancer(vectors, remove_components=None).fit(rows).tag_vectors_.mean() > 9
+    assert TagEnhancer(vectors).fit(rows[:50]).tag_vectors_.mean() > 9
+    mean_only = TagEnhancer(vectors, remove_components=0).fit(rows)
+    assert np.linalg.matrix_rank(mean_only.tag_vectors_, tol=1e-3) == 5
+
+
+def test_clones_share_word_vectors_and_pickles_are_equal(emoji):
+    enhancer = TagEnhancer(emoji.word_vectors, min_count=20)
+    assert clone(enhancer).word_vectors is emoji.word_vectors
+    assert clone(enhancer).min_count == 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        enhancer.fit(emoji.tags)
+    again = pickle.loads(pickle.dumps(enhancer))
+    assert_array_equal(
+        again.transform(emoji.tags).toarray(), enhancer.transform(emoji.tags).toarray()
+    )
+
+
+# --- files and names of word vectors --------------------------------------------------------
+
+
+@pytest.fixture
+def keyed():
+    from gensim.models import KeyedVectors
+
+    keyed = KeyedVectors(3)
+    keyed.add_vectors(list(VECTORS), np.array(list(VECTORS.values()), dtype=np.float32))
+    return keyed
+
+
+def write_glove(path):
+    lines = [f"{word} {' '.join(map(str, vector))}\n" for word, vector in VECTORS.items()]
+    path.write_text("".join(lines))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_word2vec_files(tmp_path, keyed, binary):
+    path = tmp_path / "vectors.w2v"
+    keyed.save_word2vec_format(str(path), binary=binary)
+    for given in (path, str(path)):
+        enhancer = TagEnhancer(given).fit(ROWS)
+        assert_allclose(enhancer.tag_vectors_, fitted().tag_vectors_, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # gensim's file
+def test_glove_and_gzipped_files(tmp_path, keyed):
+    write_glove(tmp_path / "glove.txt")
+    assert_allclose(load_word_vectors(tmp_path / "glove.txt")["puppy"], VECTORS["puppy"])
+    plain = tmp_path / "plain.bin"
+    keyed.save_word2vec_format(str(plain), binary=True)
+    (tmp_path / "packed.bin.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert_allclose(load_word_vectors(tmp_path / "packed.bin.gz")["car"], VECTORS["car"])
+
+
+def test_pickled_format_only_on_request(tmp_path, keyed):
+    path = tmp_path / "vectors.kv"
+    keyed.save(str(path))
+    with pytest.raises(ValueError, match="allow_pickle=True"):
+        TagEnhancer(path).fit(ROWS)
+    enhancer = TagEnhancer(path, allow_pickle=True).fit(ROWS)
+    assert_allclose(enhancer.tag_vectors_, fitted().tag_vectors_, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no vectors here\n", b"5 3\n", b"99999999 300\n\x00\x01", b"\x80\x04pickle"]
+)
+def test_unreadable_files_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "broken.bin"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.bin"):
+        TagEnhancer(path).fit(ROWS)
+
+
+def test_missing_files_and_wrong_types(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+        TagEnhancer(str(tmp_path / "nowhere.txt")).fit(ROWS)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        TagEnhancer(tmp_path / "nowhere").fit(ROWS)
+    with pytest.raises(TypeError, match="int"):
+        TagEnhancer(3).fit(ROWS)
+    with pytest.raises(TypeError, match="list"):
+        TagEnhancer([[1.0]]).fit(ROWS)
+
+
+def test_downloader_names(tmp_path, monkeypatch, keyed):
+    """A model in the layout of gensim.downloader's cache is found by its name, offline."""
+    import gensim.downloader
+
+    folder = tmp_path / "tiny-vectors"
+    folder.mkdir()
+    keyed.save_word2vec_format(str(folder / "tiny-vectors.gz"), binary=False)
+    (folder / "__init__.py").write_text(
+        "import os\nfrom gensim.models import KeyedVectors\n"
+        "from gensim.downloader import BASE_DIR\n"
+        "def load_data():\n"
+        "    path = os.path.join(BASE_DIR, 'tiny-vectors', 'tiny-vectors.gz')\n"
+        "    return KeyedVectors.load_word2vec_format(path)\n"
+    )
+    monkeypatch.setattr(gensim.downloader, "BASE_DIR", str(tmp_path))
+    # The name of the file is all that the list of models, on the server, is asked for.
+    monkeypatch.setattr(gensim.downloader, "_get_filename", lambda name: f"{name}.gz")
+    enhancer = TagEnhancer("tiny-vectors").fit(ROWS)
+    assert_allclose(enhancer.tag_vectors_, fitted().tag_vectors_, rtol=1e-6)
+
+
+def test_downloader_out_of_reach_says_so(monkeypatch):
+    import gensim.downloader
+
+    def refuse(name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(gensim.downloader, "load", refuse)
+    with pytest.raises(OSError, match=r"'glove-none'.*could not be reached"):
+        TagEnhancer("glove-none").fit(ROWS)
