@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ._search_engines import NumpyEngine, score_codes
+from ._search_threads import one_openmp_thread
 
 __all__ = ["FaissEngine", "build_faiss", "pack_codes", "read_faiss", "unpack_codes"]
 
@@ -79,7 +80,8 @@ class FaissEngine:
         slack = 2.0**-23 * tables.shape[1] * np.abs(tables).max(axis=2).sum(axis=1)
         while len(pending) and fetched < min(n, 16 * (k + 8)):
             asked = np.ascontiguousarray(tables[pending].reshape(len(pending), -1))
-            bounds, candidates = self.index.search(asked, fetched)
+            with one_openmp_thread("faiss"):
+                bounds, candidates = self.index.search(asked, fetched)
             left = []
             for b, bound, found in zip(pending, bounds[:, -1], candidates, strict=True):
                 found.sort()

@@ -44,7 +44,8 @@ class CodeIndex:
         codewords), ``"numpy"`` the reference. ``"auto"`` chooses by size and number of queries.
     n_jobs : int, default=None
         Threads over blocks of 64 queries, by joblib; None is 1 unless joblib's context says
-        otherwise. Whatever threads BLAS, torch and faiss use inside are left as they are set.
+        otherwise. Within a block torch and faiss run on that one thread; how many they use
+        elsewhere in the process stays as it is.
 
     Attributes
     ----------

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ._search_engines import NumpyEngine
+from ._search_threads import one_openmp_thread
 from ._search_topk import order_by_score, sampled_rank
 
 __all__ = ["ScanEngine"]
@@ -52,8 +53,10 @@ class ScanEngine:
         for start in range(0, len(tables), self.group):
             part = tables[start : start + self.group]
             transposed = self._transpose(part)
-            thresholds = self._sampled(transposed, rank)[: len(part)]
-            for b, (values, found) in enumerate(self._above(transposed, thresholds)):
+            with one_openmp_thread("torch"):
+                thresholds = self._sampled(transposed, rank)[: len(part)]
+                reaching = self._above(transposed, thresholds)
+            for b, (values, found) in enumerate(reaching):
                 if len(found) < k:
                     values, found = (x[0] for x in self.reference.search(part[b : b + 1], k))
                 order = order_by_score(values)[:k]
@@ -66,7 +69,10 @@ class ScanEngine:
         found = []
         for start in range(0, len(tables), self.group):
             part = slice(start, start + self.group)
-            for values, rows in self._above(self._transpose(tables[part]), thresholds[part]):
+            transposed = self._transpose(tables[part])
+            with one_openmp_thread("torch"):
+                reaching = self._above(transposed, thresholds[part])
+            for values, rows in reaching:
                 order = order_by_score(values)
                 found.append((values[order], rows[order]))
         return found

@@ -219,14 +219,30 @@ def test_queries_in_threads_and_blocks_change_nothing(monkeypatch):
     np.testing.assert_array_equal(chunks[1], expected[1][:, :10])
 
 
-def test_process_wide_threads_are_left_alone():
+def test_threads_elsewhere_are_left_alone():
+    import threading
+
     import faiss
     import torch
+
+    from skwsdhq._search_threads import one_openmp_thread
 
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     codebooks, codes, queries = problem(5, 300, 3, 16)
     for engine in ENGINES:
         CodeIndex(codebooks, codes, engine=engine, n_jobs=2).search(queries, 4)
+    assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == before
+    elsewhere = []
+
+    def look():
+        elsewhere.append((torch.get_num_threads(), faiss.omp_get_max_threads()))
+
+    with one_openmp_thread("torch"), one_openmp_thread("faiss"):
+        assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == (1, 1)
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+    assert elsewhere == [before]
     assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == before
 
 
