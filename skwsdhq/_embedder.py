@@ -290,7 +290,7 @@ class HypersphereEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             enhancer, mean = self.tag_enhancer_, self.feature_mean_
         else:
             enhancer = TagEnhancer() if self.tag_enhancer is None else clone(self.tag_enhancer)
-            enhancer = enhancer.fit(tags)
+            enhancer = enhancer.fit(tags, None)  # a FrozenEstimator wants a y
             mean = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
         indicator = sparse.csr_array(enhancer.transform(tags))
         tagged = np.diff(indicator.indptr) > 0
@@ -396,6 +396,8 @@ class HypersphereEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
 def as_rows_of_tags(y):
     """Tags in a form that an enhancer reads; class numbers (n,) become a tag each."""
+    if isinstance(y, str):
+        check_tags(y)  # says what a plain string should be
     if hasattr(y, "__array__") and not sparse.issparse(y):
         array = np.asarray(y)
         if array.ndim == 1 and array.dtype.kind in "biuf":

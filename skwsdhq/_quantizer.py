@@ -381,7 +381,7 @@ class WSDHQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             if self.tag_enhancer is not None:
                 tags = as_rows_of_tags(y)
                 check_consistent_length(X, tags)
-                enhancer = self.tag_enhancer_ if go_on else clone(self.tag_enhancer).fit(tags)
+                enhancer = self.tag_enhancer_ if go_on else clone(self.tag_enhancer).fit(tags, None)
                 if enhancer.concept_vectors_.shape[1] == X.shape[1]:
                     alternation.start(enhancer.concept_vectors_)
             return "passthrough", enhancer, embeddings, {}

@@ -1,0 +1,321 @@
+"""HypersphereEmbedder and the training loop under it."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+
+from skwsdhq import HypersphereEmbedder, TagEnhancer, _training
+from skwsdhq.datasets import make_tagged_images
+from skwsdhq.metrics import mean_average_precision
+from skwsdhq.tags import check_tags
+
+LOSSES = ["adaptive_margin", "fixed_margin", "wdht", "contrastive"]
+
+
+@pytest.fixture(scope="module")
+def made():
+    made = make_tagged_images(160, wrong=0.1, missing=0.1, random_state=0)
+    # What the tags speak of is drowned in features that they don't.
+    noise = 1.5 * np.random.default_rng(1).standard_normal((160, 64), dtype=np.float32)
+    made.data = np.hstack([made.data, noise])
+    return made
+
+
+def small(**parameters):
+    defaults = {"hidden_layer_sizes": (32,), "max_iter": 15, "learning_rate": 3e-3}
+    return HypersphereEmbedder(**{**defaults, "random_state": 0, **parameters})
+
+
+def weights(embedder):
+    return np.concatenate([w.ravel() for w in embedder.coefs_ + embedder.intercepts_])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns_to_retrieve(made, loss):
+    train, test = slice(0, 120), slice(120, None)
+    embedder = small(
+        loss=loss, tag_enhancer=TagEnhancer(made.word_vectors), batch_size=24, max_iter=30
+    )
+    embedder.fit(made.data[train], made.tags[train])
+    assert embedder.history_["loss"][-1] < embedder.history_["loss"][0]
+    rows = embedder.transform(made.data)
+    reached = mean_average_precision(rows[test], rows[train], made.target[test], made.target[train])
+    plain = made.data - made.data[train].mean(axis=0)
+    before = mean_average_precision(
+        plain[test], plain[train], made.target[test], made.target[train]
+    )
+    assert reached > before
+
+
+def test_rows_have_unit_length_and_the_dtype_of_the_features(made):
+    embedder = small().fit(made.data, made.tags)
+    for dtype in (np.float32, np.float64):
+        rows = embedder.transform(made.data.astype(dtype))
+        assert rows.dtype == dtype
+        assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    assert embedder.n_iter_ == 15
+    assert len(embedder.get_feature_names_out()) == rows.shape[1]
+
+
+def test_numpy_forward_equals_the_torch_module():
+    generator = torch.Generator().manual_seed(0)
+    network = _training.build_network((5, 7, 6, 3), 0.5, generator).eval()
+    x = np.random.default_rng(0).standard_normal((11, 5)).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).numpy()
+    arrays = _training.network_arrays(network)
+    assert_allclose(_training.forward(x, arrays), expected, atol=1e-6)
+    again = _training.build_network((5, 7, 6, 3), 0.5, generator, arrays)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+def test_dropout_draws_from_its_generator_and_keeps_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    layer = _training._Dropout(0.25, generator)
+    x = torch.ones(400, 400)
+    dropped = layer(x)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert dropped.mean() == pytest.approx(1, abs=0.01)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_pairs_of_a_batch():
+    indicator, _ = check_tags([["a", "c"], [], ["b"], ["a", "b", "c"]])
+    pairs = _training._pairs(indicator, np.array([3, 1, 0]))
+    assert pairs.tolist() == [[0, 0, 0, 2, 2], [0, 1, 2, 0, 2]]
+    assert _training._pairs(indicator, np.array([1])).shape == (2, 0)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_learning_rates_of_the_layers(n_layers):
+    sizes = (4, 3, 2)[-n_layers - 1 :]
+    network = _training.build_network(sizes, 0.0, torch.Generator().manual_seed(0))
+    optimizer = _training.make_optimizer(network, 0.01, 10.0, 0.0)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([0.01, 0.1, 0.2] if n_layers == 2 else [0.01, 0.01])
+
+
+def test_rate_falls_in_steps(made):
+    history = small(max_iter=8, n_drops=3, learning_rate=0.08).fit(made.data, made.tags).history_
+    assert history["learning_rate"] == pytest.approx(
+        [0.08, 0.08, 0.04, 0.04, 0.02, 0.02, 0.01, 0.01]
+    )
+
+
+def test_same_seed_same_result_and_global_state_untouched(made):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    n_threads = torch.get_num_threads()
+    first = small().fit(made.data, made.tags)
+    torch.rand(3)  # moves the global state between the two fits
+    second = small().fit(made.data, made.tags)
+    assert_array_equal(weights(first), weights(second))
+    assert not np.array_equal(
+        weights(first), weights(small(random_state=1).fit(made.data, made.tags))
+    )
+    torch.set_rng_state(torch_state)
+    small().fit(made.data, made.tags)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert torch.get_num_threads() == n_threads
+
+
+def test_images_without_tags_take_no_part_and_are_embedded(made):
+    tags = [list(row) for row in made.tags]
+    for n in range(0, 160, 2):
+        tags[n] = []
+    without = small().fit(made.data, tags)
+    assert without.transform(made.data).shape[0] == 160
+    kept = [n for n in range(160) if tags[n]]
+    # the mean of the features is over all images: only the loss leaves rows out
+    assert without.feature_mean_ == pytest.approx(made.data.mean(axis=0), abs=1e-5)
+    assert len(kept) < 160
+    with pytest.raises(ValueError, match="no tag remains"):
+        small().fit(made.data, [[]] * 160)
+
+
+def test_tags_that_training_never_saw(made):
+    enhancer = TagEnhancer(made.word_vectors).fit(made.tags)
+    frozen = FrozenEstimator(enhancer)
+    with pytest.raises(ValueError, match="none of the 160 images has a tag that is known"):
+        small(tag_enhancer=frozen).fit(made.data, [["unheard"]] * 160)
+    embedder = small(tag_enhancer=frozen).fit(made.data, made.tags)
+    assert embedder.tag_enhancer_.estimator is enhancer
+
+
+@pytest.mark.parametrize(
+    "form", ["lists", "sets", "series", "object", "indicator", "sparse", "strings", "numbers"]
+)
+def test_every_form_of_tags(made, form):
+    indicator, _ = check_tags(made.tags)
+    objects = np.empty(160, dtype=object)
+    objects[:] = made.tags
+    tags = {
+        "lists": made.tags,
+        "sets": [set(row) for row in made.tags],
+        "series": pd.Series(made.tags),
+        "object": objects,
+        "indicator": indicator.toarray(),
+        "sparse": sparse.csr_matrix(indicator),
+        "strings": [f"class {c}" for c in made.target],
+        "numbers": made.target,
+    }[form]
+    embedder = small(max_iter=2).fit(made.data, tags)
+    assert embedder.transform(made.data).shape == (
+        160,
+        embedder.tag_enhancer_.concept_vectors_.shape[1],
+    )
+    if form in ("sets", "series", "object"):
+        assert_array_equal(weights(embedder), weights(small(max_iter=2).fit(made.data, made.tags)))
+
+
+def test_partial_fit_goes_on_and_equals_itself(made):
+    def stepped():
+        embedder = small(tag_enhancer=FrozenEstimator(TagEnhancer().fit(made.tags)))
+        for start in range(0, 160, 80):
+            embedder.partial_fit(made.data[start : start + 80], made.tags[start : start + 80])
+        return embedder
+
+    first, second = stepped(), stepped()
+    assert first.n_iter_ == 2
+    assert_array_equal(weights(first), weights(second))
+    moments = first._optimizer_state
+    first.partial_fit(made.data, made.tags)
+    assert first.n_iter_ == 3
+    assert first._optimizer_state[0]["step"] > moments[0]["step"]
+
+
+def test_warm_start_goes_on(made):
+    embedder = small(warm_start=True, max_iter=5).fit(made.data, made.tags)
+    before = weights(embedder)
+    embedder.set_params(max_iter=3).fit(made.data, made.tags)
+    assert embedder.n_iter_ == 8
+    assert not np.array_equal(before, weights(embedder))
+    cold = small(max_iter=5).fit(made.data, made.tags).fit(made.data, made.tags)
+    assert_array_equal(weights(cold), before)
+
+
+def test_pickle_and_clone(made):
+    embedder = small().fit(made.data, made.tags)
+    again = pickle.loads(pickle.dumps(embedder))
+    assert_array_equal(again.transform(made.data), embedder.transform(made.data))
+    assert not hasattr(clone(embedder), "coefs_")
+    values = vars(embedder)
+    assert not any(isinstance(value, torch.Tensor | torch.nn.Module) for value in values.values())
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite(made, value):
+    X = made.data.copy()
+    X[3, 4] = value
+    with pytest.raises(ValueError, match="Input X contains"):
+        small().fit(X, made.tags)
+
+
+def test_all_zero_features_stay_finite(made):
+    X = made.data.copy()
+    X[:5] = 0
+    embedder = small().fit(X, made.tags)
+    assert np.isfinite(embedder.transform(X)).all()
+    nothing = small(max_iter=2).fit(np.zeros_like(X), made.tags)
+    assert np.isfinite(nothing.transform(X)).all()
+
+
+def test_wrong_shapes_and_lengths(made):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        small().fit(made.data, made.tags[:-1])
+    with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
+        small().fit(made.data)
+    with pytest.raises(ValueError, match="2D array"):
+        small().fit(made.data[0], made.tags[:96])
+    embedder = small(max_iter=1).fit(made.data, made.tags)
+    with pytest.raises(ValueError, match="features"):
+        embedder.transform(made.data[:, :5])
+    with pytest.raises(TypeError, match=r"\[\['dog'\]\]"):
+        small().fit(made.data, "dog")
+
+
+def test_one_sample(made):
+    embedder = small(max_iter=2).fit(made.data[:1], made.tags[:1])
+    assert embedder.transform(made.data[:1]).shape[0] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_epoch(made, monkeypatch):
+    def spoiled(*args, **kwargs):
+        return lambda outputs, rows: outputs.sum() * float("nan")
+
+    monkeypatch.setattr(_training, "make_loss", spoiled)
+    embedder = small()
+    with pytest.raises(FloatingPointError, match="nan in epoch 1; lower learning_rate"):
+        embedder.fit(made.data, made.tags)
+    assert not hasattr(embedder, "coefs_")
+
+
+def test_quiet_unless_verbose(made, capfd):
+    small(max_iter=2).fit(made.data, made.tags)
+    out, err = capfd.readouterr()
+    assert out == err == ""
+    small(max_iter=2, verbose=1).fit(made.data, made.tags)
+    out, err = capfd.readouterr()
+    assert "training" in err
+    assert out == ""
+
+
+# --- images ---------------------------------------------------------------------------------
+
+
+def mean_colour(batch):
+    """(b, 224, 224, 3) uint8 to (b, 3) features: a backbone whose answer is known."""
+    return batch.reshape(len(batch), -1, 3).mean(axis=1)
+
+
+def test_images_in_every_form(tmp_path):
+    from PIL import Image
+
+    made = make_tagged_images(24, kind="images", random_state=0)
+    paths = []
+    for n, pixels in enumerate(made.data):
+        paths.append(tmp_path / f"{n}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    forms = {
+        "array": made.data,
+        "arrays": list(made.data),
+        "paths": paths,
+        "strings": [str(path) for path in paths],
+        "series": pd.Series([str(path) for path in paths]),
+    }
+    rows = {}
+    for name, X in forms.items():
+        embedder = small(backbone=mean_colour, max_iter=2).fit(X, made.tags)
+        assert not hasattr(embedder, "n_features_in_")
+        rows[name] = embedder.transform(X)
+    for name in forms:
+        assert_allclose(rows[name], rows["array"], atol=1e-6)
+    with pytest.raises(ValueError, match="there is no backbone given"):
+        small(backbone=None).fit(made.data, made.tags)
+    assert clone(embedder).backbone is mean_colour
+
+
+def test_features_fitted_and_images_asked(made):
+    embedder = small(max_iter=1).fit(made.data, made.tags)
+    with pytest.raises(ValueError, match="fit saw feature matrices"):
+        embedder.transform(np.zeros((2, 8, 8, 3), dtype=np.uint8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_trained_on_a_gpu_used_on_the_cpu(made):
+    embedder = small(device="cuda").fit(made.data, made.tags)
+    assert np.isfinite(embedder.transform(made.data)).all()
+    assert isinstance(embedder.coefs_[0], np.ndarray)
