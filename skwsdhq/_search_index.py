@@ -540,21 +540,13 @@ class CodeIndex:
         """The largest number of rows that a query may find."""
         if excluded is None and not isinstance(allowed, list):
             return len(self) if allowed is None else len(allowed)
+        if allowed is None and excluded is not None and n_queries:
+            return len(self) - int((excluded >= 0).sum(axis=1).min())
         most = 0
-        mask = None
-        if allowed is not None and not isinstance(allowed, list):
-            mask = np.zeros(len(self), dtype=bool)
-            mask[allowed] = True
         for q in range(n_queries):
-            left_out = np.zeros(0, np.int64) if excluded is None else excluded[q]
-            left_out = left_out[left_out >= 0]
-            if isinstance(allowed, list):
-                count = len(allowed[q]) - np.isin(left_out, allowed[q]).sum()
-            elif mask is not None:
-                count = len(allowed) - mask[left_out].sum()
-            else:
-                count = len(self) - len(left_out)
-            most = max(most, int(count))
+            own = allowed[q] if isinstance(allowed, list) else allowed
+            n_left_out = 0 if excluded is None else np.isin(excluded[q], own).sum()
+            most = max(most, len(own) - int(n_left_out))
         return most
 
     def _get_engine(self, n_queries: int, k: int) -> Engine:
