@@ -58,7 +58,8 @@ def mean_average_precision(
         Embeddings.
     database : array-like of shape (n, D) or CodeIndex
         Embeddings, compared by inner product, or codes, compared by the inner product of the exact
-        query with the decoded row (asymmetric).
+        query with the decoded row (asymmetric). Rows of equal codes tie exactly; equal embeddings
+        may differ in the last bit of a matrix product.
     query_labels, database_labels : array-like, sparse matrix or list of collections
         Labels of the q queries and the n rows, both in the same form: 0/1 indicators (rows, L),
         dense or sparse; one class a row; or a list of strings a row.

@@ -297,7 +297,9 @@ def main():
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB")
     if options.json:
         with open(options.json, "w") as file:
-            json.dump(results, file, indent=1)
+            versions = {"numpy": np.__version__, "torch": torch.__version__}
+            versions |= {"faiss": faiss.__version__, "python": platform.python_version()}
+            json.dump({"threads": 1, "versions": versions, "rows": results}, file, indent=1)
 
 
 if __name__ == "__main__":
