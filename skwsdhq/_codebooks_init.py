@@ -23,15 +23,16 @@ def sums_by_code(rows: np.ndarray, codes: np.ndarray, n_codewords: int) -> np.nd
     sums = np.zeros((n_codebooks * n_codewords, rows.shape[1]))
     # m * K + codes would overflow in uint8.
     columns = codes.astype(np.int64) + np.arange(n_codebooks) * n_codewords
-    # Rows of a chunk stay in the cache and are few enough to be added in their own precision.
-    for a in range(0, n_rows, CHUNK_ROWS):
-        chunk = columns[a : a + CHUNK_ROWS]
+    # Some 64 rows for each codeword are few enough to be added in their own precision.
+    step = max(CHUNK_ROWS, 64 * n_codewords)
+    for a in range(0, n_rows, step):
+        chunk = columns[a : a + step]
         indptr = np.arange(len(chunk) + 1) * n_codebooks
         one_hot = csc_array(
             (np.ones(chunk.size, rows.dtype), chunk.ravel(), indptr),
             shape=(len(sums), len(chunk)),
         )
-        sums += one_hot @ rows[a : a + CHUNK_ROWS]
+        sums += one_hot @ rows[a : a + step]
     return sums
 
 

@@ -375,11 +375,10 @@ class TestRefill:
         codes = np.stack([np.arange(12) % 4] * 3, axis=1)
         assert (codebooks.refill_empty_codewords(z, c, codes) == c).all()
         assert (codebooks.refill_empty_codewords(z[:0], c, codes[:0]) == c).all()
-        # Rows that are met already, and fewer rows than empty codewords.
-        z = np.zeros((2, 5))
-        c = np.zeros((1, 4, 5))
-        filled = codebooks.refill_empty_codewords(z, c, np.zeros((2, 1), int))
-        assert (filled == 0).all()
+        # Rows that are met already serve nothing, however few there are.
+        z = np.ones((2, 5))
+        c = np.stack([np.ones((1, 5)), np.full((1, 5), 7.0)], axis=1)
+        assert (codebooks.refill_empty_codewords(z, c, np.zeros((2, 1), int)) == c).all()
 
 
 class TestLearn:

@@ -324,8 +324,11 @@ class TestCosineMarginLoss:
     def test_remembered_margins_follow_the_values(self):
         z, concepts, indicator = problem()
         for kind in (concepts, concepts.numpy().copy()):
-            for gamma in (1.0, 1.0, 1.0, 2.0, 2.0):
-                losses.cosine_margin_loss(z, kind, indicator, gamma=gamma)
+            for gamma in (1.0, 1.0, 1.0, 2.0, 2.0, 1.0):
+                loss = losses.cosine_margin_loss(z, kind, indicator, gamma=gamma)
+                fresh = torch.as_tensor(kind).clone()
+                expected = losses.cosine_margin_loss(z, fresh, indicator, gamma=gamma)
+                assert loss == pytest.approx(expected.item(), rel=1e-12)
             kind[:] = kind + 1.0
             loss = losses.cosine_margin_loss(z, kind, indicator, gamma=2.0)
             fresh = torch.as_tensor(kind).clone()
