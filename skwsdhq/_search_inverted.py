@@ -33,7 +33,7 @@ class InvertedCodeIndex:
     index : CodeIndex
         Its codebooks, codes and ids are taken as they are now.
     n_lists : int, default=None
-        None is about 4 · sqrt(n), at most n.
+        None is about 2 · sqrt(n): building costs as their number times n.
     vectors : array-like of shape (n, D), default=None
         Exact embeddings of the rows (float16 or a memory map at will), by which rows are divided
         more truly; None takes the decoded rows.
@@ -73,7 +73,7 @@ class InvertedCodeIndex:
         n = len(index)
         if n == 0:
             raise ValueError("index has no rows; add rows before dividing them among lists.")
-        n_lists = min(round(4 * n**0.5), n) if n_lists is None else check_k(n_lists, "n_lists")
+        n_lists = min(round(2 * n**0.5), n) if n_lists is None else check_k(n_lists, "n_lists")
         if n_lists > n:
             raise ValueError(f"n_lists={n_lists} should be <= n={n} rows; lower n_lists.")
         if vectors is not None:

@@ -215,7 +215,7 @@ def run_plot(path, runs):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    n_dims = 64
+    n_dims = 96  # which all numbers of codebooks divide
     rng = np.random.default_rng(0)
     codebooks = rng.standard_normal((8, 256, n_dims)).astype("f4")
     queries = rng.standard_normal((256, n_dims)).astype("f4")
