@@ -289,6 +289,7 @@ class CodeAlternation:
         if earlier is not None:
             counts, sums = counts + earlier[0], sums + earlier[1]
         updated = _codebooks.solve_codebooks(counts, sums, self.n_codebooks, self.ridge)
+        updated = updated.astype(np.float32)
         error = _codebooks.quantization_error(embeddings, self.codes, updated)
         if earlier is None:
             updated = _codebooks.refill_empty_codewords(

@@ -1,0 +1,402 @@
+"""WSDHQuantizer: codes, search, scores, composition with scikit-learn."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from reference.metrics import mean_average_precision as reference_map
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline
+
+from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer, codebooks, metrics
+from skwsdhq import _training as training
+from skwsdhq.datasets import make_tagged_images
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_tagged_images(160, wrong=0.1, missing=0.1, random_state=0)
+
+
+def embedder(**parameters):
+    defaults = {"hidden_layer_sizes": (32,), "max_iter": 6, "batch_size": 32}
+    return HypersphereEmbedder(**{**defaults, "learning_rate": 3e-3, **parameters})
+
+
+def small(**parameters):
+    defaults = {"n_codebooks": 2, "n_codewords": 16, "codebook_iters": 5, "random_state": 0}
+    parameters = {**defaults, **parameters}
+    return WSDHQuantizer(parameters.pop("embedder", embedder()), **parameters)
+
+
+@pytest.fixture(scope="module")
+def fitted(made):
+    return small().fit(made.data, made.tags)
+
+
+def test_shapes_dtypes_and_attributes(made, fitted):
+    n_dims = fitted.tag_enhancer_.concept_vectors_.shape[1]
+    assert fitted.codebooks_.shape == (2, 16, n_dims)
+    assert fitted.codebooks_.dtype == np.float32
+    assert fitted.codes_.shape == (160, 2)
+    assert fitted.codes_.dtype == np.uint8
+    assert fitted.n_bits_ == 8
+    assert fitted.n_iter_ == 6
+    assert len(fitted.history_["quantization_loss"]) == 6
+    assert len(fitted.get_feature_names_out()) == n_dims
+    assert_array_equal(fitted.encode(made.data), fitted.codes_)
+    assert_allclose(np.linalg.norm(fitted.transform(made.data), axis=1), 1, rtol=1e-5)
+
+
+def test_wide_codes(made):
+    quantizer = WSDHQuantizer("passthrough", n_codebooks=1, n_codewords=300, codebook_iters=1)
+    rows = np.random.default_rng(0).standard_normal((400, 4))
+    assert quantizer.fit(rows).codes_.dtype == np.uint16
+    assert quantizer.n_bits_ == 9
+
+
+def test_decode_stands_for_the_embedding(made, fitted):
+    rows = fitted.transform(made.data)
+    decoded = fitted.decode(fitted.encode(made.data))
+    assert_allclose(decoded, codebooks.decode(fitted.codes_, fitted.codebooks_))
+    assert ((rows - decoded) ** 2).sum(axis=1).mean() < 0.2
+    with pytest.raises(ValueError, match="codes"):
+        fitted.decode(np.full((1, 2), 16))
+
+
+def test_neighbours_are_those_of_the_decoded_rows(made, fitted):
+    similarities, rows = fitted.kneighbors(made.data[:7], 5)
+    scores = fitted.transform(made.data[:7]) @ fitted.decode(fitted.codes_).T
+    order = np.argsort(-np.round(scores, 5), axis=1, kind="stable")[:, :5]
+    assert_allclose(similarities, np.take_along_axis(scores, order, axis=1), atol=1e-5)
+    assert similarities.shape == rows.shape == (7, 5)
+    with pytest.raises(ValueError, match="n_neighbors=161 should be <= the 160"):
+        fitted.kneighbors(made.data[:7], 161)
+
+
+def test_score_equals_the_loop_over_all_other_rows(made, fitted):
+    rows = fitted.transform(made.data[:40])
+    decoded = fitted.decode(fitted.encode(made.data[:40]))
+    target = made.target[:40]
+    expected = []
+    for q in range(40):
+        others = [n for n in range(40) if n != q]
+        scores = np.round((rows[q] * decoded[others]).sum(axis=1), 5)
+        ranked = [others[k] for k in np.argsort(-scores, kind="stable")][:10]
+        hits = [target[n] == target[q] for n in ranked]
+        if any(hits):
+            found = np.cumsum(hits)
+            expected.append(sum(found[k] / (k + 1) for k in range(10) if hits[k]) / found[-1])
+    scorer = copy.copy(fitted).set_params(top_k=10)
+    assert scorer.score(made.data[:40], None, labels=target) == pytest.approx(
+        np.mean(expected), abs=1e-4
+    )
+    assert callable(reference_map)
+
+
+def test_score_judges_by_tags_labels_and_weights(made, fitted):
+    by_tags = fitted.score(made.data, made.tags)
+    by_labels = fitted.score(made.data, made.tags, labels=made.target)
+    assert 0 < by_tags < 1
+    assert by_labels != by_tags
+    one = np.zeros(160)
+    one[3] = 2.0
+    alone = fitted.score(made.data, made.target, sample_weight=one)
+    similar = fitted.transform(made.data[3:4])
+    index = fitted.decode(fitted.encode(made.data))
+    others = np.delete(np.arange(160), 3)
+    expected = metrics.mean_average_precision(
+        similar, index[others], made.target[3:4], made.target[others]
+    )
+    assert alone == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(ValueError, match="both are None"):
+        fitted.score(made.data)
+    # tags that training never saw are as good to judge by as any
+    assert fitted.score(made.data, [["unheard", str(c)] for c in made.target]) == pytest.approx(
+        1, abs=0.5
+    )
+
+
+def test_score_where_nothing_is_relevant(made, fitted):
+    with pytest.warns(UndefinedMetricWarning):
+        assert fitted.score(made.data[:1], made.tags[:1]) == 0
+    with pytest.warns(UndefinedMetricWarning):
+        assert fitted.score(made.data[:3], [[], [], []]) == 0
+
+
+def test_quantization_loss_draws_embeddings_to_their_codes(made):
+    def error(weight):
+        quantizer = small(
+            quantization_weight=weight, embedder=embedder(max_iter=30, random_state=0)
+        )
+        quantizer.fit(made.data, made.tags)
+        decoded = quantizer.decode(quantizer.codes_)
+        return ((quantizer.transform(made.data) - decoded) ** 2).sum(axis=1).mean()
+
+    assert error(1.0) < 0.8 * error(0.0)
+
+
+@pytest.mark.parametrize("init", ["residual", "subspace"])
+@pytest.mark.parametrize("beam_size", [None, 4])
+@pytest.mark.parametrize("metric_mix", [0.0, 0.5, 1.0])
+def test_every_way_of_coding(made, init, beam_size, metric_mix):
+    quantizer = small(init=init, beam_size=beam_size, metric_mix=metric_mix)
+    assert quantizer.fit(made.data, made.tags).score(made.data, made.target) > 0.6
+
+
+def test_mixed_metric_on_paper():
+    vectors = np.array([[1.0, 0], [1, 0], [0, 1]])
+    assert training.mixed_metric(None, 0.3) is None
+    assert_allclose(training.mixed_metric(vectors, 1.0), [[2, 0], [0, 1]])
+    assert_allclose(training.mixed_metric(vectors, 0.0), [[1.5, 0], [0, 1.5]])
+    for mix in (0.0, 0.4, 1.0):
+        assert np.trace(training.mixed_metric(vectors, mix)) == pytest.approx(3)
+
+
+def test_default_embedder_takes_the_quantizers_parameters(made):
+    enhancer = TagEnhancer(made.word_vectors)
+    quantizer = WSDHQuantizer(
+        tag_enhancer=enhancer, n_codewords=16, random_state=3, codebook_iters=1
+    ).fit(made.data, made.tags)
+    assert quantizer.tag_enhancer_.word_vectors is made.word_vectors
+    assert quantizer.embedder_.random_state is not None
+    assert quantizer.embedder is None
+
+
+def test_passthrough_equals_the_frozen_embedder(made):
+    fitted_embedder = embedder(random_state=0).fit(made.data, made.tags)
+    rows = fitted_embedder.transform(made.data)
+    passed = small(embedder="passthrough").fit(rows)
+    frozen = small(embedder=FrozenEstimator(fitted_embedder), metric_mix=0.0)
+    frozen.fit(made.data, made.tags)
+    assert_array_equal(frozen.transform(made.data), rows)
+    assert frozen.tag_enhancer_ is fitted_embedder.tag_enhancer_
+    # Euclidean up to a factor: the same codes
+    assert_array_equal(passed.codes_, frozen.codes_)
+    assert passed.embedder_ == "passthrough"
+    assert passed.tag_enhancer_ is None
+
+
+def test_passthrough_takes_the_metric_of_its_tags(made):
+    enhancer = TagEnhancer(made.word_vectors)
+    rows = embedder(tag_enhancer=enhancer, random_state=0).fit_transform(made.data, made.tags)
+    quantizer = small(embedder="passthrough", tag_enhancer=enhancer, metric_mix=1.0)
+    quantizer.fit(rows, made.tags)
+    vectors = quantizer.tag_enhancer_.concept_vectors_.astype(float)
+    assert_allclose(quantizer.metric_, vectors.T @ vectors)
+    other_size = small(embedder="passthrough", tag_enhancer=enhancer).fit(made.data, made.tags)
+    assert other_size.metric_ is None
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        quantizer.fit(rows)
+
+
+def test_any_transformer_may_embed(made):
+    quantizer = small(embedder=PCA(8)).fit(made.data, made.tags)
+    assert quantizer.codebooks_.shape[2] == 8
+    assert quantizer.score(made.data, made.target) > 0.5
+
+
+def test_same_seed_same_codes(made):
+    first = small().fit(made.data, made.tags)
+    torch.rand(2)
+    second = small().fit(made.data, made.tags)
+    assert_array_equal(first.codebooks_, second.codebooks_)
+    assert_array_equal(first.codes_, second.codes_)
+    assert not np.array_equal(first.codes_, small(random_state=1).fit(made.data, made.tags).codes_)
+
+
+def test_rows_are_coded_one_by_one_as_together(made, fitted):
+    single = np.vstack([fitted.encode(made.data[n : n + 1]) for n in range(30)])
+    assert_array_equal(single, fitted.codes_[:30])
+    permutation = np.random.default_rng(0).permutation(160)
+    assert_array_equal(fitted.encode(made.data[permutation]), fitted.codes_[permutation])
+
+
+def test_partial_fit_adds_up(made):
+    frozen = FrozenEstimator(TagEnhancer(made.word_vectors).fit(made.tags))
+
+    def stepped():
+        quantizer = small(embedder=embedder(tag_enhancer=frozen))
+        for start in (0, 80):
+            quantizer.partial_fit(made.data[start : start + 80], made.tags[start : start + 80])
+        return quantizer
+
+    first, second = stepped(), stepped()
+    assert_array_equal(first.codebooks_, second.codebooks_)
+    assert len(first.codes_) == 80
+    assert first.n_iter_ == 2
+    first.partial_fit(made.data[:5], made.tags[:5])  # fewer than codewords, later on
+    assert len(first.codes_) == 5
+    before = first.score(made.data, made.target)
+    for _ in range(20):
+        first.partial_fit(made.data, made.tags)
+    assert first.score(made.data, made.target) > max(0.6, before - 0.05)
+
+
+def test_partial_fit_of_embeddings_equals_the_sums_over_batches(made):
+    rows = np.random.default_rng(0).standard_normal((90, 6))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    quantizer = small(embedder="passthrough", n_codewords=8, ridge=1e-3)
+    quantizer.partial_fit(rows[:50])
+    start = quantizer.codebooks_
+    first_codes = quantizer.codes_
+    quantizer.partial_fit(rows[50:])
+    second_codes = codebooks.encode(
+        rows[50:], start, n_sweeps=3, beam_size=4, random_state=np.random.RandomState(0)
+    )
+    both = codebooks.update_codebooks(rows, np.vstack([first_codes, second_codes]), 8, ridge=1e-3)
+    assert_allclose(quantizer.codebooks_, both, atol=1e-4)
+
+
+def test_warm_start_goes_on(made):
+    quantizer = small(warm_start=True, embedder=embedder(max_iter=2)).fit(made.data, made.tags)
+    before = quantizer.codebooks_
+    quantizer.fit(made.data, made.tags)
+    assert quantizer.n_iter_ == 4
+    assert not np.array_equal(before, quantizer.codebooks_)
+
+
+# --- composition and persistence ------------------------------------------------------------
+
+
+def pipeline(made):
+    return Pipeline(
+        [
+            ("embedder", embedder(tag_enhancer=TagEnhancer(made.word_vectors), random_state=0)),
+            ("quantizer", small(embedder="passthrough")),
+        ]
+    )
+
+
+def test_pipeline(made):
+    model = pipeline(made).fit(made.data, made.tags)
+    assert model.transform(made.data).shape[0] == 160
+    assert 0.5 < model.score(made.data, made.tags) <= 1
+    model.set_params(embedder__tag_enhancer__tau=0.5, quantizer__n_codebooks=1)
+    assert model.fit(made.data, made.tags)["quantizer"].codebooks_.shape[0] == 1
+    assert clone(model)["embedder"].tag_enhancer.word_vectors is made.word_vectors
+
+
+@pytest.mark.parametrize("form", ["lists", "sets", "series"])
+def test_grid_search_over_nested_parameters(made, form):
+    tags = {
+        "lists": made.tags,
+        "sets": [set(row) for row in made.tags],
+        "series": pd.Series(made.tags),
+    }[form]
+    grid = {"quantizer__n_codebooks": [1, 2], "embedder__tag_enhancer__tau": [0.6, 0.9]}
+    search = GridSearchCV(pipeline(made), grid, cv=2, error_score="raise")
+    search.fit(made.data, tags)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert (
+        search.best_estimator_["quantizer"]
+        .encode(search.best_estimator_[:-1].transform(made.data))
+        .shape[0]
+        == 160
+    )
+    if form == "lists":
+        twice = GridSearchCV(pipeline(made), grid, cv=2, n_jobs=2).fit(made.data, tags)
+        assert_allclose(
+            twice.cv_results_["mean_test_score"], search.cv_results_["mean_test_score"], atol=1e-12
+        )
+
+
+def test_cross_validation_of_rows_of_equal_length(made):
+    tags = [row[:1] or ["nothing"] for row in made.clean_tags]
+    assert (cross_val_score(pipeline(made), made.data, tags, cv=2, error_score="raise") > 0).all()
+
+
+@pytest.mark.parametrize("compress", [0, 3])
+def test_joblib_round_trip_gives_equal_codes(made, tmp_path, compress):
+    model = pipeline(made).fit(made.data, made.tags)
+    path = tmp_path / "model.joblib"
+    joblib.dump(model, path, compress=compress)
+    again = joblib.load(path, mmap_mode=None if compress else "r")
+    rows = model[:-1].transform(made.data)
+    assert_array_equal(again[-1].encode(again[:-1].transform(made.data)), model[-1].encode(rows))
+    assert again.score(made.data, made.tags) == model.score(made.data, made.tags)
+    for a, b in zip(
+        again[-1].kneighbors(rows[:3], 4), model[-1].kneighbors(rows[:3], 4), strict=True
+    ):
+        assert_array_equal(a, b)
+
+
+def test_another_process_gives_equal_codes(made, fitted, tmp_path):
+    joblib.dump((fitted, made.data), tmp_path / "fitted.joblib")
+    program = (
+        "import joblib, sys, numpy as np\n"
+        f"quantizer, X = joblib.load({str(tmp_path / 'fitted.joblib')!r})\n"
+        f"np.save({str(tmp_path / 'codes.npy')!r}, quantizer.encode(X))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert_array_equal(np.load(tmp_path / "codes.npy"), fitted.codes_)
+
+
+def test_copies_are_equal(made, fitted):
+    for again in (copy.deepcopy(fitted), pickle.loads(pickle.dumps(fitted))):
+        assert_array_equal(again.encode(made.data), fitted.codes_)
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+def test_fewer_samples_than_codewords_are_refused_before_training(made, monkeypatch):
+    monkeypatch.setattr(training, "train", None)  # would fail if it were reached
+    with pytest.raises(ValueError, match="n_samples=10 should be >= n_codewords=16; lower"):
+        small().fit(made.data[:10], made.tags[:10])
+    with pytest.raises(ValueError, match="n_samples=1 should be >= n_codewords=16"):
+        small(embedder="passthrough").fit(made.data[:1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("how", [embedder(), "passthrough"])
+def test_features_that_are_not_finite(made, fitted, value, how):
+    X = made.data.copy()
+    X[3, 4] = value
+    with pytest.raises(ValueError, match="Input X contains"):
+        small(embedder=how).fit(X, made.tags)
+    with pytest.raises(ValueError, match="Input X contains"):
+        fitted.encode(X)
+
+
+def test_equal_and_all_zero_rows(made):
+    X = np.zeros((40, 6))
+    X[:20] = np.eye(6)[0]
+    quantizer = small(embedder="passthrough").fit(X)
+    assert np.isfinite(quantizer.codebooks_).all()
+    assert_allclose(quantizer.decode(quantizer.codes_), X, atol=1e-2)
+
+
+def test_wrong_shapes_and_lengths(made, fitted):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        small().fit(made.data, made.tags[:-1])
+    with pytest.raises(ValueError, match="expecting 32 features"):
+        fitted.encode(made.data[:, :5])
+    with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
+        small().fit(made.data)
+    with pytest.raises(ValueError, match="embedder"):
+        WSDHQuantizer("pass").fit(made.data, made.tags)
+
+
+def test_a_failed_fit_loses_nothing(made):
+    quantizer = small().fit(made.data, made.tags)
+    codes = quantizer.codes_.copy()
+    with pytest.raises(ValueError, match="no tag remains"):
+        quantizer.fit(made.data, [[]] * 160)
+    assert_array_equal(quantizer.encode(made.data), codes)
+
+
+def test_one_query(made, fitted):
+    assert fitted.encode(made.data[:1]).shape == (1, 2)
+    assert fitted.kneighbors(made.data[:1], 1)[1].shape == (1, 1)
