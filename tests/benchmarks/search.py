@@ -239,7 +239,7 @@ def run_plot(path, runs):
             flat = faiss.IndexFlatIP(n_dims)
             flat.add(rng.standard_normal((n, n_dims)).astype("f4"))
             rivals.append(("faiss IndexFlatIP", 256, lambda: flat.search(queries, 10)))
-        return {name: 1e3 * np.median(t) for name, t in compare(rivals, runs).items()}
+        return {name: float(1e3 * np.median(t)) for name, t in compare(rivals, runs).items()}
 
     sizes = [10**4, 10**5, 10**6, 10**7]
     by_rows = {bits: [measure(n, bits // 8, n <= 10**6) for n in sizes] for bits in (16, 32)}
