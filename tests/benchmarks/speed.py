@@ -244,7 +244,7 @@ PARTS = {
 }
 
 
-# Rows of the table
+# Rows of the table, which are yielded as soon as they are measured
 
 
 def peaks_of(part, arguments, calls):
@@ -289,14 +289,14 @@ def loss_rows(n_rounds, quick):
         rows.append(
             row("loss, C 1178, 5 tags", "C 5000", times, {}, base="C 1178", note="at most 6")
         )
-    return rows
+    yield rows
 
 
 def encode_rows(n_rounds, quick):
-    rows, n = [], 2_000 if quick else 20_000
+    n = 2_000 if quick else 20_000
     asked = {1: 8000, 2: 6000, 4: 5000}
     for n_codebooks in (1, 2, 4):
-        work = f"encode {n:,}, M {n_codebooks}"
+        rows, work = [], f"encode {n:,}, M {n_codebooks}"
         calls = encode_calls(n, n_codebooks)
         vectors, words = make_vectors("tags", n), start_codebooks(n, n_codebooks)
         ours = calls["ours in the metric"]()
@@ -319,7 +319,7 @@ def encode_rows(n_rounds, quick):
                 limit = 2.5 if n_codebooks == 4 and name == "ours" else None
                 label = work + name.removeprefix("ours")
                 rows.append(row(label, rival, times, peaks, name, asked=limit, note=note))
-    return rows
+        yield rows
 
 
 def update_rows(n_rounds, quick):
@@ -334,11 +334,11 @@ def update_rows(n_rounds, quick):
         peaks = peaks_of("update", (n, n_codebooks), calls)
         work = f"update {n:,}, M {n_codebooks}"
         rows.append(row(work, "dense one-hot, inverse", times, peaks, asked=asked, note=note))
-    return rows
+    yield rows
 
 
 def train_rows(n_rounds, quick):
-    rows, n = [], 2_000 if quick else 20_000
+    n = 2_000 if quick else 20_000
     for kind in ("tags", "topics", "clusters"):
         calls = train_calls(kind, n, 4)
         errors = {}
@@ -350,13 +350,14 @@ def train_rows(n_rounds, quick):
         # All data sets but the first are there for the error: fewer rounds.
         times = _harness.alternate(kept, n_rounds if kind == "tags" else min(n_rounds, 1))
         peaks = peaks_of("train", (kind, n, 4), calls) if kind == "tags" else {}
+        rows = []
         for name in list(calls)[1:]:
             lower = 1 - errors["ours"] / errors[name]
             note = f"held-out {errors['ours']:.4f} against {errors[name]:.4f}, {lower:.1%} lower"
             asked = 2 if name == "faiss RQ beam 5" else None
             work = f"train {n:,}, M 4, {kind}"
             rows.append(row(work, name, times, peaks, asked=asked, note=note))
-    return rows
+        yield rows
 
 
 ROWS = {"loss": loss_rows, "encode": encode_rows, "update": update_rows, "train": train_rows}
@@ -382,12 +383,12 @@ def main():
     print(f"D {N_DIMS}, K {N_CODEWORDS}, batch 256 for the loss; {options.rounds} rounds\n")
     rows = []
     for part in options.only:
-        found = ROWS[part](options.rounds, options.quick)
-        _harness.print_table(found)
-        print(flush=True)
-        rows += found
-        if options.json:
-            _harness.write_json(options.json, environment, rows)
+        for found in ROWS[part](options.rounds, options.quick):
+            _harness.print_table(found)
+            print(flush=True)
+            rows += found
+            if options.json:
+                _harness.write_json(options.json, environment, rows)
 
 
 if __name__ == "__main__":
