@@ -125,6 +125,9 @@ class WSDHQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         "verbose": ["verbose"],
     }
 
+    # Clean labels reach score through Pipeline and GridSearchCV where routing is on.
+    __metadata_request__score = {"labels": True}
+
     def __init__(
         self,
         embedder=None,

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from . import tags as _tags
@@ -127,6 +128,11 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
         "allow_pickle": ["boolean"],
         "sparse_output": ["boolean"],
     }
+
+    # The first argument is the data, whatever its name: it is no metadata to be routed.
+    __metadata_request__fit = {"tags": UNUSED}
+    __metadata_request__transform = {"tags": UNUSED}
+    __metadata_request__inverse_transform = {"concepts": UNUSED}
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from reference.metrics import mean_average_precision as reference_map
@@ -310,6 +311,17 @@ def test_grid_search_over_nested_parameters(made, form):
         assert_allclose(
             twice.cv_results_["mean_test_score"], search.cv_results_["mean_test_score"], atol=1e-12
         )
+
+
+def test_clean_labels_reach_score_through_metadata_routing(made):
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = GridSearchCV(
+            pipeline(made), {"quantizer__n_codebooks": [2]}, cv=2, error_score="raise"
+        )
+        search.fit(made.data, made.tags, labels=made.target)
+        routed = search.cv_results_["mean_test_score"]
+        search.fit(made.data, made.tags)
+        assert search.cv_results_["mean_test_score"] != routed
 
 
 def test_cross_validation_of_rows_of_equal_length(made):

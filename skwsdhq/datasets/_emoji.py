@@ -35,9 +35,11 @@ def load_emoji(*, return_X_y=False):
         target : ndarray of shape (1911, 10), int64
             0/1; the group of each picture.
         target_names : list of 10 str
+            Names of the groups.
         subgroup : ndarray of shape (1911, 99), int64
             0/1; the subgroup of each picture.
         subgroup_names : list of 99 str
+            Names of the subgroups.
         word_vectors : gensim.models.KeyedVectors
             The rows of GloVe 6B 50d for all words that the tags consist of.
         DESCR : str
