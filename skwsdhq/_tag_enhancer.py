@@ -49,8 +49,12 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
     vocabulary : mapping of str to int, or sequence of str, default=None
         The tags to learn, or names of the columns where tags are an indicator matrix. None
         learns those that occur.
-    vector_size : int, default=100
+    vector_size : int, default=50
         Dimensions of vectors learned from co-occurrence.
+    cooccurrence_weight : float or "auto", default="auto"
+        Weight of vectors learned from co-occurrence beside given word vectors: the two are
+        joined, so that a cosine is the mean of both. 0 uses the word vectors alone. ``"auto"`` is
+        1 where there are at least 100 tags (fewer tell little by what they occur with), else 0.
     remove_components : int, "auto" or None, default="auto"
         Leading principal components to remove from the tag vectors after their mean; 0 removes
         only the mean, None nothing. ``"auto"`` is 1 for given word vectors where there are at
@@ -72,7 +76,7 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
     vocabulary_ : dict of str to int
         Row of each of the T tags.
     tag_vectors_ : ndarray of shape (T, D), float32
-        After centring.
+        After centring and joining.
     graph_ : csr_array of shape (T, T)
         Cosines of neighbours; ones on the diagonal.
     enhanced_vectors_ : ndarray of shape (T, D), float32
@@ -118,6 +122,7 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
         "stop_tags": "no_validation",
         "vocabulary": "no_validation",
         "vector_size": [Interval(Integral, 1, None, closed="left")],
+        "cooccurrence_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "remove_components": [
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
@@ -146,7 +151,8 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
         max_tags=None,
         stop_tags=(),
         vocabulary=None,
-        vector_size=100,
+        vector_size=50,
+        cooccurrence_weight="auto",
         remove_components="auto",
         missing="cooccurrence",
         lowercase=True,
@@ -163,6 +169,7 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
         self.stop_tags = stop_tags
         self.vocabulary = vocabulary
         self.vector_size = vector_size
+        self.cooccurrence_weight = cooccurrence_weight
         self.remove_components = remove_components
         self.missing = missing
         self.lowercase = lowercase
@@ -197,7 +204,8 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
         if not found.all():
             kept, indicator = kept[found], sparse.csr_array(indicator[:, np.flatnonzero(found)])
             names, vectors = names[found], vectors[found]
-        vectors = self._centre(vectors)
+            cooccurrence = sparse.csr_array(cooccurrence[found][:, found])
+        vectors = self._join(self._centre(vectors), cooccurrence)
         graph = _tags.correlation_graph(vectors, self.tau, self.n_neighbors)
         enhanced = _tags.enhance_vectors(vectors, graph)
         labels = _tags.merge_tags(enhanced, self.eps, self.min_samples)
@@ -388,6 +396,15 @@ class TagEnhancer(TransformerMixin, BaseEstimator):
                 stacklevel=3,
             )
         return vectors, found, missing
+
+    def _join(self, vectors, cooccurrence):
+        weight = self.cooccurrence_weight
+        if weight == "auto":
+            weight = 1.0 if len(vectors) >= _ENOUGH_TAGS else 0.0
+        if self.word_vectors is None or not weight:
+            return vectors
+        learned = _tags.vectors_from_cooccurrence(cooccurrence, self.vector_size)
+        return _tags.join_vectors(vectors, learned, weight)
 
     def _centre(self, vectors):
         n_components = self.remove_components

@@ -19,6 +19,7 @@ __all__ = [
     "concept_vectors",
     "correlation_graph",
     "enhance_vectors",
+    "join_vectors",
     "merge_tags",
     "ppmi",
     "remove_common_components",
@@ -471,6 +472,27 @@ def remove_common_components(vectors: np.ndarray, n_components: int = 1) -> np.n
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     vanished = np.linalg.norm(centred, axis=1, keepdims=True) <= 1e-5 * length
     return np.where(vanished, vectors, centred)
+
+
+def join_vectors(given: np.ndarray, learned: np.ndarray, weight: float) -> np.ndarray:
+    """Two kinds of tag vectors side by side, so that cosines are weighted means of theirs.
+
+    What words mean in a language and which tags occur together in a collection are different
+    knowledge: the cosine of joined vectors is ``(cos_given + weight² cos_learned) / (1 +
+    weight²)``.
+
+    Parameters
+    ----------
+    given : ndarray of shape (T, D)
+    learned : ndarray of shape (T, E)
+    weight : float
+
+    Returns
+    -------
+    ndarray of shape (T, D + E)
+        Unit rows, but for tags that have no vector of either kind.
+    """
+    return normalize_rows(np.hstack([normalize_rows(given), weight * normalize_rows(learned)]))
 
 
 # --- graph, enhancement, merging ------------------------------------------------------------

@@ -130,13 +130,34 @@ def test_common_components_are_removed_where_they_can_be_told():
     rng = np.random.default_rng(0)
     vectors = {f"t{t}": rng.standard_normal(5) + 10 for t in range(120)}
     rows = [[tag] for tag in vectors]
-    auto = TagEnhancer(vectors).fit(rows)
+    auto = TagEnhancer(vectors, cooccurrence_weight=0).fit(rows)
     assert abs(auto.tag_vectors_.mean()) < 0.5
     assert np.linalg.matrix_rank(auto.tag_vectors_, tol=1e-3) == 4
-    assert TagEnhancer(vectors, remove_components=None).fit(rows).tag_vectors_.mean() > 9
+    assert (
+        TagEnhancer(vectors, remove_components=None, cooccurrence_weight=0)
+        .fit(rows)
+        .tag_vectors_.mean()
+        > 9
+    )
     assert TagEnhancer(vectors).fit(rows[:50]).tag_vectors_.mean() > 9
-    mean_only = TagEnhancer(vectors, remove_components=0).fit(rows)
+    mean_only = TagEnhancer(vectors, remove_components=0, cooccurrence_weight=0).fit(rows)
     assert np.linalg.matrix_rank(mean_only.tag_vectors_, tol=1e-3) == 5
+
+
+def test_given_and_learned_vectors_are_joined():
+    rows = [["dog", "car"], ["dog", "car"], ["puppy"], ["sky"], ["auto", "sky"]]
+    alone = TagEnhancer(VECTORS, cooccurrence_weight=0).fit(rows).tag_vectors_
+    learned = TagEnhancer().fit(rows).tag_vectors_
+    joined = TagEnhancer(VECTORS, cooccurrence_weight=0.5).fit(rows).tag_vectors_
+    assert joined.shape[1] == alone.shape[1] + learned.shape[1]
+    expected = (cosines(alone) + 0.25 * cosines(learned)) / 1.25
+    assert_allclose(joined @ joined.T, expected, atol=1e-5)
+    assert TagEnhancer(VECTORS).fit(rows).tag_vectors_.shape[1] == 3  # few tags: not joined
+
+
+def cosines(rows):
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit @ unit.T
 
 
 def test_clones_share_word_vectors_and_pickles_are_equal(emoji):
