@@ -95,7 +95,7 @@ def cosine_margin_loss(
     """Adaptive cosine margin loss: own concepts before all others, by a margin of their unlikeness.
 
     Σ_n Σ_{i ∈ Y_n} Σ_{j ∉ Y_n} max(0, margin_ij − cos(z_n, v_i) + cos(z_n, v_j)), divided by the
-    number of terms, Σ_n |Y_n|·(C − |Y_n|). The gradient is a closed form, computed along with the
+    number of terms, ``Σ_n |Y_n|·(C − |Y_n|)``. The gradient is a closed form, computed along with the
     value; nothing of size n × C × C ever exists.
 
     Parameters
@@ -114,7 +114,7 @@ def cosine_margin_loss(
         Exponent of the margin, see `adaptive_margin`.
     n_hard_negatives : int, default=None
         Only so many negatives of each row count, those of largest cosine; the number of terms
-        becomes Σ_n |Y_n|·min(k, C − |Y_n|). None for all.
+        becomes ``Σ_n |Y_n|·min(k, C − |Y_n|)``. None for all.
     margin : ndarray or tensor of shape (C, C), default=None
         Margins to use instead of `adaptive_margin(concept_vectors, gamma)`; must be finite.
 
