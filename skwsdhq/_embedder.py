@@ -16,13 +16,16 @@ from . import _training
 from ._tag_enhancer import TagEnhancer
 from .backbones import extract_features, resolve_auto
 from .images import input_kind
+from .persistence import PersistenceMixin
 from .sphere import normalize_rows
 from .tags import check_tags, tags_to_lists
 
 __all__ = ["HypersphereEmbedder"]
 
 
-class HypersphereEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class HypersphereEmbedder(
+    PersistenceMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Embed images on the unit sphere, near the concepts that their tags name.
 
     Features (given, or those of a frozen pretrained network) go through a small network that

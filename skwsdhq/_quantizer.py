@@ -13,12 +13,15 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 from . import _training, codebooks, metrics, search
 from ._embedder import HypersphereEmbedder, as_rows_of_tags
 from .images import input_kind
+from .persistence import PersistenceMixin
 from .sphere import normalize_rows
 
 __all__ = ["WSDHQuantizer"]
 
 
-class WSDHQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class WSDHQuantizer(
+    PersistenceMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Learn codes of 1 to 8 bytes an image from images with messy tags.
 
     An embedding and M codebooks of K codewords are learned together: the network by the loss of

@@ -12,6 +12,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from . import tags as _tags
+from .persistence import PersistenceMixin
 from .utils._word_vectors import load_word_vectors
 
 __all__ = ["TagEnhancer"]
@@ -19,7 +20,7 @@ __all__ = ["TagEnhancer"]
 _ENOUGH_TAGS = 100  # from which on their mean and leading component are those of the language
 
 
-class TagEnhancer(TransformerMixin, BaseEstimator):
+class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
     """Merge messy tags into concepts, each with a vector on the unit sphere.
 
     Tags get word vectors; near tags are joined in a correlation graph; each vector becomes the

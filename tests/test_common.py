@@ -4,7 +4,7 @@ import pytest
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
+from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
 
 
 def small_embedder():
@@ -14,6 +14,7 @@ def small_embedder():
 ESTIMATORS = [
     TagEnhancer(),
     TagEnhancer(sparse_output=False),
+    ImageLoader(),
     HypersphereEmbedder(max_iter=2, hidden_layer_sizes=(16,)),
     WSDHQuantizer(small_embedder(), n_codebooks=2, n_codewords=4, codebook_iters=2),
     WSDHQuantizer("passthrough", n_codebooks=2, n_codewords=4, codebook_iters=2),

@@ -1,0 +1,265 @@
+"""ImageLoader: images in any form to features of a frozen network, as a pipeline's first step."""
+
+import copy
+import dataclasses
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+
+from ._image_cache import FeatureCache, image_key, network_key
+from .backbones import extract_features, load_backbone, resolve_auto
+from .images import input_kind, resized_batches
+from .persistence import PersistenceMixin
+
+__all__ = ["ImageLoader"]
+
+_SIZE = 224  # of pictures where no network says its own
+
+
+class ImageLoader(PersistenceMixin, TransformerMixin, BaseEstimator):
+    """Turn images into features by a frozen pretrained network.
+
+    Feature matrices pass through unchanged, so that one pipeline takes images and features.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module, callable, Backbone or None, default="auto"
+        The network, see :func:`skwsdhq.backbones.load_backbone`; ``"auto"`` is the best one that
+        is installed. None gives pictures, read and resized, for a later step to embed.
+    size : int or None, default=None
+        Pixels of a side that images are resized to; None is what the network was trained with
+        (224 without a network).
+    batch_size : int, default=64
+        Images that go through the network at once.
+    n_jobs : int or None, default=None
+        Threads that read and resize images; None is 1, -1 all cores.
+    memory : str, PathLike, joblib.Memory or None, default=None
+        Where to keep features, by image, so that the network sees each image once, whatever
+        folds, candidates and processes ask for it. An image is known by its pixels, or by its
+        path, size and time of change. Unlike the ``memory`` of a Pipeline, which keeps the output
+        for each fold as a whole, it holds for the test rows of a fold too.
+    device : str, torch.device or None, default=None
+        Where the network runs; None is CUDA where there is one, else the CPU.
+    verbose : int, default=0
+        1 shows progress.
+
+    Attributes
+    ----------
+    backbone_ : str, torch.nn.Module, callable, Backbone or None
+        The network in use; None for feature matrices and for pictures.
+    n_features_out_ : int or None
+        Features of an image; None for pictures.
+    n_features_in_ : int
+        Where X is a feature matrix.
+
+    See Also
+    --------
+    skwsdhq.backbones.extract_features : The same as a function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq import ImageLoader
+    >>> images = np.zeros((3, 10, 8, 3), dtype=np.uint8)
+    >>> ImageLoader(backbone=None, size=4).fit_transform(images).shape
+    (3, 4, 4, 3)
+    >>> def mean_colour(batch):
+    ...     return batch.mean(axis=(1, 2))
+    >>> ImageLoader(mean_colour).fit_transform(images).shape
+    (3, 3)
+    """
+
+    _parameter_constraints: dict = {
+        "backbone": "no_validation",
+        "size": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "memory": "no_validation",
+        "device": "no_validation",
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        backbone="auto",
+        *,
+        size=None,
+        batch_size=64,
+        n_jobs=None,
+        memory=None,
+        device=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.size = size
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.memory = memory
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Find the network, and how many features it gives.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or images
+            Features; or images as an array (n, H, W, 3) of uint8, a list of arrays of unequal
+            sizes, or a list of paths. Of images only the first is read.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        self._validate_params()
+        if input_kind(X) == "features":
+            X = validate_data(self, X, dtype=[np.float64, np.float32])
+            self.backbone_, self.n_features_out_ = None, X.shape[1]
+            self._passes = True
+            return self
+        backbone = self.backbone
+        if isinstance(backbone, str) and backbone == "auto":
+            backbone = resolve_auto()
+        width = None
+        if backbone is not None:
+            width = self._extract(_first(X), backbone).shape[1]
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.backbone_, self.n_features_out_ = backbone, width
+        self._passes = False
+        return self
+
+    def transform(self, X):
+        """Features of images.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+            Of the kind that ``fit`` saw: images, or features.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            float32; a feature matrix in its own float dtype. (n, size, size, 3) of uint8 with
+            ``backbone=None``.
+        """
+        check_is_fitted(self)
+        is_features = input_kind(X) == "features"
+        if self._passes:
+            if not is_features:
+                raise ValueError("X holds images, but fit saw a feature matrix.")
+            return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        if is_features:
+            raise ValueError("X is no images, as fit saw; it looks like a feature matrix.")
+        if self.backbone_ is None:
+            return self._pictures(X)
+        features = self._extract(X, self.backbone_)
+        if features.shape[1] != self.n_features_out_:
+            raise ValueError(
+                f"the backbone gives {features.shape[1]} features; {self.n_features_out_} were "
+                "fitted."
+            )
+        return features
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the output's columns, as an object array.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Names of a feature matrix's columns, which stay what they are; ignored for images.
+        """
+        check_is_fitted(self)
+        if self._passes:
+            return _check_feature_names_in(self, input_features)
+        if self.n_features_out_ is None:
+            raise ValueError("pictures have no columns to name; give ImageLoader a backbone.")
+        return np.array([f"imageloader{k}" for k in range(self.n_features_out_)], dtype=object)
+
+    def __sklearn_clone__(self):
+        # Clones share a network that was given as an object: it is frozen, and it is large.
+        light = copy.copy(self)
+        light.backbone = None
+        twin = BaseEstimator.__sklearn_clone__(light)
+        twin.backbone = self.backbone
+        return twin
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    # --- helpers ------------------------------------------------------------------------
+
+    def _pictures(self, X):
+        """(n, size, size, 3) uint8."""
+        configured = getattr(self, "_sklearn_output_config", {}).get("transform", "default")
+        if configured not in ("default", None):
+            raise ValueError(
+                f"pictures can't be a {configured} data frame; give ImageLoader a backbone, or "
+                "leave its set_output at 'default'."
+            )
+        batches = resized_batches(
+            X, self.size or _SIZE, batch_size=self.batch_size, n_jobs=self.n_jobs
+        )
+        return np.concatenate(list(batches))
+
+    def _extract(self, X, backbone):
+        """(n, d) float32 features, from the cache where there is one."""
+
+        def compute(images, verbose):
+            network = load_backbone(backbone)
+            if self.size is not None:
+                network = dataclasses.replace(network, size=self.size)
+            return extract_features(
+                images,
+                network,
+                batch_size=self.batch_size,
+                device=self.device,
+                n_jobs=self.n_jobs,
+                verbose=verbose,
+            )
+
+        location = _location(self.memory)
+        if location is None:
+            return compute(X, self.verbose)
+        from tqdm.auto import tqdm
+
+        rows = X.iloc if hasattr(X, "iloc") else X
+        keys = [image_key(rows[i]) for i in range(len(X))]
+        cache = FeatureCache(location / "skwsdhq-features" / network_key(backbone, self.size))
+        with tqdm(total=len(X), desc="features", unit="img", disable=not self.verbose) as bar:
+
+            def compute_at(positions):
+                features = compute([rows[i] for i in positions], 0)
+                bar.update(len(positions))
+                return features
+
+            features = cache.features(keys, compute_at, 4 * self.batch_size)
+            bar.update(len(X) - bar.n)
+        return features
+
+
+def _first(X):
+    """The first image, as a sequence of one."""
+    return [X.iloc[0] if hasattr(X, "iloc") else X[0]]
+
+
+def _location(memory):
+    """The folder of a path or of joblib's Memory; None where nothing is to be kept."""
+    if memory is None:
+        return None
+    if hasattr(memory, "cache"):  # joblib.Memory
+        return None if memory.location is None else Path(memory.location)
+    try:
+        return Path(memory)
+    except TypeError as error:
+        raise TypeError(
+            f"memory should be a path, a joblib.Memory or None; got {type(memory).__name__}."
+        ) from error

@@ -1,0 +1,238 @@
+"""Whether the attributes of a loaded estimator fit together, so that its methods can trust them.
+
+Only what is known here is checked; attributes that a later version adds are plain values.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from ._persistence_file import LoadError
+
+__all__ = ["check_estimator"]
+
+
+def check_estimator(estimator: Any) -> None:
+    """Raise LoadError where a fitted estimator can't be one."""
+    name = type(estimator).__name__
+    fitted = {key for key in vars(estimator) if key.endswith("_") and not key.startswith("_")}
+    if "n_features_in_" in fitted:
+        _count(estimator.n_features_in_, f"n_features_in_ of {name}", least=1)
+    if "feature_names_in_" in fitted:
+        names = _texts(estimator.feature_names_in_, f"feature_names_in_ of {name}")
+        _need(len(names) == getattr(estimator, "n_features_in_", -1), "feature names per column")
+    if not fitted:
+        return
+    check = {
+        "TagEnhancer": _check_enhancer,
+        "HypersphereEmbedder": _check_embedder,
+        "WSDHQuantizer": _check_quantizer,
+        "ImageLoader": _check_loader,
+    }[name]
+    required = _REQUIRED[name]
+    if not required <= fitted:
+        raise LoadError(f"its {name} lacks {', '.join(sorted(required - fitted))}.")
+    check(estimator)
+
+
+_REQUIRED = {
+    "TagEnhancer": {
+        "vocabulary_", "tag_vectors_", "graph_", "enhanced_vectors_", "labels_",
+        "concept_vectors_", "concept_names_", "tag_counts_",
+    },
+    "HypersphereEmbedder": {
+        "coefs_", "intercepts_", "feature_mean_", "tag_enhancer_", "n_iter_", "history_",
+        "backbone_",
+    },
+    "WSDHQuantizer": {
+        "codebooks_", "codes_", "embedder_", "tag_enhancer_", "metric_", "n_bits_", "n_iter_",
+        "history_",
+    },
+    "ImageLoader": {"backbone_", "n_features_out_"},
+}  # fmt: skip
+
+
+def _check_enhancer(enhancer: Any) -> None:
+    vocabulary = enhancer.vocabulary_
+    is_dict = isinstance(vocabulary, dict) and all(isinstance(tag, str) for tag in vocabulary)
+    _need(is_dict, "tags in vocabulary_")
+    n_tags = len(vocabulary)
+    _need(list(vocabulary.values()) == list(range(n_tags)), "one row for each tag of vocabulary_")
+    _matrix(enhancer.tag_vectors_, "tag_vectors_", n_rows=n_tags)
+    n_dims = enhancer.tag_vectors_.shape[1]
+    _matrix(enhancer.enhanced_vectors_, "enhanced_vectors_", n_tags, n_dims, unit=True)
+    _matrix(enhancer.concept_vectors_, "concept_vectors_", None, n_dims, unit=True)
+    n_concepts = len(enhancer.concept_vectors_)
+    _integers(enhancer.labels_, "labels_", (n_tags,), n_concepts)
+    _integers(enhancer.tag_counts_, "tag_counts_", (n_tags,), None)
+    names = _texts(enhancer.concept_names_, "concept_names_")
+    _need(len(names) == n_concepts, "a name for each concept")
+    graph = enhancer.graph_
+    _need(
+        isinstance(graph, sparse.csr_array) and graph.shape == (n_tags, n_tags), "a (T, T) graph_"
+    )
+    _need(np.isfinite(graph.data).all(), "finite values in graph_")
+    if hasattr(enhancer, "missing_tags_"):
+        _texts(enhancer.missing_tags_, "missing_tags_")
+    kept = getattr(enhancer, "_kept_columns", None)
+    if kept is not None:
+        _integers(kept, "_kept_columns", (n_tags,), getattr(enhancer, "n_features_in_", 0))
+    columns = getattr(enhancer, "_column_names", None)
+    if columns is not None:
+        is_list = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+        _need(is_list, "texts in _column_names")
+
+
+def _check_embedder(embedder: Any) -> None:
+    weights, biases = embedder.coefs_, embedder.intercepts_
+    _need(isinstance(weights, list) and len(weights) > 0, "layers in coefs_")
+    _need(isinstance(biases, list) and len(biases) == len(weights), "a bias for each layer")
+    width = None
+    for layer, (matrix, bias) in enumerate(zip(weights, biases, strict=True)):
+        _matrix(matrix, f"coefs_[{layer}]", n_rows=width)
+        width = matrix.shape[1]
+        _vector(bias, f"intercepts_[{layer}]", width)
+    _vector(embedder.feature_mean_, "feature_mean_", weights[0].shape[0])
+    if hasattr(embedder, "n_features_in_"):
+        _need(embedder.n_features_in_ == weights[0].shape[0], "n_features_in_ rows in coefs_[0]")
+    backbone = embedder.backbone_
+    _need(backbone is None or isinstance(backbone, str), "a name as backbone_")
+    _check_nested(embedder.tag_enhancer_, "tag_enhancer_", width)
+    _count(embedder.n_iter_, "n_iter_")
+    _history(embedder.history_)
+    _check_optimizer(getattr(embedder, "_optimizer_state", None), weights, biases)
+
+
+def _check_optimizer(state: Any, weights: list, biases: list) -> None:
+    if state is None:
+        return
+    shapes = {(), *(matrix.T.shape for matrix in weights), *(bias.shape for bias in biases)}
+    _need(isinstance(state, dict) and len(state) <= 2 * len(weights), "Adam's state per layer")
+    for number, entries in state.items():
+        _need(type(number) is int and 0 <= number < 2 * len(weights), "a layer for Adam's state")
+        _need(isinstance(entries, dict), "Adam's moments")
+        for key, array in entries.items():
+            known = isinstance(key, str) and isinstance(array, np.ndarray) and array.shape in shapes
+            _need(known and array.dtype.kind == "f", "Adam's moments of a layer's shape")
+
+
+def _check_quantizer(quantizer: Any) -> None:
+    codebooks = quantizer.codebooks_
+    _floats(codebooks, "codebooks_", 3)
+    n_codebooks, n_codewords, n_dims = codebooks.shape
+    possible = n_codebooks >= 1 and 2 <= n_codewords <= 65536 and n_dims >= 1
+    _need(possible, "2 to 65536 codewords in at least one codebook")
+    codes = quantizer.codes_
+    shaped = isinstance(codes, np.ndarray) and codes.ndim == 2
+    _need(shaped, "a matrix of codes_")
+    _integers(codes, "codes_", (len(codes), n_codebooks), n_codewords)
+    _need(
+        codes.dtype == (np.uint8 if n_codewords <= 256 else np.uint16),
+        "codes_ of one byte, or two where K > 256",
+    )
+    if quantizer.metric_ is not None:
+        _matrix(quantizer.metric_, "metric_", n_dims, n_dims)
+        metric = quantizer.metric_
+        _need(np.allclose(metric, metric.T) and (np.diag(metric) >= 0).all(), "a symmetric metric_")
+    embedder = quantizer.embedder_
+    if embedder != "passthrough":
+        _check_nested(embedder, "embedder_", None)
+        inner = getattr(embedder, "estimator", embedder)
+        if hasattr(inner, "coefs_"):
+            _need(inner.coefs_[-1].shape[1] == n_dims, "an embedder of the codebooks' dimension")
+    if quantizer.tag_enhancer_ is not None:
+        _check_nested(quantizer.tag_enhancer_, "tag_enhancer_", None)
+    n_bits = n_codebooks * math.ceil(math.log2(n_codewords))
+    _need(quantizer.n_bits_ == n_bits, f"n_bits_ of {n_bits}")
+    _count(quantizer.n_iter_, "n_iter_")
+    _history(quantizer.history_)
+    statistics = getattr(quantizer, "_statistics", None)
+    if statistics is not None:
+        _need(isinstance(statistics, tuple) and len(statistics) == 2, "counts and sums")
+        counts, sums = statistics
+        _matrix(counts, "counts", n_codebooks * n_codewords, n_codebooks * n_codewords)
+        _matrix(sums, "sums", n_codebooks * n_codewords, n_dims)
+
+
+def _check_loader(loader: Any) -> None:
+    backbone = loader.backbone_
+    _need(backbone is None or isinstance(backbone, str), "a name as backbone_")
+    if loader.n_features_out_ is not None:
+        _count(loader.n_features_out_, "n_features_out_", least=1)
+
+
+def _check_nested(estimator: Any, name: str, width: int | None) -> None:
+    """A nested estimator; with `width`, one that has concepts of so many dimensions."""
+    _need(hasattr(estimator, "get_params"), f"an estimator as {name}")
+    if width is not None:
+        inner = getattr(estimator, "estimator", estimator)
+        vectors = getattr(inner, "concept_vectors_", None)
+        _need(
+            isinstance(vectors, np.ndarray) and vectors.shape[1] == width,
+            f"concepts of {width} dimensions in {name}",
+        )
+
+
+def _need(condition: Any, what: str) -> None:
+    if not condition:
+        raise LoadError(f"it should hold {what}, and does not.")
+
+
+def _count(value: Any, name: str, least: int = 0) -> None:
+    _need(type(value) is int and value >= least, f"a whole number >= {least} as {name}")
+
+
+def _floats(array: Any, name: str, n_axes: int) -> None:
+    _need(
+        isinstance(array, np.ndarray) and array.ndim == n_axes, f"an array of {n_axes} axes {name}"
+    )
+    _need(array.dtype in (np.float32, np.float64), f"numbers of 4 or 8 bytes as {name}")
+    for row in array:  # one by one, so that no mask of the whole is made
+        _need(np.isfinite(row).all(), f"finite numbers as {name}")
+
+
+def _matrix(
+    array: Any,
+    name: str,
+    n_rows: int | None = None,
+    n_columns: int | None = None,
+    unit: bool = False,
+) -> None:
+    _floats(array, name, 2)
+    _need(n_rows is None or len(array) == n_rows, f"{n_rows} rows as {name}")
+    _need(array.shape[1] >= 1, f"columns in {name}")
+    _need(n_columns is None or array.shape[1] == n_columns, f"{n_columns} columns as {name}")
+    if unit:
+        norms = np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64))
+        # A mean of opposite vectors is a row of zeros.
+        _need(((np.abs(norms - 1) < 1e-3) | (norms == 0)).all(), f"unit rows as {name}")
+
+
+def _vector(array: Any, name: str, length: int) -> None:
+    _floats(array, name, 1)
+    _need(len(array) == length, f"{length} numbers as {name}")
+
+
+def _integers(array: Any, name: str, shape: tuple[int, ...], limit: int | None) -> None:
+    is_whole = isinstance(array, np.ndarray) and array.dtype.kind in "iu"
+    _need(is_whole and array.shape == shape, f"whole numbers of shape {shape} as {name}")
+    if array.size:
+        below = limit is None or array.max() < limit
+        _need(array.min() >= 0 and below, f"numbers from 0 to below {limit} as {name}")
+
+
+def _texts(array: Any, name: str) -> np.ndarray:
+    _need(isinstance(array, np.ndarray) and array.ndim == 1, f"texts as {name}")
+    _need(array.dtype.kind in "OU" or not len(array), f"texts as {name}")
+    return array
+
+
+def _history(history: Any) -> None:
+    lists = isinstance(history, dict) and all(
+        isinstance(key, str) and isinstance(values, list) for key, values in history.items()
+    )
+    _need(lists, "lists of numbers in history_")
+    plain = all(isinstance(v, (int, float)) for values in history.values() for v in values)
+    _need(plain, "lists of numbers in history_")
