@@ -95,8 +95,8 @@ def cosine_margin_loss(
     """Adaptive cosine margin loss: own concepts before all others, by a margin of their unlikeness.
 
     Σ_n Σ_{i ∈ Y_n} Σ_{j ∉ Y_n} max(0, margin_ij − cos(z_n, v_i) + cos(z_n, v_j)), divided by the
-    number of terms, ``Σ_n |Y_n|·(C − |Y_n|)``. The gradient is a closed form, computed along with the
-    value; nothing of size n × C × C ever exists.
+    number of terms, ``Σ_n |Y_n|·(C − |Y_n|)``. The gradient is a closed form, computed along with
+    the value; nothing of size n × C × C ever exists.
 
     Parameters
     ----------
