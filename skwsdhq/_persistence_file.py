@@ -181,7 +181,7 @@ class SealedFile:
         array = np.empty(shape, dtype=dtype)
         if array.nbytes:
             self._file.seek(place)
-            memory = memoryview(array.reshape(-1).view(np.uint8))
+            memory = array.reshape(-1).view(np.uint8).data
             if self._file.readinto(memory) != array.nbytes:  # type: ignore[attr-defined]
                 raise LoadError("it became shorter while it was read.")
         if dtype == np.bool_ and array.nbytes and array.view(np.uint8).max() > 1:

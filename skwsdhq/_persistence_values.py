@@ -59,7 +59,7 @@ class Writer:
         if id(estimator) in self._finished:
             return {"same": self._finished[id(estimator)]}
         if isinstance(estimator, FrozenEstimator):
-            record = {"frozen": self.estimator(estimator.estimator, place)}
+            record: dict[str, Any] = {"frozen": self.estimator(estimator.estimator, place)}
         elif type(estimator) is Pipeline:
             record = {"pipeline": self._pipeline(estimator, place)}
         elif self._classes.get(type(estimator).__name__) is type(estimator):
@@ -131,9 +131,8 @@ class Writer:
                 }
             }
         if isinstance(value, np.random.RandomState):
-            _, keys, position, has_gauss, gauss = value.get_state(legacy=True)  # type: ignore[misc]
-            state = [self._array(keys, f"{place}.keys"), position, has_gauss, gauss]
-            return {"random_state": state}
+            _, keys, *rest = value.get_state(legacy=True)
+            return {"random_state": [self._array(np.asarray(keys), f"{place}.keys"), *rest]}
         if hasattr(value, "get_params") and not inspect.isclass(value):
             return self.estimator(value, place)
         raise TypeError(
@@ -148,6 +147,8 @@ class Writer:
             kind = "objects" if array.dtype.kind == "O" else "strings"
             return {kind: array.ravel().tolist(), "shape": list(array.shape)}
         if id(array) not in self._names:
+            while place in self.arrays:  # as of the keys 0 and "0" of a dictionary
+                place += "'"
             self._names[id(array)] = place
             self._kept.append(array)
             self.arrays[place] = array
@@ -195,7 +196,7 @@ class Reader:
             return [self.value(item) for item in record]
         kind = next(iter(record), None)
         read = getattr(self, f"_{kind}", None) if kind in _KINDS else None
-        if read is None or set(record) != {kind, *_MORE_KEYS.get(kind, ())}:
+        if read is None or set(record) != {kind, *_MORE_KEYS.get(str(kind), ())}:
             raise LoadError(f"its header describes something unknown, {str(record)[:60]}.")
         return read(*record.values())
 
@@ -375,7 +376,7 @@ _KINDS = (
     "float", "tuple", "set", "dict", "array", "strings", "objects", "csr", "random_state", "same",
     "frozen", "pipeline", "estimator",
 )  # fmt: skip
-_MORE_KEYS = {"strings": ("shape",), "objects": ("shape",)}
+_MORE_KEYS: dict[str, tuple[str, ...]] = {"strings": ("shape",), "objects": ("shape",)}
 
 
 def _may_be_attribute(own: type, name: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from ._persistence_file import FORMAT, LoadError, SealedFile, parse_json, write_sealed
 from ._persistence_values import Reader, Writer, mend_device
@@ -118,11 +119,19 @@ class PersistenceMixin:
         save(self, path)
 
     def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_skwsdhq_version": __version__}  # type: ignore[dict-item]
+        state = dict(super().__getstate__())  # type: ignore[call-overload]
+        # skops knows arrays, but not scipy's sparse arrays.
+        matrices = {name: value for name, value in state.items() if isinstance(value, csr_array)}
+        for name, value in matrices.items():
+            state[name] = (value.data, value.indices, value.indptr, value.shape)
+        return {**state, "_skwsdhq_version": __version__, "_skwsdhq_csr": list(matrices)}
 
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
         version = state.pop("_skwsdhq_version", "unknown")
+        for name in state.pop("_skwsdhq_csr", ()):
+            *parts, shape = state[name]
+            state[name] = csr_array(tuple(parts), shape=shape)
         _warn_of_version(self, version)
         super().__setstate__(state)  # type: ignore[misc]
         mend_device(self)

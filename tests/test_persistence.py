@@ -1,0 +1,622 @@
+"""Saving and loading: equal models back, and nothing but LoadError from a file that lies."""
+
+import copy
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from reference.persistence import put_together, seal, take_apart
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+
+import skwsdhq
+from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer, load
+from skwsdhq.backbones import Backbone
+from skwsdhq.datasets import make_tagged_images
+from skwsdhq.persistence import FORMAT, LoadError, save
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_tagged_images(160, wrong=0.1, missing=0.1, random_state=0)
+
+
+def embedder(made, **parameters):
+    defaults = {"hidden_layer_sizes": (32,), "max_iter": 3, "random_state": 0}
+    return HypersphereEmbedder(TagEnhancer(made.word_vectors), **{**defaults, **parameters})
+
+
+def small(first, **parameters):
+    defaults = {"n_codebooks": 2, "n_codewords": 16, "codebook_iters": 3, "random_state": 0}
+    return WSDHQuantizer(first, **{**defaults, **parameters})
+
+
+@pytest.fixture(scope="module")
+def fitted(made):
+    return small(embedder(made), metric_mix=0.5).fit(made.data, made.tags)
+
+
+@pytest.fixture(scope="module")
+def pipeline(made):
+    steps = [
+        ("images", ImageLoader()),
+        ("embedder", embedder(made)),
+        ("quantizer", small("passthrough")),
+    ]
+    return Pipeline(steps).fit(made.data, made.tags)
+
+
+def saved(estimator, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save(estimator, path)
+    return path
+
+
+def again(estimator, tmp_path):
+    return load(saved(estimator, tmp_path))
+
+
+def assert_same_quantizer(first, second, X, tags):
+    assert_array_equal(first.encode(X), second.encode(X))
+    assert_array_equal(first.codes_, second.codes_)
+    assert first.score(X, tags) == second.score(X, tags)
+    for a, b in zip(first.kneighbors(X[:5], 7), second.kneighbors(X[:5], 7), strict=True):
+        assert_array_equal(a, b)
+
+
+# --- round trips ----------------------------------------------------------------------------
+
+
+def test_quantizer(made, fitted, tmp_path):
+    fitted.save(tmp_path / "model.safetensors")
+    model = load(str(tmp_path / "model.safetensors"))
+    assert_same_quantizer(fitted, model, made.data, made.tags)
+    assert model.history_ == fitted.history_
+    # All but the word vectors, which are not written.
+    expected = {k: repr(v) for k, v in fitted.get_params().items() if "word_vectors" not in k}
+    found = {k: repr(v) for k, v in model.get_params().items() if "word_vectors" not in k}
+    expected = {k: v for k, v in expected.items() if not v.startswith(("Hyper", "TagEn"))}
+    assert expected.items() <= found.items()
+    assert model.embedder.tag_enhancer.word_vectors is None
+    # One enhancer before, one after; and the arrays are the model's own to edit.
+    assert model.tag_enhancer_ is model.embedder_.tag_enhancer_
+    assert model.codebooks_.flags.writeable
+    assert model.embedder_.coefs_[0].dtype == fitted.embedder_.coefs_[0].dtype
+
+
+def test_other_versions_of_the_same_file_are_equal_bytes(fitted, tmp_path):
+    first = saved(fitted, tmp_path).read_bytes()
+    assert saved(fitted, tmp_path).read_bytes() == first
+    twin = pickle.loads(pickle.dumps(fitted))
+    assert saved(twin, tmp_path).read_bytes() == first
+
+
+def test_pipeline(made, pipeline, tmp_path):
+    model = again(pipeline, tmp_path)
+    assert [name for name, _ in model.steps] == ["images", "embedder", "quantizer"]
+    rows = pipeline[:-1].transform(made.data)
+    assert_array_equal(model[:-1].transform(made.data), rows)
+    assert_same_quantizer(pipeline[-1], model[-1], rows, made.tags)
+    assert model.score(made.data, made.tags) == pipeline.score(made.data, made.tags)
+    with_holes = Pipeline([("nothing", "passthrough"), ("none", None), ("last", TagEnhancer())])
+    assert again(with_holes, tmp_path).steps[:2] == [("nothing", "passthrough"), ("none", None)]
+
+
+def test_embedder_goes_on_learning_where_it_was(made, tmp_path):
+    first = embedder(made).partial_fit(made.data, made.tags)
+    second = again(first, tmp_path)
+    for model in (first, second):
+        model.partial_fit(made.data, made.tags)
+    assert_array_equal(first.transform(made.data), second.transform(made.data))
+    quantizer = small(embedder(made)).partial_fit(made.data, made.tags)
+    twin = again(quantizer, tmp_path)
+    assert_array_equal(
+        quantizer.partial_fit(made.data, made.tags).codebooks_,
+        twin.partial_fit(made.data, made.tags).codebooks_,
+    )
+
+
+@pytest.mark.parametrize("form", ["lists", "matrix"])
+def test_enhancer(made, tmp_path, form):
+    tags = made.tags
+    if form == "matrix":
+        tags = TagEnhancer().fit(made.tags).transform(made.tags)
+    first = TagEnhancer(
+        stop_tags={"nothing", "24/7", "ünïcode \ud800"},
+        remove_components=0,
+        n_neighbors=np.int64(3),
+    ).fit(tags)
+    second = again(first, tmp_path)
+    assert (second.transform(tags) != first.transform(tags)).nnz == 0
+    assert second.vocabulary_ == first.vocabulary_
+    assert_array_equal(second.concept_names_, first.concept_names_)
+    assert second.concept_summary() == first.concept_summary()
+    assert second.stop_tags == first.stop_tags
+    assert second.n_neighbors == 3
+    assert second.get_feature_names_out().dtype == object
+
+
+def test_unfitted_frozen_configured(made, fitted, tmp_path):
+    vocabulary = {"dog": 0, "cat": 1}
+    model = again(
+        embedder(made).set_params(tag_enhancer=TagEnhancer(vocabulary=vocabulary)), tmp_path
+    )
+    assert model.tag_enhancer.vocabulary == vocabulary
+    assert model.hidden_layer_sizes == (32,)
+    assert not hasattr(model, "coefs_")
+    frozen = FrozenEstimator(fitted.embedder_)
+    quantizer = small(frozen).fit(made.data, made.tags)
+    model = again(quantizer, tmp_path)
+    assert isinstance(model.embedder, FrozenEstimator)
+    assert_same_quantizer(quantizer, model, made.data, made.tags)
+    framed = copy.deepcopy(fitted).set_output(transform="pandas")
+    assert again(framed, tmp_path).transform(made.data).columns[0] == "wsdhquantizer0"
+
+
+def test_random_states_draw_on(tmp_path):
+    random_state = np.random.RandomState(3)
+    random_state.standard_normal(3)  # which keeps one for later
+    model = again(HypersphereEmbedder(random_state=random_state), tmp_path)
+    assert_array_equal(model.random_state.standard_normal(700), random_state.standard_normal(700))
+
+
+def test_metadata_requests(fitted, tmp_path):
+    with skwsdhq_routing():
+        model = copy.deepcopy(fitted).set_score_request(labels="clean", sample_weight=True)
+        requests = again(model, tmp_path)._metadata_request.score.requests
+    assert requests == {"labels": "clean", "sample_weight": True}
+
+
+def skwsdhq_routing():
+    import sklearn
+
+    return sklearn.config_context(enable_metadata_routing=True)
+
+
+def test_what_stays_behind(made, tmp_path):
+    assert again(TagEnhancer(Path("vectors.txt")), tmp_path).word_vectors is None
+    assert again(TagEnhancer("/tmp/vectors.txt"), tmp_path).word_vectors is None
+    assert again(TagEnhancer("glove-wiki-gigaword-50"), tmp_path).word_vectors is not None
+    assert again(ImageLoader(memory=str(tmp_path)), tmp_path).memory is None
+    assert again(ImageLoader(device=torch.device("cpu")), tmp_path).device == "cpu"
+
+
+def test_what_can_not_be_saved(made, tmp_path):
+    path = tmp_path / "model.safetensors"
+    for backbone in (torch.nn.Flatten(), np.mean, Backbone(np.mean), "/a/path"):
+        with pytest.raises(TypeError, match=r"backbone=.* can't be saved.*extract_features"):
+            ImageLoader(backbone).save(path)
+        with pytest.raises(TypeError, match=r"backbone=.* can't be saved"):
+            small(HypersphereEmbedder(backbone=backbone)).save(path)
+    with pytest.raises(TypeError, match="embedder is a PCA, which save does not know"):
+        small(PCA(2)).save(path)
+    with pytest.raises(TypeError, match="stop_tags is a generator"):
+        TagEnhancer(stop_tags=(tag for tag in "ab")).save(path)
+
+    class Stranger(WSDHQuantizer):
+        pass
+
+    with pytest.raises(TypeError, match="Stranger"):
+        save(Stranger(), path)
+    assert list(tmp_path.iterdir()) == []  # nothing half written
+
+
+def test_a_crash_while_writing_leaves_the_old_file(fitted, tmp_path, monkeypatch):
+    path = saved(fitted, tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        TagEnhancer().save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_other_readers_of_safetensors_open_it(fitted, tmp_path):
+    with safetensors.safe_open(saved(fitted, tmp_path), "numpy") as file:
+        assert_array_equal(file.get_tensor("codebooks_"), fitted.codebooks_)
+        assert file.metadata()["skwsdhq_format"] == str(FORMAT)
+
+
+def test_another_process(made, fitted, tmp_path):
+    path = saved(fitted, tmp_path)
+    np.save(tmp_path / "X.npy", made.data)
+    program = (
+        "import numpy as np, sys\n"
+        "from skwsdhq import load\n"
+        "model = load(sys.argv[1])\n"
+        "X = np.load(sys.argv[2])\n"
+        "np.savez(sys.argv[3], codes=model.encode(X), rows=model.kneighbors(X, 5)[1])\n"
+    )
+    paths = [str(path), str(tmp_path / "X.npy"), str(tmp_path / "out.npz")]
+    subprocess.run([sys.executable, "-W", "error", "-c", program, *paths], check=True)
+    out = np.load(tmp_path / "out.npz")
+    assert_array_equal(out["codes"], fitted.codes_)
+    assert_array_equal(out["rows"], fitted.kneighbors(made.data, 5)[1])
+
+
+# --- other formats --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["pickle", "joblib", "mmap", "deepcopy"])
+def test_pickles(made, fitted, tmp_path, how):
+    path = tmp_path / "model.joblib"
+    joblib.dump(fitted, path)
+    model = {
+        "pickle": lambda: pickle.loads(pickle.dumps(fitted)),
+        "joblib": lambda: joblib.load(path),
+        "mmap": lambda: joblib.load(path, mmap_mode="r"),
+        "deepcopy": lambda: copy.deepcopy(fitted),
+    }[how]()
+    assert_same_quantizer(fitted, model, made.data, made.tags)
+    assert "_skwsdhq_version" not in vars(model)
+
+
+@pytest.mark.parametrize("name", ["fitted", "pipeline"])
+def test_skops_trusts_our_own_types_only(made, tmp_path, name, request):
+    skops = pytest.importorskip("skops.io")
+    model = request.getfixturevalue(name)
+    path = tmp_path / "model.skops"
+    skops.dump(model, path)
+    unknown = skops.get_untrusted_types(file=path)
+    assert {kind.split(".")[0] for kind in unknown} == {"skwsdhq"}
+    twin = skops.load(path, trusted=unknown)
+    assert twin.score(made.data, made.tags) == model.score(made.data, made.tags)
+    assert_array_equal(twin.transform(made.data), model.transform(made.data))
+
+
+def test_other_versions_are_warned_of(fitted, tmp_path, monkeypatch):
+    path = saved(fitted, tmp_path)
+    pickled = pickle.dumps(fitted)
+    monkeypatch.setattr("skwsdhq.persistence.__version__", "99.0")
+    with pytest.warns(InconsistentVersionWarning, match=r"version 99\.0 of skwsdhq"):
+        load(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pickle.loads(pickled)  # each nested estimator says so, as scikit-learn's do
+    assert {warning.message.estimator_name for warning in caught} == {
+        "TagEnhancer", "HypersphereEmbedder", "WSDHQuantizer",
+    }  # fmt: skip
+
+
+def test_a_device_that_is_not_here(made, fitted, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    model = copy.deepcopy(fitted)
+    model.device = "cuda:1"
+    path = saved(model, tmp_path)
+    pickled = pickle.dumps(model)
+    for read in (lambda: load(path), lambda: pickle.loads(pickled)):
+        with pytest.warns(UserWarning, match=r"device='cuda:1', which this machine"):
+            loaded = read()
+        assert loaded.device is None
+        assert_array_equal(loaded.encode(made.data), fitted.codes_)
+    assert clone(model).device == "cuda:1"
+
+
+# --- files that must load for ever ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT + 1))
+def test_frozen_files(number):
+    expected = np.load(DATA / f"format_{number}_expected.npz")
+    tags = [row.split() for row in expected["tags"].tolist()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InconsistentVersionWarning)
+        quantizer = load(DATA / f"format_{number}_quantizer.safetensors")
+        pipeline = load(DATA / f"format_{number}_pipeline.safetensors")
+    features = expected["features"]
+    assert_allclose(quantizer.transform(features), expected["quantizer_embeddings"], atol=1e-5)
+    assert_array_equal(quantizer.encode(features), expected["quantizer_codes"])
+    assert_array_equal(quantizer.tag_enhancer_.transform(tags).toarray(), expected["concepts"])
+    rows = pipeline[:-1].transform(features)
+    assert_allclose(rows, expected["pipeline_embeddings"], atol=1e-5)
+    assert_array_equal(pipeline[-1].encode(rows), expected["pipeline_codes"])
+    assert 0.5 < pipeline.score(features, tags) < 1
+    quantizer.set_params(embedder__max_iter=1).fit(features, tags)
+
+
+# --- files that lie -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def contents(made, tmp_path_factory):
+    """A model, and two files: one with more arrays than header, and another model's."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = small(
+        embedder(made, hidden_layer_sizes=(512,), max_iter=1), n_codewords=64, codebook_iters=1
+    )
+    model.fit(made.data, made.tags)
+    other = small("passthrough").fit(made.data)
+    return model, saved(model, folder).read_bytes(), saved(other, folder).read_bytes()
+
+
+def load_within_twice_its_size(path, content):
+    """load, or None where it raises LoadError; memory is that which Python and numpy trace."""
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        return load(path)
+    except LoadError:
+        return None
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * max(len(content), 50_000)  # an interpreter needs something
+
+
+@st.composite
+def corruptions(draw):
+    """A function from two files to a corrupted one."""
+    kind = draw(
+        st.sampled_from(["flip", "flip header", "cut", "header", "insert", "erase", "seal"])
+    )
+    places = draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=4))
+    value = draw(st.integers(1, 255))
+    n_bytes = draw(st.integers(1, 5000))
+
+    def corrupt(content, other):
+        (length,) = struct.unpack("<Q", content[:8])
+        end = 8 + length if kind == "flip header" else len(content)
+        place = int(places[0] * end)
+        if kind.startswith("flip"):
+            changed = bytearray(content)
+            for p in places:
+                changed[int(p * end)] ^= value
+            return bytes(changed)
+        if kind == "cut":
+            return content[:place]
+        if kind == "insert":
+            return content[:place] + bytes([value]) * n_bytes + content[place:]
+        if kind == "erase":
+            return content[:place] + bytes(n_bytes) + content[place + n_bytes :]
+        own, theirs = take_apart(content), take_apart(other)
+        if kind == "header":
+            (foreign,) = struct.unpack("<Q", other[:8])
+            return other[: 8 + foreign] + content[8 + length :]
+        return put_together(theirs[0], own[1]) if value % 2 else put_together(own[0], theirs[1])
+
+    return corrupt
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(corrupt=corruptions())
+def test_corrupted_files_give_equal_codes_or_an_error(made, contents, tmp_path, corrupt):
+    model, content, other = contents
+    loaded = load_within_twice_its_size(tmp_path / "file", corrupt(content, other))
+    if loaded is not None:
+        assert_array_equal(loaded.encode(made.data), model.codes_)
+
+
+def leaves(value, path=()):
+    """Paths to everything within JSON."""
+    yield path
+    items = []
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield from leaves(item, (*path, key))
+
+
+def replaced(value, path, new):
+    value = copy.deepcopy(value)
+    if not path:
+        return new
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = new
+    return value
+
+
+LEAVES = st.sampled_from(
+    [None, True, -1, 0, 1, 2, 7, 2**40, 10**30, -0.5, 1e308, "", "codes_", "/etc", "WSDHQuantizer"]
+)
+KINDS = st.sampled_from(["array", "tuple", "dict", "csr", "same", "estimator", "float", "set"])
+LISTS = st.lists(LEAVES, max_size=3)
+OBJECTS = st.dictionaries(KINDS, LEAVES | LISTS | st.lists(LISTS, max_size=2), max_size=2)
+JSON = LEAVES | LISTS | OBJECTS | st.lists(OBJECTS, max_size=2)
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_lies_under_a_right_seal_are_seen_through(made, contents, tmp_path, data):
+    _, content, _ = contents
+    header, arrays = take_apart(content)
+    model = json.loads(header["__metadata__"]["model"])
+    if data.draw(st.booleans()):
+        places = [path for path in leaves(model) if "attributes" in path]
+        lie = replaced(model, data.draw(st.sampled_from(places)), data.draw(JSON))
+        header["__metadata__"]["model"] = json.dumps(lie)
+    else:
+        entries = {key: value for key, value in header.items() if key != "__metadata__"}
+        entries = replaced(
+            entries, data.draw(st.sampled_from(list(leaves(entries))[1:])), data.draw(JSON)
+        )
+        header = {"__metadata__": header["__metadata__"], **entries}
+    loaded = load_within_twice_its_size(tmp_path / "file", put_together(header, arrays))
+    if isinstance(loaded, WSDHQuantizer):
+        codes = loaded.encode(made.data)  # of a lie that no one can know for one
+        assert codes.max() < loaded.codebooks_.shape[1]
+
+
+def refusal(path, content):
+    path.write_bytes(content)
+    with pytest.raises(LoadError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+def test_refusals_say_why(contents, tmp_path):
+    _, content, _ = contents
+    path = tmp_path / "file"
+    header, arrays = take_apart(content)
+    assert "is cut short" in refusal(path, content[:-1])
+    assert "has been added to" in refusal(path, content + b"\0")
+    assert "was not saved by skwsdhq" in refusal(path, b"")
+    assert "was not saved by skwsdhq" in refusal(path, b"\x80\x04K\x01.")
+    assert "was not saved by skwsdhq" in refusal(
+        path, safetensors.numpy.save({"codebooks_": np.ones((2, 2))})
+    )
+    changed = bytearray(content)
+    changed[-1] ^= 1
+    assert "checksum" in refusal(path, bytes(changed))
+    newer = copy.deepcopy(header)
+    newer["__metadata__"]["skwsdhq_format"] = str(FORMAT + 1)
+    assert f"reads formats up to {FORMAT}; update" in refusal(path, put_together(newer, arrays))
+    assert isinstance(LoadError(""), ValueError)
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing")
+
+
+def lie(content, place, value):
+    """A file with one value of its model replaced."""
+    header, arrays = take_apart(content)
+    model = json.loads(header["__metadata__"]["model"])
+    header["__metadata__"]["model"] = json.dumps(replaced(model, place, value))
+    return put_together(header, arrays)
+
+
+PARAMETERS = ("estimator", "parameters")
+ATTRIBUTES = ("estimator", "attributes")
+EMBEDDER = (*ATTRIBUTES, "embedder_", *ATTRIBUTES)
+ENHANCER = (*EMBEDDER, "tag_enhancer_", *ATTRIBUTES)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ((*PARAMETERS, "device"), "/dev/sda", "has the path '/dev/sda' as device"),
+        ((*PARAMETERS, "device"), "..\\x", "has the path"),
+        ((*PARAMETERS, "n_codebooks"), -1, "impossible parameter.*n_codebooks"),
+        ((*PARAMETERS, "invented"), 1, "parameter 'invented', which this version does not know"),
+        (("estimator", "class"), "Popen", "'Popen', which load does not know"),
+        ((*ATTRIBUTES, "transform"), 1, "can't have an attribute 'transform'"),
+        ((*ATTRIBUTES, "_encode"), 1, "can't have an attribute '_encode'"),
+        ((*ATTRIBUTES, "__class__"), 1, "can't have an attribute '__class__'"),
+        ((*ATTRIBUTES, "_repr_html_"), 1, "can't have an attribute"),
+        ((*ATTRIBUTES, "codes_"), {"array": "codebooks_"}, "a matrix of codes_"),
+        ((*ATTRIBUTES, "codes_"), {"array": "nowhere"}, "holds no array 'nowhere'"),
+        ((*ATTRIBUTES, "n_bits_"), 8, "n_bits_ of 12"),
+        ((*ATTRIBUTES, "embedder_"), {"same": 9}, "refers to estimator 9"),
+        ((*ATTRIBUTES, "tag_enhancer_"), "else", "an estimator as tag_enhancer_"),
+        ((*EMBEDDER, "coefs_"), [], "layers in coefs_"),
+        ((*EMBEDDER, "backbone_"), {"tuple": []}, "a name as backbone_"),
+        ((*EMBEDDER, "n_features_in_"), 31, "n_features_in_ rows"),
+        ((*ENHANCER, "vocabulary_"), {"dict": [["a", 0], ["a", 1]]}, "the key 'a' twice"),
+        ((*ENHANCER, "vocabulary_"), {"dict": [["a", 1]]}, "one row for each tag"),
+        ((*ENHANCER, "graph_", "csr", "shape"), [10**6, 10**6], "leave its shape"),
+        ((*ENHANCER, "graph_", "csr", "shape"), [10**12, 3], "leave its shape"),
+        ((*ENHANCER, "concept_names_", "objects"), ["a"], "can't have the shape"),
+    ],
+)
+def test_lies_about_the_model(contents, tmp_path, place, value, message):
+    path = tmp_path / "file"
+    path.write_bytes(lie(contents[1], place, value))
+    with pytest.raises(LoadError, match=message):
+        load(path)
+
+
+def edit_array(content, name, edit):
+    """A file with the numbers of one array changed in place."""
+    header, arrays = take_apart(content)
+    begin, end = header[name]["data_offsets"]
+    dtype = {"F32": "f4", "F64": "f8", "I64": "i8", "I32": "i4", "U8": "u1"}[header[name]["dtype"]]
+    values = np.frombuffer(arrays[begin:end], dtype).copy()
+    edit(values)
+    return put_together(header, arrays[:begin] + values.tobytes() + arrays[end:])
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "message"),
+    [
+        ("codes_", 64, "numbers from 0 to below 64 as codes_"),
+        ("codebooks_", np.nan, "finite numbers as codebooks_"),
+        ("codebooks_", np.inf, "finite numbers as codebooks_"),
+        ("metric_", 1e9, "symmetric metric_"),
+        ("embedder_.tag_enhancer_.concept_vectors_", 3.0, "unit rows as concept_vectors_"),
+        ("embedder_.tag_enhancer_.graph_.indices", -1, "leave its shape"),
+        ("embedder_.tag_enhancer_.graph_.indptr", 10**6, "leave its shape"),
+        ("embedder_.tag_enhancer_.labels_", 10**6, "labels_"),
+        ("embedder_.coefs_.0", np.nan, "finite numbers as coefs_"),
+        ("embedder_.feature_mean_", np.nan, "finite numbers as feature_mean_"),
+    ],
+)
+def test_lies_in_arrays(contents, tmp_path, name, number, message):
+    def edit(values):
+        values[1] = number
+
+    path = tmp_path / "file"
+    path.write_bytes(edit_array(contents[1], name, edit))
+    with pytest.raises(LoadError, match=message):
+        load(path)
+    # The same file with nothing changed loads.
+    path.write_bytes(edit_array(contents[1], name, lambda values: None))
+    load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "F33"}, "unknown dtype"),
+        ({"dtype": ["F32"]}, "unknown dtype"),
+        ({"shape": [2, 64, 10**15]}, "beyond the file's end"),
+        ({"shape": [2, 64, -20]}, "no possible shape"),
+        ({"shape": [1] * 40}, "no possible shape"),
+        ({"shape": [True, 2]}, "no possible shape"),
+        ({"shape": [1, 64, 20]}, "takes .* bytes, but has"),
+        ({"data_offsets": [0, 10**15]}, "beyond the file's end"),
+        ({"data_offsets": [5]}, "beyond the file's end"),
+        ({"more": 1}, "does not say dtype, shape and place"),
+    ],
+)
+def test_lies_about_an_array(contents, tmp_path, change, message):
+    header, arrays = take_apart(contents[1])
+    header["codebooks_"].update(change)
+    path = tmp_path / "file"
+    path.write_bytes(put_together(header, arrays))
+    with pytest.raises(LoadError, match=message):
+        load(path)
+
+
+def test_duplicate_keys_overlaps_and_leftovers(contents, tmp_path):
+    path = tmp_path / "file"
+    _, content, _ = contents
+    header, arrays = take_apart(content)
+    header["__metadata__"].update(sha256="0" * 64, nbytes="0" * 20)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    twice = text[:-1] + b',"codes_":' + json.dumps(header["codes_"]).encode() + b"}"
+    assert "the key 'codes_' twice" in refusal(path, seal(twice, arrays))
+    nan = text[:-1] + b',"x":NaN}'
+    assert "NaN" in refusal(path, seal(nan, arrays))
+    deep = text[:-1] + b',"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert "no readable JSON" in refusal(path, seal(deep, arrays))
+    more = {**header, "idle": {"dtype": "U8", "shape": [2], "data_offsets": [len(arrays)] * 2}}
+    more["idle"]["data_offsets"][1] += 2
+    assert "arrays of no use, as 'idle'" in refusal(path, put_together(more, arrays + b"\0\1"))
+    more["idle"]["data_offsets"] = [0, 2]
+    assert "overlap or leave gaps" in refusal(path, put_together(more, arrays))
+    assert "the file at" in refusal(path, put_together(header, arrays + b"\0"))
+    model = json.loads(header["__metadata__"]["model"])
+    nothing = {**header, "__metadata__": {**header["__metadata__"], "model": "[1]"}}
+    assert "no estimator" in refusal(path, put_together(nothing, arrays))
+    assert model["estimator"]["class"] == "WSDHQuantizer"
+    assert skwsdhq.load is load
