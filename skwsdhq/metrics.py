@@ -24,9 +24,12 @@ from ._metrics_ranking import (
     warn_undefined,
     weighted_mean,
 )
+from ._metrics_scorer import attach_labels, make_retrieval_scorer
 
 __all__ = [
+    "attach_labels",
     "average_precision",
+    "make_retrieval_scorer",
     "mean_average_precision",
     "precision_at_k",
     "precision_recall_curve",
