@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from . import _training
 from ._tag_enhancer import TagEnhancer
-from .backbones import extract_features, resolve_auto
+from .backbones import extract_features, resolve_auto, resolve_device
 from .images import input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
@@ -60,7 +60,7 @@ class HypersphereEmbedder(
         Units of the hidden layers; ``()`` is one linear layer.
     dropout : float, default=0.5
         Probability that a hidden unit is left out of a step.
-    max_iter : int, default=30
+    max_iter : int, default=40
         Epochs.
     batch_size : int, default=256
     learning_rate : float, default=3e-4
@@ -151,7 +151,7 @@ class HypersphereEmbedder(
         n_hard_negatives=None,
         hidden_layer_sizes=(1024,),
         dropout=0.5,
-        max_iter=30,
+        max_iter=40,
         batch_size=256,
         learning_rate=3e-4,
         last_layer_factor=1.0,
@@ -305,7 +305,7 @@ class HypersphereEmbedder(
         concepts = enhancer.concept_vectors_
         inputs = _prepared(features, mean).astype(np.float32, copy=False)
 
-        device = _device(self.device)
+        device = resolve_device(self.device)
         generator = torch.Generator(device).manual_seed(seed)
         sizes = (inputs.shape[1], *self.hidden_layer_sizes, concepts.shape[1])
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True)) if go_on else None
@@ -314,7 +314,7 @@ class HypersphereEmbedder(
             network, self.learning_rate, self.last_layer_factor, self.weight_decay
         )
         if partial and go_on and self._optimizer_state is not None:
-            _restore_optimizer(optimizer, self._optimizer_state, device)
+            optimizer.restore(self._optimizer_state)
         if alternation is not None:
             alternation.start(concepts)
         epochs = _training.train(
@@ -355,7 +355,7 @@ class HypersphereEmbedder(
         self.intercepts_ = [bias for _, bias in trained]
         self.history_ = history
         self.n_iter_ = len(history["loss"])
-        self._optimizer_state = _saved_optimizer(optimizer) if partial else None
+        self._optimizer_state = optimizer.state() if partial else None
         return self._embed(features)
 
     def _watch(self, epochs, total):
@@ -412,27 +412,3 @@ def _prepared(features, mean):
     """Centred rows of length √d, so that a feature is of the order of 1."""
     mean = mean.astype(features.dtype, copy=False)
     return normalize_rows(features - mean) * features.dtype.type(features.shape[1] ** 0.5)
-
-
-def _device(device):
-    if device is None or device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def _saved_optimizer(optimizer):
-    """Adam's state as numpy arrays."""
-    state = optimizer.state_dict()["state"]
-    return {
-        number: {name: value.cpu().numpy().copy() for name, value in entries.items()}
-        for number, entries in state.items()
-    }
-
-
-def _restore_optimizer(optimizer, saved, device):
-    state = optimizer.state_dict()
-    state["state"] = {
-        number: {name: torch.from_numpy(value.copy()) for name, value in entries.items()}
-        for number, entries in saved.items()
-    }
-    optimizer.load_state_dict(state)

@@ -53,6 +53,13 @@ def margin_from_cosines(cosines: Any, gamma: float) -> Any:
     return cosines
 
 
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b by torch: its number of threads is the caller's own, numpy's is the process's."""
+    import torch
+
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+
+
 def _chunks(positives: Positives, n_concepts: int) -> list[slice]:
     step = max(1, CHUNK_SIZE // n_concepts)
     return [slice(a, a + step) for a in range(0, len(positives.rows), step)]
@@ -85,7 +92,7 @@ def hinge_numpy(
     for chunk in _chunks(positives, n_concepts):
         counts, starts = positives.counts[chunk], positives.starts[chunk]
         x = unit[positives.rows[chunk]]
-        similarities = x @ concepts.T  # (r, C)
+        similarities = _product(x, concepts.T)  # (r, C)
         # Pairs of this chunk, row after row: their row in it, and their concept.
         pair_row = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts
@@ -113,7 +120,7 @@ def hinge_numpy(
                 weights = np.zeros((len(x), n_concepts), unit.dtype)
                 np.put_along_axis(weights, hardest, active.astype(unit.dtype), axis=1)
             weights[pair_row, pairs] = -per_pair
-            gradient[positives.rows[chunk]] = weights @ concepts
+            gradient[positives.rows[chunk]] = _product(weights, concepts)
     return total, gradient
 
 
@@ -139,7 +146,6 @@ def _count_active(
     hinges = np.empty((step, n_negatives), similarities.dtype)
     # Rows of whole words of eight flags, so that flags can be counted a word at a time.
     flags = np.zeros((step, -(-n_negatives // 8) * 8), np.bool_)
-    ones = np.ones(n_negatives, similarities.dtype)
     total = 0.0
     for a in range(0, n_rows, step):
         block_counts = counts[a : a + step]
@@ -161,7 +167,7 @@ def _count_active(
             hinge -= positive_similarity[pair][:, None]
             np.greater(hinge, 0, out=flag)
             np.maximum(hinge, 0, out=hinge)
-            total += float((hinge @ ones).sum(dtype=np.float64))
+            total += float(hinge.sum(axis=1).sum(dtype=np.float64))
             active[a : a + r] += flag.view(np.uint8)
             per_pair[pair] = _count_flags(flags[:r])
     return total, active, per_pair

@@ -108,14 +108,17 @@ def _check_embedder(embedder: Any) -> None:
 def _check_optimizer(state: Any, weights: list, biases: list) -> None:
     if state is None:
         return
-    shapes = {(), *(matrix.T.shape for matrix in weights), *(bias.shape for bias in biases)}
-    _need(isinstance(state, dict) and len(state) <= 2 * len(weights), "Adam's state per layer")
-    for number, entries in state.items():
-        _need(type(number) is int and 0 <= number < 2 * len(weights), "a layer for Adam's state")
-        _need(isinstance(entries, dict), "Adam's moments")
-        for key, array in entries.items():
-            known = isinstance(key, str) and isinstance(array, np.ndarray) and array.shape in shapes
-            _need(known and array.dtype.kind == "f", "Adam's moments of a layer's shape")
+    layers = zip(weights, biases, strict=True)
+    shapes = [shape for matrix, bias in layers for shape in (matrix.T.shape, bias.shape)]
+    known = isinstance(state, dict) and set(state) == {"n_steps", "means", "squares"}
+    _need(known, "Adam's steps and moments")
+    _count(state["n_steps"], "n_steps")
+    for name in ("means", "squares"):
+        moments = state[name]
+        _need(isinstance(moments, list) and len(moments) == len(shapes), "a moment per parameter")
+        for array, shape in zip(moments, shapes, strict=True):
+            shaped = isinstance(array, np.ndarray) and array.shape == shape
+            _need(shaped and array.dtype.kind == "f", "Adam's moments of a layer's shape")
 
 
 def _check_quantizer(quantizer: Any) -> None:

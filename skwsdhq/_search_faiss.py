@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ._search_engines import NumpyEngine, score_codes
-from ._search_threads import one_openmp_thread
+from .utils._threads import one_openmp_thread
 
 __all__ = ["FaissEngine", "build_faiss", "pack_codes", "read_faiss", "unpack_codes"]
 

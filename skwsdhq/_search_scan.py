@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from ._search_engines import NumpyEngine
-from ._search_threads import one_openmp_thread
 from ._search_topk import order_by_score, sampled_rank
+from .utils._threads import one_openmp_thread
 
 __all__ = ["ScanEngine"]
 

@@ -5,6 +5,7 @@ that a caller can show progress, stop, or look in between.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import nn
 from . import codebooks as _codebooks
 from . import losses as _losses
 from .sphere import normalize_rows
+from .utils._threads import one_openmp_thread
 
 __all__ = [
+    "Adam",
     "CodeAlternation",
     "build_network",
     "forward",
@@ -27,23 +30,31 @@ __all__ = [
 ]
 
 
+_DIVISIBLE = 2_000_000_000  # multiplications of a layer product, from which on threads pay
+
+
 # --- network --------------------------------------------------------------------------------
 
 
 class _Dropout(nn.Module):
-    """Dropout that draws from a generator of its own, not from torch's global one."""
+    """Dropout that draws from a generator of its own, not from torch's global one.
+
+    A byte decides for each unit, so probabilities are multiples of 1/256; drawn eight at a time
+    they cost a twentieth of a Bernoulli variable each.
+    """
 
     def __init__(self, probability: float, generator: torch.Generator):
         super().__init__()
-        self.probability = probability
+        self.n_dropped = round(probability * 256)  # of the 256 values of a byte
         self.generator = generator
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or not self.probability:
+        if not self.training or not self.n_dropped:
             return x
-        kept = 1 - self.probability
-        mask = torch.empty_like(x).bernoulli_(kept, generator=self.generator)
-        return x * mask.div_(kept)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        words.random_(-(2**63), None, generator=self.generator)
+        kept = words.view(torch.uint8)[: x.numel()].reshape(x.shape) >= self.n_dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - self.n_dropped))
 
 
 def build_network(
@@ -113,9 +124,73 @@ def forward(inputs: np.ndarray, arrays: Sequence[tuple[np.ndarray, np.ndarray]])
     return x
 
 
+class Adam:
+    """Adam with decoupled weight decay, and a rate of its own for each group of parameters.
+
+    Kingma and Ba (2015), algorithm 1; Loshchilov and Hutter (2019), algorithm 2. To make one of
+    ``torch.optim`` takes longer than to train on a small set: its first one imports torch's
+    compiler.
+
+    Parameters
+    ----------
+    groups : list of (list of tensors, float, float)
+        Parameters, the factor of their learning rate, and their weight decay.
+    learning_rate : float
+    """
+
+    def __init__(self, groups, learning_rate, *, betas=(0.9, 0.999), eps=1e-8):
+        self.groups = groups
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.eps = eps
+        self.n_steps = 0
+        self.parameters = [p for parameters, _, _ in groups for p in parameters]
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, factor: float = 1.0) -> None:
+        """One step at ``factor`` times the learning rate."""
+        self.n_steps += 1
+        beta1, beta2 = self.betas
+        correction1 = 1 - beta1**self.n_steps
+        correction2 = 1 - beta2**self.n_steps
+        moments = zip(self.means, self.squares, strict=True)
+        for parameters, group_factor, decay in self.groups:
+            rate = self.learning_rate * factor * group_factor
+            for parameter in parameters:
+                mean, square = next(moments)
+                gradient = parameter.grad
+                if decay:
+                    parameter.mul_(1 - rate * decay)
+                mean.lerp_(gradient, 1 - beta1)
+                square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+                scale = square.sqrt().div_(correction2**0.5).add_(self.eps)
+                parameter.addcdiv_(mean, scale, value=-rate / correction1)
+
+    def state(self) -> dict:
+        """Moments and number of steps, as numpy."""
+        return {
+            "n_steps": self.n_steps,
+            "means": [mean.cpu().numpy().copy() for mean in self.means],
+            "squares": [square.cpu().numpy().copy() for square in self.squares],
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a :meth:`state`."""
+        self.n_steps = state["n_steps"]
+        for name in ("means", "squares"):
+            for tensor, array in zip(getattr(self, name), state[name], strict=True):
+                tensor.copy_(torch.from_numpy(np.array(array)))
+
+
 def make_optimizer(
     network: nn.Sequential, learning_rate: float, last_layer_factor: float, weight_decay: float
-) -> torch.optim.Optimizer:
+) -> Adam:
     """Adam, with a rate of its own for the last layer and twice that for its bias.
 
     The published runs train the last layer at ten times the rate of the layers below, its bias
@@ -125,14 +200,11 @@ def make_optimizer(
     factor = last_layer_factor if below else 1.0
     bias_factor = 2 * factor if factor != 1 else 1.0
     groups = [
-        {"params": [p for layer in below for p in layer.parameters()], "factor": 1.0},
-        {"params": [last.weight], "factor": factor},
-        {"params": [last.bias], "factor": bias_factor, "weight_decay": 0.0},
+        ([p for layer in below for p in layer.parameters()], 1.0, weight_decay),
+        ([last.weight], factor, weight_decay),
+        ([last.bias], bias_factor, 0.0),
     ]
-    groups = [group for group in groups if group["params"]]
-    for group in groups:
-        group["lr"] = learning_rate * group["factor"]
-    return torch.optim.AdamW(groups, weight_decay=weight_decay)
+    return Adam(groups, learning_rate)
 
 
 # --- loss -----------------------------------------------------------------------------------
@@ -351,7 +423,7 @@ class CodeAlternation:
 
 def train(
     network: nn.Sequential,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Adam,
     inputs: np.ndarray,
     tagged: np.ndarray,
     loss: Callable[[torch.Tensor, np.ndarray], torch.Tensor],
@@ -398,30 +470,28 @@ def train(
     features = torch.from_numpy(inputs).to(device)
     metric = None
     for epoch in range(n_epochs):
-        rate = decay ** (epoch * (n_drops + 1) // n_epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
+        factor = decay ** (epoch * (n_drops + 1) // n_epochs)
         if metric is None and alternation is not None and alternation.codes is not None:
             metric = _metric_tensor(alternation.metric, network, device)
         network.train()
         order = rows[torch.randperm(len(rows), generator=generator, device=device).cpu().numpy()]
         sums = np.zeros(2)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            outputs = network(features[batch])
-            total = loss(outputs, batch)
-            parts = [float(total.detach()), 0.0]
-            if metric is not None:
-                unit = nn.functional.normalize(outputs)
-                targets = torch.from_numpy(alternation.reconstructions(batch)).to(device)
-                quantization = _losses.quantization_loss(unit, targets, metric=metric)
-                total = total + alternation.weight * quantization
-                parts[1] = float(quantization.detach())
-            optimizer.zero_grad(set_to_none=True)
-            if total.requires_grad:
+        with _threads_for(network, batch_size, device):
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                outputs = network(features[batch])
+                total = loss(outputs, batch)
+                parts = [float(total.detach()), 0.0]
+                if metric is not None:
+                    unit = nn.functional.normalize(outputs)
+                    targets = torch.from_numpy(alternation.reconstructions(batch)).to(device)
+                    quantization = _losses.quantization_loss(unit, targets, metric=metric)
+                    total = total + alternation.weight * quantization
+                    parts[1] = float(quantization.detach())
+                optimizer.zero_grad()
                 total.backward()
-                optimizer.step()
-            sums += np.multiply(parts, len(batch))
+                optimizer.step(factor)
+                sums += np.multiply(parts, len(batch))
         network.eval()
         mean = sums / max(len(order), 1)
         if not np.isfinite(mean).all():
@@ -431,12 +501,25 @@ def train(
         figures = {
             "loss": float(mean[0]),
             "quantization_loss": float(mean[1]),
-            "learning_rate": float(optimizer.param_groups[0]["lr"]),
+            "learning_rate": optimizer.learning_rate * factor,
         }
         if alternation is not None and alternation.is_due(epoch + 1):
             embeddings = normalize_rows(forward(inputs, network_arrays(network)))
             figures["quantization_error"] = alternation.update(embeddings)
         yield figures
+
+
+def _threads_for(network: nn.Sequential, batch_size: int, device: torch.device):
+    """One thread for steps too small to be divided, however many others there are.
+
+    Two threads wait for each other after every operation, and on a busy machine they mostly wait:
+    a step of the default network took twenty times as long there. It also makes results the same
+    however many threads a process has.
+    """
+    n_products = batch_size * sum(parameter.numel() for parameter in network.parameters())
+    if device.type != "cpu" or n_products > _DIVISIBLE:
+        return nullcontext()
+    return one_openmp_thread("torch")
 
 
 def _metric_tensor(metric, network, device) -> torch.Tensor:

@@ -212,7 +212,7 @@ def extract_features(
     images: Any,
     backbone: Any = LITE0,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: Any = None,
     n_jobs: int | None = None,
     verbose: int = 0,
@@ -225,9 +225,10 @@ def extract_features(
         uint8 pixels; pictures may differ in size.
     backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
         See :func:`load_backbone`.
-    batch_size : int, default=64
-        Images that go through the network at once. Memory does not grow with n but for the
-        features themselves.
+    batch_size : int, default=None
+        Images that go through the network at once; None is 16 on a CPU (as fast as its caches
+        allow: 64 take twice the time an image) and 128 on a GPU. Memory does not grow with n but
+        for the features themselves.
     device : str or torch.device, default=None
         Where the network runs; None is CUDA where there is one, else the CPU.
     n_jobs : int, default=None
@@ -252,6 +253,9 @@ def extract_features(
     if not len(images):
         raise ValueError("there should be at least one image; got none.")
     network = load_backbone(backbone)
+    device = resolve_device(device)
+    if batch_size is None:
+        batch_size = 16 if device.type == "cpu" else 128
     batches = resized_batches(images, network.size, batch_size=batch_size, n_jobs=n_jobs)
     run = _runner(network, device)
     features = None
@@ -267,14 +271,21 @@ def extract_features(
     return features
 
 
+def resolve_device(device: Any) -> Any:
+    """The torch.device of a parameter; None and "auto" choose CUDA where there is one."""
+    import torch
+
+    if device is None or device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
 def _runner(network: Backbone, device: Any) -> Callable[[np.ndarray], np.ndarray]:
     """A function from (b, size, size, 3) uint8 to (b, d) float32."""
     import torch
 
     if not isinstance(network.module, torch.nn.Module):
         return lambda batch: _check_features(network.module(batch), len(batch))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     module = network.module.to(device, memory_format=torch.channels_last)
     mean = torch.tensor(network.mean, device=device).reshape(1, 3, 1, 1)
     std = torch.tensor(network.std, device=device).reshape(1, 3, 1, 1)

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from .sphere import normalize_rows, spherical_mean
+from .utils._threads import one_openmp_thread
 
 __all__ = [
     "check_tags",
@@ -330,8 +331,7 @@ def vectors_from_cooccurrence(
     information = sparse.csr_array(information + sparse.diags_array(silent.astype(np.float64)))
     n_components = min(n_components, n_tags)
     if n_tags <= max(1000, 2 * n_components):
-        left, strength, _ = np.linalg.svd(information.toarray())
-        left, strength = left[:, :n_components], strength[:n_components]
+        left, strength = _leading_directions(information.toarray(), n_components)
     else:
         from sklearn.utils.extmath import randomized_svd
 
@@ -342,6 +342,21 @@ def vectors_from_cooccurrence(
     # The sign of a singular vector is arbitrary; its largest entry is made positive.
     signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
     return (left * signs * np.sqrt(strength)).astype(np.float32)
+
+
+def _leading_directions(matrix: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors (T, k) of a symmetric matrix, and its singular values (k,).
+
+    They are its eigenvectors and the sizes of its eigenvalues. Torch solves this on the calling
+    thread alone: the threads of numpy's solver wait for each other on a busy machine, which took
+    thirty times as long.
+    """
+    import torch
+
+    with one_openmp_thread("torch"):
+        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
+    order = np.argsort(-np.abs(values.numpy()), kind="stable")[:n_components]
+    return vectors.numpy()[:, order], np.abs(values.numpy()[order])
 
 
 _WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")

@@ -100,9 +100,44 @@ def test_pairs_of_a_batch():
 def test_learning_rates_of_the_layers(n_layers):
     sizes = (4, 3, 2)[-n_layers - 1 :]
     network = _training.build_network(sizes, 0.0, torch.Generator().manual_seed(0))
-    optimizer = _training.make_optimizer(network, 0.01, 10.0, 0.0)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    assert rates == pytest.approx([0.01, 0.1, 0.2] if n_layers == 2 else [0.01, 0.01])
+    optimizer = _training.make_optimizer(network, 0.01, 10.0, 0.1)
+    factors = [factor for _, factor, _ in optimizer.groups]
+    assert factors == ([1, 10, 20] if n_layers == 2 else [1, 1, 1])
+    assert [decay for _, _, decay in optimizer.groups] == [0.1, 0.1, 0.0]
+    assert sum(len(group) for group, _, _ in optimizer.groups) == 2 * n_layers
+
+
+def test_adam_equals_torchs():
+    def run(make, step):
+        torch_generator = torch.Generator().manual_seed(0)
+        network = _training.build_network((5, 4, 3), 0.0, torch_generator)
+        optimizer = make(network)
+        x = torch.linspace(-1, 1, 40).reshape(8, 5)
+        for k in range(20):
+            optimizer.zero_grad()
+            (network(x) ** 2).sum().backward()
+            step(optimizer, 0.5 if k >= 10 else 1.0)
+        return torch.cat([p.detach().ravel() for p in network.parameters()])
+
+    def theirs(network):
+        *below, weight, bias = network.parameters()
+        groups = [
+            {"params": below, "lr": 0.01, "weight_decay": 0.1},
+            {"params": [weight], "lr": 0.1, "weight_decay": 0.1},
+            {"params": [bias], "lr": 0.2, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups)
+
+    def their_step(optimizer, factor):
+        for group, rate in zip(optimizer.param_groups, (0.01, 0.1, 0.2), strict=True):
+            group["lr"] = rate * factor
+        optimizer.step()
+
+    ours = run(
+        lambda network: _training.make_optimizer(network, 0.01, 10.0, 0.1),
+        lambda optimizer, factor: optimizer.step(factor),
+    )
+    assert_allclose(ours, run(theirs, their_step), atol=1e-6)
 
 
 def test_rate_falls_in_steps(made):
@@ -188,10 +223,10 @@ def test_partial_fit_goes_on_and_equals_itself(made):
     first, second = stepped(), stepped()
     assert first.n_iter_ == 2
     assert_array_equal(weights(first), weights(second))
-    moments = first._optimizer_state
+    before = first._optimizer_state["n_steps"]
     first.partial_fit(made.data, made.tags)
     assert first.n_iter_ == 3
-    assert first._optimizer_state[0]["step"] > moments[0]["step"]
+    assert first._optimizer_state["n_steps"] > before > 1
 
 
 def test_warm_start_goes_on(made):

@@ -225,7 +225,7 @@ def test_threads_elsewhere_are_left_alone():
     import faiss
     import torch
 
-    from skwsdhq._search_threads import one_openmp_thread
+    from skwsdhq.utils._threads import one_openmp_thread
 
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     codebooks, codes, queries = problem(5, 300, 3, 16)
