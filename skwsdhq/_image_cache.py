@@ -125,7 +125,10 @@ class FeatureCache:
             with self._turn():
                 batch = self._missing(keys)[:n_at_once]  # others may have computed some meanwhile
                 if batch:
-                    self._append([keys[i] for i in batch], compute(batch))
+                    added = [keys[i] for i in batch]
+                    self._append(added, compute(batch))
+                    if self._missing(added):
+                        raise ValueError(f"{self.folder} is damaged; delete it.")
         width = int((self.folder / "width").read_text())
         wanted = [self._rows[key] for key in keys]
         path = self.folder / "rows.f4"
