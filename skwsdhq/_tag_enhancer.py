@@ -294,8 +294,9 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         names = np.array(list(self.vocabulary_), dtype=object)
-        own = _tags.normalize_rows(self.tag_vectors_)
+        own = _tags.normalize_rows(self.tag_vectors_.astype(np.float64))
         cosines = np.einsum("td,td->t", own, self.concept_vectors_[self.labels_])
+        cosines = np.round(np.minimum(cosines, 1), 6)
         order = np.argsort(-self.tag_counts_, kind="stable")
         members = [[] for _ in self.concept_names_]
         for t in order:
