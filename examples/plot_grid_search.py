@@ -1,0 +1,142 @@
+"""
+Search over hyperparameters, from pictures to codes
+===================================================
+
+One pipeline goes from pictures to codes of 2 bytes. A grid of 24 candidates is searched with two
+processes; the pretrained network sees each picture once, since ``ImageLoader`` keeps features by
+image, whatever folds and candidates ask for them.
+
+Training sees the keywords only. Candidates are judged by Unicode's groups: clean labels that ride
+along with the tags through every split, and that no estimator looks at.
+
+It needs ``pip install ".[demo]"`` and no network after that.
+"""
+
+# %%
+# A pipeline over pictures
+# ------------------------
+
+import os
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import Pipeline
+
+from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
+from skwsdhq.datasets import load_emoji
+from skwsdhq.metrics import attach_labels, make_retrieval_scorer
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# Three keywords have no word vector. Each of the 48 fits would say so, in processes that take
+# filters from the environment only.
+os.environ["PYTHONWARNINGS"] = "ignore::UserWarning"
+warnings.simplefilter("ignore", UserWarning)
+
+started = time.perf_counter()
+
+
+def say(text):
+    print(f"[{time.perf_counter() - started:5.1f} s] {text}", flush=True)
+
+
+emoji = load_emoji()
+y = attach_labels(emoji.tags, emoji.target)
+memory = tempfile.TemporaryDirectory()
+enhancer = TagEnhancer(emoji.word_vectors, min_count=5)
+pipeline = Pipeline(
+    [
+        ("images", ImageLoader("efficientnet_lite0", memory=memory.name, n_jobs=2)),
+        ("embedder", HypersphereEmbedder(enhancer, max_iter=20, random_state=0)),
+        ("quantizer", WSDHQuantizer("passthrough", n_codebooks=2, random_state=0)),
+    ]
+)
+
+# %%
+# Features are computed by whoever asks first. Here that is this process, which may use the whole
+# machine; the processes of the search find them ready.
+
+say(f"features of {len(emoji.images)} pictures")
+pipeline["images"].fit_transform(emoji.images)
+
+# %%
+# The grid
+# --------
+# Four thresholds of the tag graph, three widths of the hidden layer, two exponents of the margin.
+
+grid = {
+    "embedder__tag_enhancer__tau": [0.7, 0.8, 0.9, 1.0],
+    "embedder__hidden_layer_sizes": [(), (256,), (1024,)],
+    "embedder__gamma": [0.5, 1.0],
+}
+scoring = {
+    "groups": make_retrieval_scorer(labels="attached"),
+    "keywords": make_retrieval_scorer(),
+}
+search = GridSearchCV(
+    pipeline,
+    grid,
+    scoring=scoring,
+    refit="groups",
+    cv=KFold(2, shuffle=True, random_state=0),
+    n_jobs=2,
+    error_score="raise",
+)
+say("24 candidates on 2 folds")
+search.fit(emoji.images, y)
+say("searched")
+
+results = search.cv_results_
+order = np.argsort(-results["mean_test_groups"])
+print("\nmAP of codes of 16 bits, by groups and by keywords; the best, and the worst, candidates")
+for i in [*order[:5], *order[-2:]]:
+    settings = ", ".join(f"{k.split('__')[-1]}={v}" for k, v in results["params"][i].items())
+    print(
+        f"{results['mean_test_groups'][i]:.3f}  {results['mean_test_keywords'][i]:.3f}  {settings}"
+    )
+print("\nbest parameters:")
+for name, value in search.best_params_.items():
+    print(f"  {name} = {value}")
+print()
+
+# %%
+# Each picture was seen once
+# --------------------------
+# What is kept has one row for each different picture, after 48 fits and one more of the best
+# candidate.
+
+(kept,) = Path(memory.name).rglob("keys")
+n_different = len({picture.tobytes() for picture in emoji.images})
+say(f"rows of features kept: {kept.stat().st_size // 32}, different pictures: {n_different}")
+
+# %%
+# A heat map
+# ----------
+
+shape = [len(values) for _, values in sorted(grid.items())]  # in the order of ParameterGrid
+scores = results["mean_test_groups"].reshape(shape)  # gamma, hidden layers, tau
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+limits = {"vmin": scores.min(), "vmax": scores.max()}
+for axis, gamma, table in zip(axes, grid["embedder__gamma"], scores, strict=True):
+    image = axis.imshow(table, cmap="viridis", aspect="auto", **limits)
+    for (row, column), value in np.ndenumerate(table):
+        dark = value < scores.min() + 0.6 * np.ptp(scores)
+        axis.text(column, row, f"{value:.3f}", ha="center", va="center", color="w" if dark else "k")
+    axis.set_xticks(range(4), grid["embedder__tag_enhancer__tau"])
+    axis.set_yticks(
+        range(3), ["none" if not s else s[0] for s in grid["embedder__hidden_layer_sizes"]]
+    )
+    axis.set_xlabel("tau, threshold of the tag graph")
+    axis.set_title(f"gamma = {gamma}")
+axes[0].set_ylabel("hidden units")
+figure.colorbar(image, ax=axes, label="mAP on groups, 16 bits")
+picture = Path(os.environ.get("GRID_SEARCH_PICTURE", "grid_search.png"))
+figure.savefig(picture, dpi=110)
+say(f"wrote {picture}")
+memory.cleanup()
