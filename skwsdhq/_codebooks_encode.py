@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .utils._threads import product
+
 __all__ = ["choose_codes"]
 
 TABLE_SIZE = 1 << 26  # pairwise tables hold at most so many numbers (256 MB in float32)
@@ -36,7 +38,7 @@ class _TableCosts:
         self._pairs: dict[tuple[int, int], np.ndarray] = {}
         for m in range(n_codebooks):
             for other in range(m):
-                products = codebooks[other] @ duals[m].T
+                products = product(codebooks[other], duals[m].T)
                 self._pairs[m, other] = products
                 self._pairs[other, m] = np.ascontiguousarray(products.T)
         self._unary = np.empty((n_codebooks, n_rows, n_codewords), codebooks.dtype)
@@ -48,7 +50,7 @@ class _TableCosts:
         self._n_rows = len(rows)
         for m, minus in enumerate(self._minus):
             unary = self._unary[m, : len(rows)]
-            np.matmul(rows, minus, out=unary)
+            product(rows, minus, out=unary)
             unary += self._half_norms[m]
 
     def of(
@@ -87,7 +89,7 @@ class _ResidualCosts:
         rest = self._rows if rows is None else self._rows[rows]  # (R, D)
         for other in given:
             rest = rest - self._codebooks[other][codes[other]]
-        costs = rest @ self._duals[m].T
+        costs = product(rest, self._duals[m].T)
         return np.subtract(self._half_norms[m], costs, out=costs)
 
 

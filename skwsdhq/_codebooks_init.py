@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .utils._threads import product
+
 __all__ = ["refill", "residual_codebooks", "subspace_codebooks", "sums_by_code"]
 
 CHUNK_ROWS = 2048
@@ -67,7 +69,7 @@ def _nearest(rows: np.ndarray, centers: np.ndarray) -> np.ndarray:
     half_norms = np.einsum("kd,kd->k", centers, centers) / 2
     step = max(32, (1 << 18) // len(centers))
     for a in range(0, len(rows), step):
-        costs = rows[a : a + step] @ centers.T
+        costs = product(rows[a : a + step], centers.T)
         np.subtract(half_norms, costs, out=costs).argmin(axis=1, out=nearest[a : a + step])
     return nearest
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ._codebooks_init import sums_by_code
 from ._codebooks_input import as_codes, as_embeddings, check_positive, check_whole, code_dtype
+from .utils._threads import on_one_thread, product
 
 __all__ = ["codebook_statistics", "solve_codebooks", "update_codebooks"]
 
@@ -66,6 +67,7 @@ def _statistics(
     return counts.reshape(size, size), sums
 
 
+@on_one_thread
 def solve_codebooks(
     counts: np.ndarray, sums: np.ndarray, n_codebooks: int, ridge: float = 1e-3
 ) -> np.ndarray:
@@ -94,7 +96,7 @@ def solve_codebooks(
     array([[[1.5],
             [0. ]]])
     """
-    from scipy.linalg import cho_factor, cho_solve
+    import torch
 
     ridge = check_positive("ridge", ridge)
     counts, sums = np.asarray(counts, np.float64), np.asarray(sums, np.float64)
@@ -113,19 +115,18 @@ def solve_codebooks(
     if n_codebooks == 1:
         return first.reshape(shape)
     half = np.sqrt(scale)[:, None] * counts[:k, k:]
-    rest = counts[k:, k:] - half.T @ half  # numpy makes one half of a product with itself
+    rest = counts[k:, k:] - product(half.T, half)
     rest[np.diag_indices_from(rest)] += ridge
-    try:
-        factor = cho_factor(rest, lower=True, overwrite_a=True, check_finite=False)
-    except np.linalg.LinAlgError:
+    factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(rest))
+    if failed:
         raise ValueError(
             f"ridge={ridge:g} is too small for counts up to {counts.max():g}; raise it."
-        ) from None
+        )
     solved = np.empty_like(sums)
     half *= np.sqrt(scale)[:, None]
-    right = sums[k:] - half.T @ sums[:k]
-    solved[k:] = cho_solve(factor, right, overwrite_b=True, check_finite=False)
-    solved[:k] = first - half @ solved[k:]
+    right = sums[k:] - product(half.T, sums[:k])
+    solved[k:] = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
+    solved[:k] = first - product(half, solved[k:])
     return _balance(solved.reshape(shape), counts.diagonal().reshape(shape[:2]) > 0)
 
 

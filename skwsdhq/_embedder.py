@@ -1,6 +1,7 @@
 """HypersphereEmbedder: from images or features to unit vectors near their tags' concepts."""
 
 import copy
+import functools
 from numbers import Integral, Real
 
 import numpy as np
@@ -13,6 +14,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
 from . import _training
+from ._callbacks import (
+    CallbackSupportMixin,
+    EpochTasks,
+    ValidationStop,
+    hold_out,
+    with_callbacks,
+)
 from ._tag_enhancer import TagEnhancer
 from .backbones import extract_features, resolve_auto, resolve_device
 from .images import input_kind
@@ -24,7 +32,11 @@ __all__ = ["HypersphereEmbedder"]
 
 
 class HypersphereEmbedder(
-    PersistenceMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    PersistenceMixin,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Embed images on the unit sphere, near the concepts that their tags name.
 
@@ -74,6 +86,15 @@ class HypersphereEmbedder(
         Steps of the learning rate, at equal distances within ``max_iter``.
     weight_decay : float, default=0.0
         Decoupled, per step, times the learning rate.
+    early_stopping : bool, default=False
+        Whether to keep ``validation_fraction`` of the tagged images apart, stop when their loss
+        falls no more, and take the weights of the epoch where it was lowest. ``partial_fit``
+        takes no part in it.
+    validation_fraction : float, default=0.1
+    n_iter_no_change : int, default=10
+        Epochs in a row without progress after which to stop.
+    tol : float, default=1e-4
+        A smaller fall of the loss is no progress.
     device : str, torch.device or None, default=None
         Where to train; None is CUDA where there is one, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -89,7 +110,8 @@ class HypersphereEmbedder(
     n_iter_ : int
         Epochs trained.
     history_ : dict of str to list of float
-        ``"loss"`` and ``"learning_rate"`` of each epoch.
+        ``"loss"`` and ``"learning_rate"`` of each epoch; with early stopping
+        ``"validation_loss"`` too.
     coefs_, intercepts_ : list of ndarray
         Weights (in, out) and bias (out,) of each layer.
     feature_mean_ : ndarray of shape (d,)
@@ -132,6 +154,10 @@ class HypersphereEmbedder(
         "learning_rate_decay": [Interval(Real, 0, 1, closed="right")],
         "n_drops": [Interval(Integral, 0, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
         "device": "no_validation",
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
@@ -158,6 +184,10 @@ class HypersphereEmbedder(
         learning_rate_decay=0.5,
         n_drops=3,
         weight_decay=0.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
         device=None,
         random_state=None,
         warm_start=False,
@@ -180,11 +210,16 @@ class HypersphereEmbedder(
         self.learning_rate_decay = learning_rate_decay
         self.n_drops = n_drops
         self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
         self.device = device
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X, y=None):
         """Learn the embedding from images and their tags.
 
@@ -208,7 +243,10 @@ class HypersphereEmbedder(
         FloatingPointError
             If the loss is no longer finite.
         """
-        self._fit(X, y)
+        self._validate_params()
+        tasks = EpochTasks(self, self.max_iter, X, y)
+        self._fit(X, y, tasks=tasks)
+        tasks.close()
         return self
 
     def partial_fit(self, X, y=None):
@@ -269,7 +307,7 @@ class HypersphereEmbedder(
 
     # --- helpers ------------------------------------------------------------------------
 
-    def _fit(self, X, y, *, alternation=None, n_epochs=None, go_on=None):
+    def _fit(self, X, y, *, alternation=None, n_epochs=None, go_on=None, tasks=None):
         """``fit``, with codebooks that are learned along where an alternation is given.
 
         Returns the embeddings of the training rows.
@@ -305,6 +343,11 @@ class HypersphereEmbedder(
         concepts = enhancer.concept_vectors_
         inputs = _prepared(features, mean).astype(np.float32, copy=False)
 
+        held = stop = None
+        if self.early_stopping and not partial:
+            held = hold_out(tagged, self.validation_fraction, np.random.RandomState(seed))
+            stop = ValidationStop(self.n_iter_no_change, self.tol)
+
         device = resolve_device(self.device)
         generator = torch.Generator(device).manual_seed(seed)
         sizes = (inputs.shape[1], *self.hidden_layer_sizes, concepts.shape[1])
@@ -338,13 +381,35 @@ class HypersphereEmbedder(
             decay=self.learning_rate_decay,
             n_drops=0 if partial else self.n_drops,
             alternation=alternation,
+            held=held,
         )
-        figures = self._watch(epochs, total=self.max_iter if n_epochs is None else n_epochs)
 
-        trained = _training.network_arrays(network)
+        def attributes():
+            now = _training.network_arrays(network)
+            return {
+                "tag_enhancer_": enhancer,
+                "feature_mean_": mean,
+                "backbone_": backbone,
+                "coefs_": [weights for weights, _ in now],
+                "intercepts_": [bias for _, bias in now],
+            }
+
+        def is_over(row):
+            asked = tasks is not None and tasks.end(attributes)
+            if stop is None:
+                return asked
+            weights = functools.partial(_training.network_arrays, network)
+            return stop.update(row["validation_loss"], weights) or asked
+
+        total = self.max_iter if n_epochs is None else n_epochs
+        figures = self._watch(epochs, total, tasks, is_over)
+
+        trained = _training.network_arrays(network) if stop is None else stop.best
         history = {name: [row[name] for row in figures] for name in ("loss", "learning_rate")}
         if alternation is not None:
             history["quantization_loss"] = [row["quantization_loss"] for row in figures]
+        if stop is not None:
+            history["validation_loss"] = [row["validation_loss"] for row in figures]
         if go_on:
             before = self.history_
             history = {k: before.get(k, []) + values for k, values in history.items()}
@@ -358,14 +423,19 @@ class HypersphereEmbedder(
         self._optimizer_state = optimizer.state() if partial else None
         return self._embed(features)
 
-    def _watch(self, epochs, total):
-        """All figures of a training, shown as they come."""
+    def _watch(self, epochs, total, tasks, is_over):
+        """All figures of a training, shown as they come, until it is over."""
         figures = []
         with tqdm(total=total, desc="training", unit="epoch", disable=not self.verbose) as bar:
-            for row in epochs:
+            while len(figures) < total:
+                if tasks is not None:
+                    tasks.begin()
+                row = next(epochs)
                 figures.append(row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
                 bar.update()
+                if is_over(row):
+                    break
         return figures
 
     def _features(self, X, reset):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .utils._threads import product
+
 if TYPE_CHECKING:
     import torch
 
@@ -53,13 +55,6 @@ def margin_from_cosines(cosines: Any, gamma: float) -> Any:
     return cosines
 
 
-def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b by torch: its number of threads is the caller's own, numpy's is the process's."""
-    import torch
-
-    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
-
-
 def _chunks(positives: Positives, n_concepts: int) -> list[slice]:
     step = max(1, CHUNK_SIZE // n_concepts)
     return [slice(a, a + step) for a in range(0, len(positives.rows), step)]
@@ -92,7 +87,7 @@ def hinge_numpy(
     for chunk in _chunks(positives, n_concepts):
         counts, starts = positives.counts[chunk], positives.starts[chunk]
         x = unit[positives.rows[chunk]]
-        similarities = _product(x, concepts.T)  # (r, C)
+        similarities = product(x, concepts.T)  # (r, C)
         # Pairs of this chunk, row after row: their row in it, and their concept.
         pair_row = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts
@@ -120,7 +115,7 @@ def hinge_numpy(
                 weights = np.zeros((len(x), n_concepts), unit.dtype)
                 np.put_along_axis(weights, hardest, active.astype(unit.dtype), axis=1)
             weights[pair_row, pairs] = -per_pair
-            gradient[positives.rows[chunk]] = _product(weights, concepts)
+            gradient[positives.rows[chunk]] = product(weights, concepts)
     return total, gradient
 
 

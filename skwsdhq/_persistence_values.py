@@ -22,7 +22,9 @@ __all__ = ["Reader", "Writer", "estimator_classes", "looks_like_path", "mend_dev
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _OUTPUTS = ("default", "pandas", "polars", None)
-_UNSAVED = ("_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx")
+_UNSAVED = (
+    "_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_parent_callback_ctx",
+)  # fmt: skip
 _METHODS = ("fit", "partial_fit", "transform", "inverse_transform", "score")
 
 

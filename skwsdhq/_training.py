@@ -434,6 +434,7 @@ def train(
     decay: float = 1.0,
     n_drops: int = 0,
     alternation: CodeAlternation | None = None,
+    held: np.ndarray | None = None,
 ) -> Iterator[dict]:
     """Train a network in place; yield the figures of each epoch.
 
@@ -453,12 +454,14 @@ def train(
         The learning rate is multiplied by ``decay`` ``n_drops`` times, at equal distances.
     alternation : CodeAlternation, default=None
         Codebooks to keep up to date; adds the quantization loss from their first update on.
+    held : ndarray of shape (n,), bool, default=None
+        Rows to keep apart; the codes of their embeddings are learned all the same.
 
     Yields
     ------
     dict
-        ``"loss"``, ``"quantization_loss"``, ``"learning_rate"``, and ``"quantization_error"`` in
-        epochs with an update of the codes.
+        ``"loss"``, ``"quantization_loss"``, ``"learning_rate"``, ``"quantization_error"`` in
+        epochs with an update of the codes, and ``"validation_loss"`` where rows are held.
 
     Raises
     ------
@@ -467,6 +470,7 @@ def train(
     """
     device = generator.device
     rows = np.flatnonzero(tagged) if alternation is None else np.arange(len(inputs))
+    rows = rows if held is None else rows[~held[rows]]
     features = torch.from_numpy(inputs).to(device)
     metric = None
     for epoch in range(n_epochs):
@@ -503,6 +507,10 @@ def train(
             "quantization_loss": float(mean[1]),
             "learning_rate": optimizer.learning_rate * factor,
         }
+        if held is not None:
+            figures["validation_loss"] = _mean_loss(
+                network, features, np.flatnonzero(held), loss, batch_size
+            )
         if alternation is not None and alternation.is_due(epoch + 1):
             embeddings = normalize_rows(forward(inputs, network_arrays(network)))
             figures["quantization_error"] = alternation.update(embeddings)
@@ -520,6 +528,16 @@ def _threads_for(network: nn.Sequential, batch_size: int, device: torch.device):
     if device.type != "cpu" or n_products > _DIVISIBLE:
         return nullcontext()
     return one_openmp_thread("torch")
+
+
+def _mean_loss(network, features, rows, loss, batch_size) -> float:
+    """The embedding loss of these rows, without dropout; a batch counts by its rows."""
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            total += float(loss(network(features[batch]), batch)) * len(batch)
+    return total / len(rows)
 
 
 def _metric_tensor(metric, network, device) -> torch.Tensor:

@@ -22,6 +22,7 @@ from ._codebooks_input import (
     code_dtype,
 )
 from ._codebooks_update import codebook_statistics, solve_codebooks, update_codebooks
+from .utils._threads import on_one_thread
 
 __all__ = [
     "codebook_statistics",
@@ -40,6 +41,7 @@ CHUNK_ROWS = 4096
 FIRST_RIDGE = 0.2
 
 
+@on_one_thread
 def init_codebooks(
     embeddings: np.ndarray,
     n_codebooks: int,
@@ -94,6 +96,7 @@ def init_codebooks(
     return METHODS[method](rows, n_codebooks, n_codewords, check_random_state(random_state))
 
 
+@on_one_thread
 def encode(
     embeddings: np.ndarray,
     codebooks: np.ndarray,
@@ -287,6 +290,7 @@ def refill_empty_codewords(
     return codebooks
 
 
+@on_one_thread
 def learn_codebooks(
     embeddings: np.ndarray,
     n_codebooks: int,

@@ -1,0 +1,116 @@
+"""scikit-learn's callbacks where there are any, and when to stop before the last epoch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # before scikit-learn 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing: this scikit-learn has no callbacks."""
+
+    def with_callbacks(method: Callable) -> Callable:  # type: ignore[no-redef]
+        return method
+
+
+__all__ = ["CallbackSupportMixin", "EpochTasks", "ValidationStop", "hold_out", "with_callbacks"]
+
+
+class EpochTasks:
+    """Tells an estimator's callbacks of a fit and of its epochs; does nothing where it has none.
+
+    Parameters
+    ----------
+    estimator : estimator
+    n_epochs : int
+    X, y : what is fitted
+    """
+
+    def __init__(self, estimator: Any, n_epochs: int, X: Any, y: Any) -> None:
+        self._estimator, self._data = estimator, {"X": X, "y": y}
+        self._context = self._epoch = None
+        if hasattr(estimator, "_init_callback_context"):
+            self._context = estimator._init_callback_context(max_subtasks=n_epochs)
+            self._context.call_on_fit_task_begin(estimator=estimator, **self._data)
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        if self._context is not None:
+            self._epoch = self._context.subcontext(task_name="epoch")
+            self._epoch.call_on_fit_task_begin(estimator=self._estimator, **self._data)
+
+    def end(self, attributes: Callable[[], dict]) -> bool:
+        """An epoch has ended; whether a callback asks to stop.
+
+        ``attributes`` gives what a fit that stopped here would have set; scikit-learn calls it
+        only where a callback looks.
+        """
+        if self._epoch is None:
+            return False
+        return bool(
+            self._epoch.call_on_fit_task_end(
+                estimator=self._estimator, **self._data, reconstruction_attributes=attributes
+            )
+        )
+
+    def close(self) -> None:
+        """The fit has ended, and the estimator is fitted."""
+        if self._context is not None:
+            fitted = {k: v for k, v in vars(self._estimator).items() if k.endswith("_")}
+            self._context.call_on_fit_task_end(
+                estimator=self._estimator, **self._data, reconstruction_attributes=fitted
+            )
+
+
+class ValidationStop:
+    """Stops when the loss of held-out rows has not fallen for a while, and keeps the best weights.
+
+    Parameters
+    ----------
+    n_iter_no_change : int
+        Epochs in a row that may pass without the loss falling by more than `tol`.
+    tol : float
+
+    Attributes
+    ----------
+    best : what ``weights`` gave in the epoch of the lowest loss; None before the first
+    """
+
+    def __init__(self, n_iter_no_change: int, tol: float) -> None:
+        self.n_iter_no_change, self.tol = n_iter_no_change, tol
+        self.best: Any = None
+        self._lowest = self._to_beat = np.inf
+        self._waited = 0
+
+    def update(self, loss: float, weights: Callable[[], Any]) -> bool:
+        """Whether to stop after an epoch with this loss."""
+        if loss < self._lowest:
+            self._lowest, self.best = loss, weights()
+        if loss < self._to_beat - self.tol:
+            self._to_beat, self._waited = loss, 0
+        else:
+            self._waited += 1
+        return self._waited >= self.n_iter_no_change
+
+
+def hold_out(tagged: np.ndarray, fraction: float, random_state: Any) -> np.ndarray:
+    """Which rows (n,) to keep apart: that fraction of the tagged ones, at least one of them.
+
+    Raises
+    ------
+    ValueError
+        If nothing would be left to learn from.
+    """
+    rows = np.flatnonzero(tagged)
+    n_held = max(1, round(fraction * len(rows)))
+    if n_held >= len(rows):
+        raise ValueError(
+            f"early_stopping with validation_fraction={fraction} leaves none of {len(rows)} tagged "
+            "images to learn from; lower it, or set early_stopping=False."
+        )
+    held = np.zeros(len(tagged), dtype=bool)
+    held[random_state.choice(rows, n_held, replace=False)] = True
+    return held
