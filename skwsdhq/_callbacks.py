@@ -31,7 +31,8 @@ class EpochTasks:
 
     def __init__(self, estimator: Any, n_epochs: int, X: Any, y: Any) -> None:
         self._estimator, self._data = estimator, {"X": X, "y": y}
-        self._context = self._epoch = None
+        self._context: Any = None
+        self._epoch: Any = None
         if hasattr(estimator, "_init_callback_context"):
             self._context = estimator._init_callback_context(max_subtasks=n_epochs)
             self._context.call_on_fit_task_begin(estimator=estimator, **self._data)
