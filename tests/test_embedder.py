@@ -178,6 +178,30 @@ def test_images_without_tags_take_no_part_and_are_embedded(made):
         small().fit(made.data, [[]] * 160)
 
 
+def test_only_rows_with_concepts_fill_the_batches():
+    generator = torch.Generator().manual_seed(0)
+    network = _training.build_network((3, 2), 0.0, generator)
+    seen = []
+
+    def loss(outputs, rows):
+        seen.extend(rows.tolist())
+        return outputs.sum()
+
+    tagged = np.arange(10) % 3 == 0
+    steps = _training.train(
+        network,
+        _training.make_optimizer(network, 1e-3, 1.0, 0.0),
+        np.ones((10, 3), dtype=np.float32),
+        tagged,
+        loss,
+        n_epochs=2,
+        batch_size=3,
+        generator=generator,
+    )
+    assert len(list(steps)) == 2
+    assert sorted(seen) == [0, 0, 3, 3, 6, 6, 9, 9]
+
+
 def test_tags_that_training_never_saw(made):
     enhancer = TagEnhancer(made.word_vectors).fit(made.tags)
     frozen = FrozenEstimator(enhancer)
