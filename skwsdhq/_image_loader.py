@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
+from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from ._image_cache import FeatureCache, image_key, network_key
 from .backbones import extract_features, load_backbone, resolve_auto
 from .images import input_kind, resized_batches
@@ -20,7 +21,7 @@ __all__ = ["ImageLoader"]
 _SIZE = 224  # of pictures where no network says its own
 
 
-class ImageLoader(PersistenceMixin, TransformerMixin, BaseEstimator):
+class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Turn images into features by a frozen pretrained network.
 
     Feature matrices pass through unchanged, so that one pipeline takes images and features.
@@ -102,6 +103,7 @@ class ImageLoader(PersistenceMixin, TransformerMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X, y=None):
         """Find the network, and how many features it gives.
 
@@ -117,11 +119,17 @@ class ImageLoader(PersistenceMixin, TransformerMixin, BaseEstimator):
         self
         """
         self._validate_params()
+        tasks = EpochTasks(self, 0, X, y)
+        self._fit(X)
+        tasks.close()
+        return self
+
+    def _fit(self, X):
         if input_kind(X) == "features":
             X = validate_data(self, X, dtype=[np.float64, np.float32])
             self.backbone_, self.n_features_out_ = None, X.shape[1]
             self._passes = True
-            return self
+            return
         backbone = self.backbone
         if isinstance(backbone, str) and backbone == "auto":
             backbone = resolve_auto()
@@ -133,7 +141,6 @@ class ImageLoader(PersistenceMixin, TransformerMixin, BaseEstimator):
                 delattr(self, name)
         self.backbone_, self.n_features_out_ = backbone, width
         self._passes = False
-        return self
 
     def transform(self, X):
         """Features of images.

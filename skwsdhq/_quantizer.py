@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from . import _training, codebooks, metrics, search
+from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from ._embedder import HypersphereEmbedder, as_rows_of_tags
 from .images import input_kind
 from .persistence import PersistenceMixin
@@ -20,7 +21,11 @@ __all__ = ["WSDHQuantizer"]
 
 
 class WSDHQuantizer(
-    PersistenceMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    PersistenceMixin,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Learn codes of 1 to 8 bytes an image from images with messy tags.
 
@@ -170,6 +175,7 @@ class WSDHQuantizer(
         self.warm_start = warm_start
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X, y=None):
         """Learn the embedding and the codebooks.
 
@@ -191,7 +197,9 @@ class WSDHQuantizer(
             If there are fewer rows than codewords, and as for :meth:`HypersphereEmbedder.fit`.
         """
         self._validate_params()
+        tasks = EpochTasks(self, 0, X, y)
         self._fit(X, y, go_on=self.warm_start and hasattr(self, "codebooks_"))
+        tasks.close()
         return self
 
     def partial_fit(self, X, y=None):

@@ -7,7 +7,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
-from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
+from skwsdhq import HypersphereEmbedder, ImageLoader, WSDHQuantizer, load
 from skwsdhq._callbacks import ValidationStop, hold_out
 from skwsdhq.datasets import make_tagged_images
 
@@ -138,10 +138,24 @@ def test_progress_bar_in_a_pipeline_and_a_search(made):
     callback = pytest.importorskip("sklearn.callback")
     pytest.importorskip("rich")
     last = WSDHQuantizer("passthrough", n_codewords=8, random_state=0)
-    model = Pipeline([("embedder", embedder(max_iter=2)), ("quantizer", last)])
+    steps = [("images", ImageLoader()), ("embedder", embedder(max_iter=2)), ("quantizer", last)]
+    model = Pipeline(steps)
     model.set_callbacks(callback.ProgressBar()).fit(made.data, made.tags)
-    search = GridSearchCV(clone(model), {"embedder__gamma": [1.0, 2.0]}, cv=2)
+    assert model[-1].codes_.shape == (120, 4)
+    model = clone(model).set_callbacks()  # scikit-learn wants them on the outermost
+    search = GridSearchCV(model, {"embedder__gamma": [1.0, 2.0]}, cv=2)
+    search.set_callbacks(callback.ProgressBar())
     search.fit(made.data, made.tags)
+
+
+def test_every_step_of_a_pipeline_takes_them(made):
+    pytest.importorskip("sklearn.callback")
+    last = WSDHQuantizer("passthrough", n_codewords=8, random_state=0)
+    for step, y in ((ImageLoader(), None), (last, None), (embedder(max_iter=1), made.tags)):
+        recorder = Recorder()
+        step.set_callbacks(recorder).fit(made.data, y)
+        assert recorder.events[0] == "setup"
+        assert recorder.events[-2:] == [("end", "fit"), "teardown"]
 
 
 def test_callbacks_stay_out_of_files(made, tmp_path):
