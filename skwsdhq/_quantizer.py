@@ -445,13 +445,8 @@ class WSDHQuantizer(
         return {"n_sweeps": self.icm_iters, "beam_size": self.beam_size}
 
     def _encode(self, embeddings):
-        # Seeded alike in every call: the code of an image depends on the fitted model only.
-        return codebooks.encode(
-            embeddings,
-            self.codebooks_,
-            metric=self.metric_,
-            random_state=np.random.RandomState(0),
-            **self._encode_options,
+        return _training.final_codes(
+            embeddings, self.codebooks_, self.metric_, self._encode_options
         )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Adam",
     "CodeAlternation",
     "build_network",
+    "final_codes",
     "forward",
     "make_loss",
     "make_optimizer",
@@ -286,6 +287,25 @@ def mixed_metric(concept_vectors: np.ndarray | None, mix: float) -> np.ndarray |
     return mix * vectors.T @ vectors + (1 - mix) * n_concepts / n_dims * np.eye(n_dims)
 
 
+def final_codes(
+    embeddings: np.ndarray,
+    codebooks: np.ndarray,
+    metric: np.ndarray | None,
+    encode_options: dict,
+) -> np.ndarray:
+    """(n, M) codes by codebooks that are learned: the code of a row depends on nothing else.
+
+    Seeded alike in every call, and without a start from earlier codes.
+    """
+    return _codebooks.encode(
+        embeddings,
+        codebooks,
+        metric=metric,
+        random_state=np.random.RandomState(0),
+        **encode_options,
+    )
+
+
 class CodeAlternation:
     """Codebooks and codes that are brought up to date as the embeddings move.
 
@@ -407,7 +427,7 @@ class CodeAlternation:
         errors = []
         for _ in range(max(n_turns, self.codebooks is None)):
             errors.append(self.update(embeddings, earlier))
-        self.codes = self._encode(embeddings)
+        self.codes = final_codes(embeddings, self.codebooks, self.metric, self.encode_options)
         statistics = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
         if earlier is not None:
             statistics = tuple(new + old for new, old in zip(statistics, earlier, strict=True))

@@ -143,7 +143,8 @@ def tags_to_lists(indicator: Any, names: Sequence[str] | np.ndarray | None = Non
         vocabulary=names,
         lowercase=False,
     )
-    return [list(columns[row]) for row in np.split(matrix.indices, matrix.indptr[1:-1])]
+    bounds = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+    return [list(columns[matrix.indices[start:stop]]) for start, stop in bounds]
 
 
 def _vocabulary_names(vocabulary: Any, lowercase: bool) -> np.ndarray:

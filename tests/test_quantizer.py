@@ -60,6 +60,14 @@ def test_shapes_dtypes_and_attributes(made, fitted):
     assert_allclose(np.linalg.norm(fitted.transform(made.data), axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("beam_size", [None, 4])
+@pytest.mark.parametrize("icm_iters", [0, 1, 3])
+def test_codes_of_fitted_rows_are_those_that_encode_gives(made, beam_size, icm_iters):
+    quantizer = small(n_codebooks=4, beam_size=beam_size, icm_iters=icm_iters, random_state=5)
+    quantizer.fit(made.data, made.tags)
+    assert_array_equal(quantizer.codes_, quantizer.encode(made.data))
+
+
 def test_wide_codes(made):
     quantizer = WSDHQuantizer("passthrough", n_codebooks=1, n_codewords=300, codebook_iters=1)
     rows = np.random.default_rng(0).standard_normal((400, 4))

@@ -174,6 +174,7 @@ def test_indicator_equals_the_loop_and_comes_back_as_lists(rows):
 
 
 def test_tags_to_lists_takes_dense_and_sparse():
+    assert tags.tags_to_lists(TABLE[:0], NAMES) == []
     assert tags.tags_to_lists(TABLE, NAMES) == [sorted(row) for row in ROWS]
     assert tags.tags_to_lists(sparse.csc_matrix(TABLE)) == [["1", "2"], [], ["0"], ["0", "1", "3"]]
 
