@@ -1,6 +1,5 @@
 """HypersphereEmbedder: from images or features to unit vectors near their tags' concepts."""
 
-import copy
 import functools
 from numbers import Integral, Real
 
@@ -22,11 +21,12 @@ from ._callbacks import (
     with_callbacks,
 )
 from ._tag_enhancer import TagEnhancer
-from .backbones import extract_features, resolve_auto, resolve_device
+from .backbones import extract_features, resolve_backbone, resolve_device
 from .images import input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
 from .tags import check_tags, tags_to_lists
+from .utils._estimators import clone_sharing, forget_features
 
 __all__ = ["HypersphereEmbedder"]
 
@@ -285,11 +285,7 @@ class HypersphereEmbedder(
 
     def __sklearn_clone__(self):
         # Clones share a network that was given as an object: it is frozen, and it is large.
-        light = copy.copy(self)
-        light.backbone = None
-        twin = BaseEstimator.__sklearn_clone__(light)
-        twin.backbone = self.backbone
-        return twin
+        return clone_sharing(self, "backbone")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -341,7 +337,7 @@ class HypersphereEmbedder(
                 "to learn from."
             )
         concepts = enhancer.concept_vectors_
-        inputs = _prepared(features, mean).astype(np.float32, copy=False)
+        inputs = _training.prepare_inputs(features, mean).astype(np.float32, copy=False)
 
         held = stop = None
         if self.early_stopping and not partial:
@@ -384,18 +380,19 @@ class HypersphereEmbedder(
             held=held,
         )
 
-        def attributes():
-            now = _training.network_arrays(network)
+        def learned(arrays=None):
+            """What is set at the end, with the weights as they are, or with others."""
+            arrays = _training.network_arrays(network) if arrays is None else arrays
             return {
                 "tag_enhancer_": enhancer,
                 "feature_mean_": mean,
                 "backbone_": backbone,
-                "coefs_": [weights for weights, _ in now],
-                "intercepts_": [bias for _, bias in now],
+                "coefs_": [weights for weights, _ in arrays],
+                "intercepts_": [bias for _, bias in arrays],
             }
 
         def is_over(row):
-            asked = tasks is not None and tasks.end(attributes)
+            asked = tasks is not None and tasks.end(learned)
             if stop is None:
                 return asked
             weights = functools.partial(_training.network_arrays, network)
@@ -404,7 +401,6 @@ class HypersphereEmbedder(
         total = self.max_iter if n_epochs is None else n_epochs
         figures = self._watch(epochs, total, tasks, is_over)
 
-        trained = _training.network_arrays(network) if stop is None else stop.best
         history = {name: [row[name] for row in figures] for name in ("loss", "learning_rate")}
         if alternation is not None:
             history["quantization_loss"] = [row["quantization_loss"] for row in figures]
@@ -413,11 +409,8 @@ class HypersphereEmbedder(
         if go_on:
             before = self.history_
             history = {k: before.get(k, []) + values for k, values in history.items()}
-        self.tag_enhancer_ = enhancer
-        self.feature_mean_ = mean
-        self.backbone_ = backbone
-        self.coefs_ = [weights for weights, _ in trained]
-        self.intercepts_ = [bias for _, bias in trained]
+        for name, value in learned(None if stop is None else stop.best).items():
+            setattr(self, name, value)
         self.history_ = history
         self.n_iter_ = len(history["loss"])
         self._optimizer_state = optimizer.state() if partial else None
@@ -442,18 +435,14 @@ class HypersphereEmbedder(
         """(n, d) features, X itself or what a network makes of images, and that network."""
         if input_kind(X) == "features":
             return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset), None
-        backbone = self.backbone if reset else self.backbone_
-        if isinstance(backbone, str) and backbone == "auto":
-            backbone = resolve_auto()
+        backbone = resolve_backbone(self.backbone) if reset else self.backbone_
         if backbone is None:
             raise ValueError(
                 "X holds images, but there is no backbone"
                 + (" given." if reset else ": fit saw feature matrices.")
             )
         if reset:
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(self, name):
-                    delattr(self, name)
+            forget_features(self)
         features = extract_features(X, backbone, device=self.device, verbose=self.verbose)
         if not reset and features.shape[1] != len(self.feature_mean_):
             raise ValueError(
@@ -464,7 +453,8 @@ class HypersphereEmbedder(
 
     def _embed(self, features):
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
-        return normalize_rows(_training.forward(_prepared(features, self.feature_mean_), arrays))
+        inputs = _training.prepare_inputs(features, self.feature_mean_)
+        return normalize_rows(_training.forward(inputs, arrays))
 
 
 def as_rows_of_tags(y):
@@ -476,9 +466,3 @@ def as_rows_of_tags(y):
         if array.ndim == 1 and array.dtype.kind in "biuf":
             return tags_to_lists(*check_tags(array))
     return y
-
-
-def _prepared(features, mean):
-    """Centred rows of length √d, so that a feature is of the order of 1."""
-    mean = mean.astype(features.dtype, copy=False)
-    return normalize_rows(features - mean) * features.dtype.type(features.shape[1] ** 0.5)

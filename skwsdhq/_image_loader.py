@@ -1,6 +1,5 @@
 """ImageLoader: images in any form to features of a frozen network, as a pipeline's first step."""
 
-import copy
 import dataclasses
 from numbers import Integral
 from pathlib import Path
@@ -12,9 +11,10 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from ._image_cache import FeatureCache, image_key, network_key
-from .backbones import extract_features, load_backbone, resolve_auto
+from .backbones import extract_features, load_backbone, resolve_backbone
 from .images import input_kind, resized_batches
 from .persistence import PersistenceMixin
+from .utils._estimators import clone_sharing, forget_features
 
 __all__ = ["ImageLoader"]
 
@@ -130,15 +130,11 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
             self.backbone_, self.n_features_out_ = None, X.shape[1]
             self._passes = True
             return
-        backbone = self.backbone
-        if isinstance(backbone, str) and backbone == "auto":
-            backbone = resolve_auto()
+        backbone = resolve_backbone(self.backbone)
         width = None
         if backbone is not None:
             width = self._extract(_first(X), backbone).shape[1]
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(self, name):
-                delattr(self, name)
+        forget_features(self)
         self.backbone_, self.n_features_out_ = backbone, width
         self._passes = False
 
@@ -191,11 +187,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
 
     def __sklearn_clone__(self):
         # Clones share a network that was given as an object: it is frozen, and it is large.
-        light = copy.copy(self)
-        light.backbone = None
-        twin = BaseEstimator.__sklearn_clone__(light)
-        twin.backbone = self.backbone
-        return twin
+        return clone_sharing(self, "backbone")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -16,6 +16,7 @@ from ._embedder import HypersphereEmbedder, as_rows_of_tags
 from .images import input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
+from .utils._estimators import forget_features
 
 __all__ = ["WSDHQuantizer"]
 
@@ -436,9 +437,7 @@ class WSDHQuantizer(
         if input_kind(X) == "features":
             validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         elif reset:
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(self, name):
-                    delattr(self, name)
+            forget_features(self)
 
     @property
     def _encode_options(self):

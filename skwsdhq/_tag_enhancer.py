@@ -1,6 +1,5 @@
 """TagEnhancer: from messy tags to concepts with vectors."""
 
-import copy
 import warnings
 from numbers import Integral, Real
 
@@ -13,6 +12,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from . import tags as _tags
 from .persistence import PersistenceMixin
+from .utils._estimators import clone_sharing
 from .utils._word_vectors import load_word_vectors
 
 __all__ = ["TagEnhancer"]
@@ -314,11 +314,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_clone__(self):
         # Clones share the word vectors: hundreds of megabytes that nobody edits.
-        light = copy.copy(self)
-        light.word_vectors = None
-        twin = BaseEstimator.__sklearn_clone__(light)
-        twin.word_vectors = self.word_vectors
-        return twin
+        return clone_sharing(self, "word_vectors")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -27,6 +27,7 @@ __all__ = [
     "make_optimizer",
     "mixed_metric",
     "network_arrays",
+    "prepare_inputs",
     "train",
 ]
 
@@ -187,6 +188,12 @@ class Adam:
         for name in ("means", "squares"):
             for tensor, array in zip(getattr(self, name), state[name], strict=True):
                 tensor.copy_(torch.from_numpy(np.array(array)))
+
+
+def prepare_inputs(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Centred rows (n, d) of length √d, so that a feature is of the order of 1; dtype kept."""
+    mean = mean.astype(features.dtype, copy=False)
+    return normalize_rows(features - mean) * features.dtype.type(features.shape[1] ** 0.5)
 
 
 def make_optimizer(

