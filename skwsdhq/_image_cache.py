@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FeatureCache", "image_key", "network_key"]
+__all__ = ["FeatureCache", "image_key", "network_key", "turn"]
 
 _KEY_BYTES = 32
 _FORMAT = "1"
@@ -122,7 +122,7 @@ class FeatureCache:
         ndarray of shape (n, d), float32
         """
         while self._missing(keys):
-            with self._turn():
+            with turn(self.folder / "lock"):
                 batch = self._missing(keys)[:n_at_once]  # others may have computed some meanwhile
                 if batch:
                     added = [keys[i] for i in batch]
@@ -165,12 +165,13 @@ class FeatureCache:
         _write_at(self.folder / "rows.f4", len(self._rows) * rows.shape[1] * 4, rows.tobytes())
         _write_at(self.folder / "keys", len(self._rows) * _KEY_BYTES, b"".join(keys))
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Hold the folder's lock, which the system releases if this process ends."""
-        with open(self.folder / "lock", "ab") as file:
-            _lock(file)
-            yield
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which the system releases if this process ends."""
+    with open(path, "ab") as file:
+        _lock(file)
+        yield
 
 
 def _write_at(path: Path, place: int, content: bytes) -> None:

@@ -1,7 +1,11 @@
 """Images of every form and file, and the networks that turn them into features."""
 
 import importlib.util
+import itertools
+import pickle
 import sys
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,10 +13,18 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from reference.images import resize_by_loops
 
-from skwsdhq import backbones
+from skwsdhq import _images_resized, backbones
 from skwsdhq.backbones import Backbone, extract_features, load_backbone
-from skwsdhq.images import input_kind, read_image, resized_batches
+from skwsdhq.images import (
+    ResizedImages,
+    input_kind,
+    prefetched,
+    read_image,
+    resized_batches,
+    unreadable_images,
+)
 
 RED = (200, 30, 40)
 
@@ -280,3 +292,205 @@ def test_packaged_network_knows_pictures(emoji, fresh_cache):
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     similar = unit @ unit.T - 2 * np.eye(6)
     assert similar.argmax(axis=1).tolist() == [1, 0, 3, 2, 5, 4]
+
+
+# --- pictures by row number -----------------------------------------------------------------
+
+
+def saved(folder, n_images=7, side=20):
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(n_images):
+        paths.append(str(folder / f"{i}.png"))
+        noise = rng.integers(0, 255, (side, side + i, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("n_jobs", [None, 3])
+@pytest.mark.parametrize("cached", [False, True])
+def test_rows_in_any_order(tmp_path, n_jobs, cached):
+    paths = saved(tmp_path)
+    expected = np.stack([resize_by_loops(path, 8) for path in paths])
+    forms = {
+        "paths": paths,
+        "Series": pd.Series(paths, index=range(50, 57)),
+        "arrays": [np.asarray(read_image(path)) for path in paths],
+        "images": [read_image(path) for path in paths],
+        "array": expected,
+    }
+    for name, form in forms.items():
+        pictures = ResizedImages(
+            form, 8, n_jobs=n_jobs, cache_dir=tmp_path / "kept" if cached else None
+        )
+        assert len(pictures) == 7
+        for _ in range(2):
+            for rows in ([3, 0, 6, 3], np.array([-1]), [], range(7)):
+                batch = pictures.rows(rows)
+                assert batch.dtype == np.uint8
+                assert batch.flags.writeable
+                expected_rows = expected[np.asarray(rows, dtype=int)]
+                difference = np.abs(batch.astype(int) - expected_rows)
+                assert batch.shape == expected_rows.shape
+                assert difference.max(initial=0) <= 2, name
+        for wrong in ([7], [-8], [0.5], [[0]], [True, False]):
+            with pytest.raises(IndexError):
+                pictures.rows(wrong)
+    n_kept = len(list((tmp_path / "kept").glob("*.npy"))) if cached else 0
+    assert n_kept == (3 if cached else 0)  # lists of arrays and of images differ by their pixels'
+
+
+def test_rows_of_nothing_and_of_features():
+    assert len(ResizedImages([], 8)) == 0
+    assert ResizedImages([], 8, cache_dir="unused").rows([]).shape == (0, 8, 8, 3)
+    with pytest.raises(TypeError, match="looks like features"):
+        ResizedImages(np.zeros((3, 4)), 8)
+    with pytest.raises(ValueError, match="size=0"):
+        ResizedImages([], 0)
+    with pytest.raises(ValueError, match="on_error='ignore'"):
+        ResizedImages([], 8, on_error="ignore")
+
+
+def test_a_lazy_array_is_asked_row_by_row():
+    assert ResizedImages(Lazy(), 8).rows([2, 0, 2]).shape == (3, 8, 8, 3)
+    assert ResizedImages(Lazy(), 4).rows([1]).shape == (1, 4, 4, 3)
+
+
+@pytest.fixture
+def n_read(monkeypatch):
+    """How many images were read from their sources."""
+    calls = []
+    plain = _images_resized.resized
+
+    def counted(*args):
+        calls.append(args[0])
+        return plain(*args)
+
+    monkeypatch.setattr(_images_resized, "resized", counted)
+    return calls
+
+
+def test_each_image_is_read_once_for_all_epochs(tmp_path, n_read):
+    paths = saved(tmp_path)
+    for _ in range(2):  # a second object finds the file of the first
+        pictures = ResizedImages(paths, 8, cache_dir=tmp_path / "kept")
+        for _ in range(3):
+            pictures.rows(np.arange(7))
+    assert len(n_read) == 7
+    twin = pickle.loads(pickle.dumps(pictures))
+    assert len(pickle.dumps(pictures)) < 5000
+    assert_array_equal(twin.rows([2]), pictures.rows([2]))
+    assert len(n_read) == 7
+    # Other sizes, colours, orders and files are other pictures.
+    ResizedImages(paths, 9, cache_dir=tmp_path / "kept").rows([0])
+    ResizedImages(paths, 8, cache_dir=tmp_path / "kept", background="red").rows([0])
+    ResizedImages(paths[::-1], 8, cache_dir=tmp_path / "kept").rows([0])
+    assert len(n_read) == 28
+    Image.new("RGB", (9, 9), "red").save(paths[3])
+    changed = ResizedImages(paths, 8, cache_dir=tmp_path / "kept").rows([3])
+    assert_array_equal(changed[0, 4, 4], [255, 0, 0])
+    assert len(n_read) == 35
+    assert not list((tmp_path / "kept").glob("*.part"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "overwritten", "header", "checksum", "empty"])
+def test_a_damaged_cache_is_made_anew(tmp_path, n_read, damage):
+    paths = saved(tmp_path)
+    expected = ResizedImages(paths, 8, cache_dir=tmp_path / "kept").rows(range(7))
+    (path,) = (tmp_path / "kept").glob("*.npy")
+    assert_array_equal(np.load(path, mmap_mode="r"), expected)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[-100:]
+    elif damage == "longer":
+        content += b"\0"
+    elif damage == "empty":
+        content.clear()
+    elif damage == "header":
+        content[3] ^= 1
+    elif damage == "overwritten":
+        content[-300:-200] = bytes(100)
+    else:
+        content[-1] ^= 1
+    path.write_bytes(content)
+    (tmp_path / "kept" / path.with_suffix(".part").name).write_bytes(b"left by a crash")
+    again = ResizedImages(paths, 8, cache_dir=tmp_path / "kept")
+    assert_array_equal(again.rows(range(7)), expected)
+    assert len(n_read) == 14
+    assert [item.name for item in (tmp_path / "kept").glob("images-*")] == [path.name]
+
+
+def test_no_cache_where_the_disk_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(_images_resized.shutil, "disk_usage", lambda path: SimpleNamespace(free=99))
+    with pytest.raises(OSError, match=r"0\.0 GB free; 7 images of 8 pixels take"):
+        ResizedImages(saved(tmp_path), 8, cache_dir=tmp_path / "kept").rows([0])
+
+
+def test_a_crash_while_the_cache_is_written_leaves_none(tmp_path):
+    paths = saved(tmp_path)
+    (tmp_path / "5.png").write_bytes(b"")
+    pictures = ResizedImages(paths, 8, cache_dir=tmp_path / "kept")
+    with pytest.raises(OSError, match=r"5\.png"):
+        pictures.rows([0])
+    assert not list((tmp_path / "kept").glob("images-*"))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_skipped_rows_are_blank_and_reported(tmp_path, cached):
+    paths = saved(tmp_path)
+    (tmp_path / "5.png").write_bytes(b"")
+    paths[2] = str(tmp_path / "gone.png")
+    folder = tmp_path / "kept" if cached else None
+    for _ in range(2):
+        pictures = ResizedImages(
+            paths, 8, cache_dir=folder, on_error="skip", background=(1, 2, 3), n_jobs=2
+        )
+        batch = pictures.rows([6, 5, 2])
+        assert_array_equal(batch[1:], np.broadcast_to([1, 2, 3], (2, 8, 8, 3)))
+        assert batch[0].std() > 10
+        assert set(pictures.skipped_) == {2, 5}
+        with pytest.raises(OSError, match=r"5\.png|gone\.png"):
+            ResizedImages(paths, 8, cache_dir=folder).rows(range(7))
+    assert list(unreadable_images(paths, n_jobs=2)) == [2, 5]
+    assert "gone.png" in unreadable_images(paths)[2]
+
+
+def test_what_can_be_read_again_is(tmp_path, monkeypatch):
+    """A file that a disk refused once, unchanged, is no blank picture for ever."""
+    paths = saved(tmp_path)
+    plain = _images_resized.resized
+
+    def refuse(source, *args):
+        if source == paths[4]:
+            raise OSError("the disk is away")
+        return plain(source, *args)
+
+    monkeypatch.setattr(_images_resized, "resized", refuse)
+    pictures = ResizedImages(paths, 8, cache_dir=tmp_path / "kept", on_error="skip")
+    assert_array_equal(pictures.rows([4]), 255)
+    monkeypatch.setattr(_images_resized, "resized", plain)
+    for on_error in ("skip", "raise"):
+        again = ResizedImages(paths, 8, cache_dir=tmp_path / "kept", on_error=on_error)
+        assert_array_equal(again.rows([4]), ResizedImages(paths, 8).rows([4]))
+        assert not again.skipped_
+
+
+def test_prefetching_keeps_order_raises_and_ends():
+    assert list(prefetched(iter(range(20)))) == list(range(20))
+    assert list(prefetched(iter(()))) == []
+
+    def failing():
+        yield 1
+        raise OSError("broken.png")
+
+    batches = prefetched(failing())
+    assert next(batches) == 1
+    with pytest.raises(OSError, match=r"broken\.png"):
+        next(batches)
+    n_threads = threading.active_count()
+    made = []
+    endless = prefetched(made.append(i) or i for i in itertools.count())
+    assert next(endless) == 0
+    endless.close()  # as when the loop over it is left
+    assert threading.active_count() == n_threads
+    assert len(made) <= 4

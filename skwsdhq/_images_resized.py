@@ -1,0 +1,426 @@
+"""Pictures of one size by row number, read as they are asked for or kept on disk."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import queue
+import shutil
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._image_cache import image_key, turn
+from ._images_read import blank, input_kind, resized, rgb_of
+
+__all__ = ["ResizedImages", "prefetched", "resized_batches", "unreadable_images"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "1"
+_ROWS_AT_ONCE = 256  # while the cache is written
+_READ_ERRORS = (OSError, ValueError)  # what `read_image` raises
+
+
+class ResizedImages:
+    """Pictures of one size by row numbers in any order, for a network to learn from.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, H, W, 3), or sequence of n pictures or paths
+        See :func:`input_kind`; uint8 pixels. Nothing of it is copied.
+    size : int
+        Pixels of a side. The shorter side is resized to it (bicubic), the middle cut out. Arrays
+        of this size already are sliced as they are.
+    cache_dir : str, PathLike or None, default=None
+        Folder in which to keep the resized pictures, ``3 * size ** 2`` bytes each, so that each is
+        read and resized once for all epochs and processes. The first call of :meth:`rows` reads
+        them all, in bounded memory. The file is found again by what the images are: paths with
+        their sizes and times of change, or pixels. A damaged one is made anew, rows being checked
+        by their checksums.
+    n_jobs : int, default=None
+        Threads that read and resize; None is 1, -1 all cores.
+    background : str or (red, green, blue), default="white"
+        Colour behind transparent pictures.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do about an image that can't be read: raise an error that names the file, or give a
+        picture of the background's colour in its place and put its row number into ``skipped_``.
+
+    Attributes
+    ----------
+    skipped_ : dict of int to str
+        Rows that could not be read so far, and the reasons.
+
+    Raises
+    ------
+    TypeError
+        If ``images`` is a matrix of features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.images import ResizedImages
+    >>> pictures = [np.zeros((9, 7, 3), dtype=np.uint8), np.ones((5, 8, 3), dtype=np.uint8)]
+    >>> rows = ResizedImages(pictures, 4)
+    >>> len(rows), rows.rows([1, 0, 1]).shape
+    (2, (3, 4, 4, 3))
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        size: int,
+        *,
+        cache_dir: str | os.PathLike | None = None,
+        n_jobs: int | None = None,
+        background: str | Sequence[int] = "white",
+        on_error: str = "raise",
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"size={size} should be >= 1 pixel.")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error={on_error!r} should be 'raise' or 'skip'.")
+        kind = input_kind(images) if len(images) else "arrays"
+        if kind == "features":
+            raise TypeError(
+                "images should be an array (n, H, W, 3) of uint8, a list of pictures or a list of "
+                f"paths; got what looks like features: {type(images).__name__}."
+            )
+        self.size = int(size)
+        self.n_jobs = n_jobs
+        self.background = rgb_of(background)
+        self.on_error = on_error
+        self.skipped_: dict[int, str] = {}
+        self._images = images.iloc if hasattr(images, "iloc") else images
+        self._n_images = len(images)
+        shape = getattr(images, "shape", None)
+        self._is_ready = kind == "array" and tuple(shape[1:3]) == (size, size)  # type: ignore[index]
+        self._folder = None if cache_dir is None or self._is_ready else Path(cache_dir)
+        self._kept: np.ndarray | None = None
+        self._checksums: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self._n_images
+
+    def rows(self, indices: Any) -> np.ndarray:
+        """Pictures of some rows.
+
+        Parameters
+        ----------
+        indices : array-like of shape (b,), int
+            Row numbers in any order, which may repeat; negative ones count from the end.
+
+        Returns
+        -------
+        ndarray of shape (b, size, size, 3), uint8
+            An array of its own.
+
+        Raises
+        ------
+        IndexError
+            If a row does not exist.
+        OSError, ValueError
+            If an image can't be read; the message names the file.
+        """
+        numbers = self._row_numbers(indices)
+        if self._is_ready and isinstance(self._images, np.ndarray):
+            return np.array(self._images[numbers])
+        if self._folder is None or not self._n_images:
+            return self._read(numbers)
+        if self._kept is None:
+            self._open()
+        found = self._from_cache(numbers)
+        if found is None:
+            logger.warning("The cache of images in %s was damaged; it is made anew.", self._folder)
+            self._path().unlink(missing_ok=True)
+            self._open()
+            found = self._from_cache(numbers)
+            if found is None:
+                raise OSError(f"what is written to {self._folder} is not what is read there.")
+        return found
+
+    def _row_numbers(self, indices: Any) -> np.ndarray:
+        numbers = np.asarray(indices)
+        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+            raise IndexError(
+                f"indices should be row numbers of shape (b,); got {numbers.dtype} of shape "
+                f"{numbers.shape}."
+            )
+        numbers = numbers.astype(np.intp)
+        outside = (numbers < -self._n_images) | (numbers >= self._n_images)
+        if outside.any():
+            raise IndexError(f"there are {self._n_images} images; got row {numbers[outside][0]}.")
+        return np.where(numbers < 0, numbers + self._n_images, numbers)
+
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
+        """(b, size, size, 3), read from the images themselves."""
+        batch = np.empty((len(numbers), self.size, self.size, 3), dtype=np.uint8)
+
+        def read(place: int) -> None:
+            row = int(numbers[place])
+            try:
+                batch[place] = resized(self._images[row], self.size, self.background)
+            except _READ_ERRORS as error:
+                if self.on_error == "raise":
+                    raise
+                self.skipped_[row] = str(error)
+                batch[place] = blank(self.size, self.background)
+
+        _in_threads(read, len(numbers), self.n_jobs)
+        return batch
+
+    # --- the cache ----------------------------------------------------------------------
+    #
+    # A file in numpy's own format, (n, size, size, 3) uint8, behind whose end stand checksums:
+    # (n,) uint32, 0 for a row that could not be read.
+
+    def _path(self) -> Path:
+        if not hasattr(self, "_fingerprint"):
+            self._fingerprint = self._make_fingerprint()
+        assert self._folder is not None
+        return self._folder / f"images-{self.size}-{self._fingerprint}.npy"
+
+    def _make_fingerprint(self) -> str:
+        import PIL
+
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((_FORMAT, PIL.__version__, self.size, self.background)).encode())
+        for row in range(self._n_images):
+            try:
+                digest.update(image_key(self._images[row]))
+            except FileNotFoundError:
+                if self.on_error == "raise":
+                    raise
+                digest.update(b"missing")
+        return digest.hexdigest()
+
+    def _header(self) -> bytes:
+        import io
+
+        shape = (self._n_images, self.size, self.size, 3)
+        file = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        return file.getvalue()
+
+    def _open(self) -> None:
+        """Map the cache into memory, after making it where there is none that is whole."""
+        path, header = self._path(), self._header()
+        n_bytes = self._n_images * 3 * self.size**2
+        if not _is_whole(path, header, n_bytes + 4 * self._n_images):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with turn(path.parent / "images.lock"):
+                # Another process may have made it while this one waited.
+                if not _is_whole(path, header, n_bytes + 4 * self._n_images):
+                    self._write(path, header, n_bytes)
+        checksums = self._map(path, len(header))
+        missing = np.flatnonzero(checksums == 0)
+        self._read(missing)  # raises, or says in `skipped_` why they are
+        if not self.skipped_.keys() >= set(missing.tolist()):
+            # What could not be read, as from a disk that was away, now can.
+            with turn(path.parent / "images.lock"):
+                self._write(path, header, n_bytes)
+            self._map(path, len(header))
+
+    def _map(self, path: Path, offset: int) -> np.ndarray:
+        shape = (self._n_images, self.size, self.size, 3)
+        kept = np.memmap(path, np.uint8, "r", offset=offset, shape=shape)
+        self._kept = kept
+        self._checksums = np.fromfile(path, "<u4", self._n_images, offset=offset + kept.nbytes)
+        return self._checksums
+
+    def _write(self, path: Path, header: bytes, n_bytes: int) -> None:
+        free = shutil.disk_usage(path.parent).free
+        if free < n_bytes:
+            raise OSError(
+                f"cache_dir={str(path.parent)!r} has {free / 1e9:.1f} GB free; {self._n_images} "
+                f"images of {self.size} pixels take {n_bytes / 1e9:.1f} GB. Name another folder, "
+                "lower the size, or do without a cache."
+            )
+        checksums = np.zeros(self._n_images, dtype="<u4")
+        part = path.with_suffix(".part")  # one process at a time writes: what is there is left over
+        try:
+            with open(part, "wb") as file:
+                file.write(header)
+                for start in range(0, self._n_images, _ROWS_AT_ONCE):
+                    numbers = np.arange(start, min(start + _ROWS_AT_ONCE, self._n_images))
+                    for row, picture in zip(numbers, self._read(numbers), strict=True):
+                        file.write(picture.data)
+                        if row not in self.skipped_:
+                            checksums[row] = _checksum(picture)
+                file.write(checksums.tobytes())
+                file.flush()
+                os.fsync(file.fileno())  # whole on the disk before it has its name
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _from_cache(self, numbers: np.ndarray) -> np.ndarray | None:
+        """(b, size, size, 3), or None where a row is not what was written."""
+        assert self._kept is not None
+        assert self._checksums is not None
+        batch = np.array(self._kept[numbers])
+        for picture, expected in zip(batch, self._checksums[numbers], strict=True):
+            if expected and _checksum(picture) != expected:
+                self._kept = self._checksums = None
+                return None
+        return batch
+
+    def __getstate__(self) -> dict:
+        # A memory-mapped array would be pickled with all of its pixels.
+        return {**self.__dict__, "_kept": None, "_checksums": None}
+
+
+def _checksum(picture: np.ndarray) -> int:
+    """CRC-32, but 1 in place of 0, which stands for no picture."""
+    return zlib.crc32(picture.data) or 1
+
+
+def _is_whole(path: Path, header: bytes, n_bytes: int) -> bool:
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(len(header)) == header
+        return begins and path.stat().st_size == len(header) + n_bytes
+    except FileNotFoundError:
+        return False
+
+
+def _in_threads(work: Callable[[int], Any], n_calls: int, n_jobs: int | None) -> None:
+    """Call ``work`` with 0 to n_calls - 1; the first error in that order is raised."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from joblib import effective_n_jobs
+
+    n_threads = min(effective_n_jobs(n_jobs), n_calls)
+    if n_threads <= 1:
+        for place in range(n_calls):
+            work(place)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        calls = [pool.submit(work, place) for place in range(n_calls)]
+        try:
+            for call in calls:
+                call.result()
+        finally:
+            for call in calls:
+                call.cancel()
+
+
+def resized_batches(
+    images: Sequence | Any,
+    size: int,
+    *,
+    batch_size: int = 64,
+    n_jobs: int | None = None,
+    background: str | Sequence[int] = "white",
+) -> Iterator[np.ndarray]:
+    """Batches of pictures of one size, read as they are needed.
+
+    Parameters
+    ----------
+    images : array of shape (n, H, W, 3), sequence of n pictures or paths
+        See :func:`input_kind`.
+    size : int
+        Pixels of a side. The shorter side is resized to it (bicubic), the middle cut out.
+    batch_size : int, default=64
+        Pictures of a batch; no more than one batch is held at once.
+    n_jobs : int, default=None
+        Threads that read and resize; None is 1, -1 all cores.
+    background : str or (red, green, blue), default="white"
+        Colour behind transparent pictures.
+
+    Yields
+    ------
+    ndarray of shape (b, size, size, 3), uint8
+        With b = ``batch_size`` but for the last.
+    """
+    yield from in_order(
+        ResizedImages(images, size, n_jobs=n_jobs, background=background), batch_size
+    )
+
+
+def in_order(pictures: ResizedImages, batch_size: int) -> Iterator[np.ndarray]:
+    """All rows, (b, size, size, 3) at a time."""
+    for start in range(0, len(pictures), batch_size):
+        yield pictures.rows(np.arange(start, min(start + batch_size, len(pictures))))
+
+
+def prefetched(batches: Iterator, n_ahead: int = 1) -> Iterator:
+    """The same batches, made in a thread while what was made before is worked on.
+
+    Parameters
+    ----------
+    batches : iterator
+    n_ahead : int, default=1
+        Batches that may wait to be asked for; with the one in the making and the one in use,
+        ``n_ahead + 2`` are held at once.
+
+    Yields
+    ------
+    object
+        In order; an error in the making is raised here. The thread ends with this generator.
+    """
+    waiting: queue.Queue = queue.Queue(n_ahead)
+    stopped = threading.Event()
+    end = object()
+
+    def put(item: Any) -> bool:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                waiting.put(item, timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                if not put((batch, None)):
+                    return
+            put((end, None))
+        except BaseException as error:
+            put((end, error))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = waiting.get()
+            if error is not None:
+                raise error
+            if batch is end:
+                return
+            yield batch
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def unreadable_images(images: Any, *, n_jobs: int | None = None) -> dict[int, str]:
+    """Which images can't be read, and why: what to leave out, with its tags, before fitting.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, H, W, 3), or sequence of n pictures or paths
+    n_jobs : int, default=None
+        Threads that read; None is 1, -1 all cores. Every image is read once.
+
+    Returns
+    -------
+    dict of int to str
+        Row number to the message of the error, in order of the rows.
+
+    Examples
+    --------
+    >>> from skwsdhq.images import unreadable_images
+    >>> unreadable_images(["nowhere.jpg"])
+    {0: "image 'nowhere.jpg' does not exist."}
+    """
+    pictures = ResizedImages(images, 1, n_jobs=n_jobs, on_error="skip")
+    for _ in in_order(pictures, _ROWS_AT_ONCE):
+        pass
+    return dict(sorted(pictures.skipped_.items()))
