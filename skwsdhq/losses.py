@@ -26,11 +26,13 @@ from ._losses_memo import unit_concepts_and_margin
 
 __all__ = [
     "adaptive_margin",
+    "binarization_loss",
     "contrastive_loss",
     "cosine_margin_loss",
     "fixed_margin_loss",
     "mean_tag_hinge_loss",
     "quantization_loss",
+    "tag_distance_loss",
 ]
 
 
@@ -324,6 +326,79 @@ def contrastive_loss(
     check_number("temperature", temperature, above=0)
     logits = _cosines_with_means(embeddings, tag_means) / temperature  # (p, p)
     return (logits.logsumexp(dim=1) - logits.diagonal()).sum() / max(1, len(logits))
+
+
+def tag_distance_loss(bits: torch.Tensor, tag_means: Any) -> torch.Tensor:
+    """Squared difference between how far bits and how far tags of two images are apart.
+
+    Mean over pairs n ≠ m of (Σ_b (h_nb − h_mb)² / B − (1 − cos(t_n, t_m)))².
+
+    Parameters
+    ----------
+    bits : tensor of shape (n, B)
+        From 0 to 1.
+    tag_means : ndarray or tensor of shape (n, D)
+        As in `mean_tag_hinge_loss`; images with a row of zeros take no part.
+
+    Returns
+    -------
+    tensor, scalar
+        0 with a gradient of zeros for fewer than two rows that take part.
+
+    References
+    ----------
+    Gattupalli, Zhuo and Li, CVPR 2019, arXiv 1806.05804: in their program the mean squared error
+    of the bits' distances.
+
+    Examples
+    --------
+    >>> import torch
+    >>> bits = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    >>> tag_distance_loss(bits, torch.eye(2))  # half the bits differ, the tags altogether
+    tensor(0.2500)
+    """
+    check_embeddings(bits)
+    means = as_wide("tag_means", tag_means, bits)
+    if len(means) != len(bits):
+        raise ValueError(f"tag_means has {len(means)} rows, should have the {len(bits)} of bits.")
+    takes_part = (means != 0).any(dim=1)
+    h, t = bits[takes_part].to(means.dtype), as_unit_rows(means[takes_part])
+    n_rows, n_bits = h.shape
+    lengths = h.square().sum(dim=1)
+    # for n: for m: Σ_b (h_nb − h_mb)² / B
+    apart = (lengths[:, None] + lengths - 2 * h @ h.T) / max(1, n_bits)
+    squares = (apart - (1 - t @ t.T)).square()
+    return (squares.sum() - squares.diagonal().sum()) / max(1, n_rows * (n_rows - 1))
+
+
+def binarization_loss(bits: torch.Tensor) -> torch.Tensor:
+    """How far bits are from ½, negative: the least, −¼, where all are 0 or 1.
+
+    Minus the mean over bits of (h_nb − ½)².
+
+    Parameters
+    ----------
+    bits : tensor of shape (n, B)
+        From 0 to 1.
+
+    Returns
+    -------
+    tensor, scalar
+        0 for no bits.
+
+    References
+    ----------
+    Gattupalli, Zhuo and Li, CVPR 2019, arXiv 1806.05804, the quantization term.
+
+    Examples
+    --------
+    >>> import torch
+    >>> binarization_loss(torch.tensor([[1.0, 0.5]]))
+    tensor(-0.1250)
+    """
+    check_embeddings(bits)
+    wide = bits.to(wide_dtype(bits.dtype))
+    return -(wide - 0.5).square().sum() / max(1, wide.numel())
 
 
 def _cosines_with_means(embeddings: torch.Tensor, tag_means: Any) -> torch.Tensor:

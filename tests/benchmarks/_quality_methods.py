@@ -1,0 +1,335 @@
+"""The methods that quality.py compares, each a function that yields what it makes of a split.
+
+A method takes a `Split` and the numbers of bits that are wanted, and yields for each
+(bits, query vectors, database): bits 0 is what there is before it is compressed, the database is a
+matrix of vectors or a CodeIndex, and both are compared by inner product. What can be learned once
+for all numbers of bits is.
+"""
+
+import contextlib
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+
+from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer, _training
+from skwsdhq.baselines import CCAITQ, WDHTHasher
+from skwsdhq.codebooks import learn_codebooks
+from skwsdhq.search import CodeIndex
+from skwsdhq.sphere import normalize_rows
+
+
+@dataclass
+class Split:
+    """Features and tags of the database (training) rows, and features of the queries."""
+
+    X: np.ndarray
+    tags: list
+    queries: np.ndarray
+    word_vectors: Any
+    seed: int
+    parameters: dict = field(default_factory=dict)  # of "ours"
+
+
+# --- unsupervised ---------------------------------------------------------------------------
+
+
+def centred(split):
+    mean = split.X.mean(axis=0)
+    rows, queries = normalize_rows(split.X - mean), normalize_rows(split.queries - mean)
+    return rows.astype(np.float32), queries.astype(np.float32)
+
+
+def reduced(split, n_dims=64):
+    rows, queries = centred(split)
+    pca = PCA(n_dims, svd_solver="covariance_eigh").fit(rows)
+    rows, queries = (normalize_rows(pca.transform(x)).astype(np.float32) for x in (rows, queries))
+    return np.ascontiguousarray(rows), np.ascontiguousarray(queries)
+
+
+def features(split, bits):
+    yield 0, *reversed(centred(split))
+
+
+def features_pca(split, bits):
+    yield 0, *reversed(reduced(split))
+
+
+def distinct(decoded):
+    """A CodeIndex over decoded rows, so that rows of equal codes tie exactly."""
+    rows, places = np.unique(decoded, axis=0, return_inverse=True)
+    return CodeIndex(rows[None], places.reshape(-1, 1))
+
+
+def unsupervised(kind):
+    def method(split, bits):
+        rows, queries = reduced(split)
+        for n_bits in bits:
+            with quiet():
+                yield n_bits, *_faiss_codes(kind, rows, queries, n_bits)
+
+    return method
+
+
+def _faiss_codes(kind, rows, queries, n_bits):
+    n_dims, n_bytes = rows.shape[1], n_bits // 8
+    if kind == "LSH":
+        index = faiss.IndexLSH(n_dims, n_bits, True, True)
+        index.train(rows)
+        return tuple(_signs(index.sa_encode(x)) for x in (queries, rows))
+    if kind == "ITQ":
+        itq = faiss.ITQTransform(n_dims, n_bits, True)
+        itq.train(rows)
+        return tuple(np.where(itq.apply(x) >= 0, 1, -1).astype("f4") for x in (queries, rows))
+    # A width that any number of subspaces divides: 3 do not divide 64.
+    wide, asked = (np.pad(x, ((0, 0), (0, -n_dims % n_bytes))) for x in (rows, queries))
+    if kind == "OPQ":
+        rotation = faiss.OPQMatrix(wide.shape[1], n_bytes)
+        rotation.train(wide)
+        wide, asked = rotation.apply(wide), rotation.apply(asked)
+    quantizer = {
+        "PQ": faiss.ProductQuantizer,
+        "OPQ": faiss.ProductQuantizer,
+        "RQ": faiss.ResidualQuantizer,
+        "LSQ": faiss.LocalSearchQuantizer,
+    }[kind](wide.shape[1], n_bytes, 8)
+    if kind != "LSQ":
+        quantizer.cp.min_points_per_centroid = 1  # else it warns of small sets
+    quantizer.train(wide)
+    return asked, distinct(quantizer.decode(quantizer.compute_codes(wide)))
+
+
+def _signs(packed):
+    return np.where(np.unpackbits(packed, axis=1, bitorder="little"), 1, -1).astype("f4")
+
+
+@contextlib.contextmanager
+def quiet():
+    """faiss writes warnings of small training sets straight to the file of stderr."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+# --- from tags: rivals ----------------------------------------------------------------------
+
+
+def enhancer_of(split, **parameters):
+    return TagEnhancer(split.word_vectors, **parameters)
+
+
+def hashed(hasher_of):
+    """A hasher of skwsdhq.baselines, at each number of bits."""
+
+    def method(split, bits):
+        for n_bits in bits:
+            hasher = hasher_of(split, n_bits).fit(split.X, split.tags)
+            yield n_bits, hasher.transform(split.queries), hasher.transform(split.X)
+
+    return method
+
+
+def two_stage(embedder_of):
+    """An embedder, then our codebooks for each number of bits."""
+
+    def method(split, bits):
+        embedder = embedder_of(split).fit(split.X, split.tags)
+        rows, queries = embedder.transform(split.X), embedder.transform(split.queries)
+        yield 0, queries, rows
+        for n_bits in bits:
+            quantizer = WSDHQuantizer(
+                "passthrough", n_codebooks=n_bits // 8, random_state=split.seed
+            ).fit(rows)
+            yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+
+    return method
+
+
+def unnormalized(embedder_of, supervised):
+    """Codes of the tanh output itself, its length kept; in the metric of the tags, or Euclidean."""
+
+    def method(split, bits):
+        embedder = embedder_of(split).fit(split.X, split.tags)
+        arrays = list(zip(embedder.coefs_, embedder.intercepts_, strict=True))
+        rows, queries = (
+            _training.forward(_training.prepare_inputs(x, embedder.feature_mean_), arrays)
+            for x in (split.X, split.queries)
+        )
+        vectors = np.asarray(embedder.tag_enhancer_.concept_vectors_, dtype=np.float64)
+        # Σ has to be of full rank to encode in it.
+        metric = vectors.T @ vectors if supervised else None
+        if supervised:
+            metric += 1e-3 * np.trace(metric) / len(metric) * np.eye(len(metric))
+        yield 0, queries, rows
+        for n_bits in bits:
+            codebooks, codes = learn_codebooks(
+                rows, n_bits // 8, 256, metric=metric, n_iter=20, random_state=split.seed
+            )
+            yield n_bits, queries, CodeIndex(codebooks, codes)
+
+    return method
+
+
+def classifier(split, bits, *, n_epochs=40, learning_rate=1e-3, n_dims=64):
+    """A network that tells which concepts an image has; its probabilities, quantized.
+
+    The square roots of the probabilities are compared (Hellinger), reduced by PCA.
+    """
+    enhancer = enhancer_of(split).fit(split.tags)
+    indicator = enhancer.transform(split.tags)
+    mean = split.X.mean(axis=0)
+    inputs, asked = (
+        _training.prepare_inputs(x, mean).astype(np.float32) for x in (split.X, split.queries)
+    )
+    generator = torch.Generator().manual_seed(split.seed)
+    network = _training.build_network((inputs.shape[1], 1024, indicator.shape[1]), 0.5, generator)
+    targets = torch.from_numpy(indicator.toarray())
+
+    def loss(outputs, rows):
+        # The sigmoid of twice what goes into the network's tanh.
+        probabilities = ((outputs + 1) / 2).clamp(1e-6, 1 - 1e-6)
+        return torch.nn.functional.binary_cross_entropy(probabilities, targets[rows])
+
+    optimizer = _training.make_optimizer(network, learning_rate, 1.0, 0.0)
+    for _ in _training.train(
+        network,
+        optimizer,
+        inputs,
+        np.diff(indicator.indptr) > 0,
+        loss,
+        n_epochs=n_epochs,
+        batch_size=256,
+        generator=generator,
+        decay=0.5,
+        n_drops=3,
+    ):
+        pass
+    arrays = _training.network_arrays(network)
+    rows, queries = (
+        np.sqrt(((_training.forward(x, arrays) + 1) / 2).clip(0)) for x in (inputs, asked)
+    )
+    pca = PCA(min(n_dims, *rows.shape), svd_solver="randomized", random_state=0).fit(rows)
+    rows, queries = (normalize_rows(pca.transform(x)).astype(np.float32) for x in (rows, queries))
+    yield 0, queries, rows
+    for n_bits in bits:
+        quantizer = WSDHQuantizer(
+            "passthrough", n_codebooks=n_bits // 8, random_state=split.seed
+        ).fit(rows)
+        yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+
+
+# --- ours -----------------------------------------------------------------------------------
+
+
+def joint(quantizer_of):
+    def method(split, bits):
+        for n_bits in bits:
+            quantizer = quantizer_of(split).set_params(n_codebooks=n_bits // 8)
+            quantizer.fit(split.X, split.tags)
+            queries = quantizer.transform(split.queries)
+            if n_bits == max(bits):
+                yield 0, queries, quantizer.transform(split.X)
+            yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+
+    return method
+
+
+def ours(split):
+    """The defaults, or what the command line says instead."""
+    parameters = dict(split.parameters)
+    enhancer = enhancer_of(split)
+    inner = [name for name in parameters if name.startswith(("embedder", "tag_enhancer__"))]
+    if not inner:
+        quantizer = WSDHQuantizer(tag_enhancer=enhancer, random_state=split.seed)
+        return quantizer.set_params(**parameters)
+    parameters = {
+        f"embedder__{name}" if name.startswith("tag_enhancer__") else name: value
+        for name, value in parameters.items()
+    }
+    embedder = HypersphereEmbedder(enhancer, random_state=split.seed)
+    return WSDHQuantizer(embedder, random_state=split.seed).set_params(**parameters)
+
+
+def ours_two_stage(split, bits):
+    """Parameters of the embedder, as "embedder__…", and of the quantizer hold here as well."""
+    quantizer = ours(split)
+    embedder = quantizer.embedder
+    if embedder is None:
+        embedder = HypersphereEmbedder(quantizer.tag_enhancer, random_state=split.seed)
+    embedder = embedder.fit(split.X, split.tags)
+    rows, queries = embedder.transform(split.X), embedder.transform(split.queries)
+    yield 0, queries, rows
+    quantizer.set_params(embedder="passthrough", tag_enhancer=None)
+    for n_bits in bits:
+        quantizer.set_params(n_codebooks=n_bits // 8).fit(rows)
+        yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+
+
+def from_paper(split, **enhancing):
+    """The paper's method: no centring, no joined vectors, codes in Σ, ICM without a beam."""
+    enhancer = enhancer_of(split, cooccurrence_weight=0, remove_components=None, **enhancing)
+    return WSDHQuantizer(
+        HypersphereEmbedder(enhancer, loss="adaptive_margin", gamma=1.0, random_state=split.seed),
+        quantization_weight=1e-4,
+        metric_mix=1.0,
+        icm_iters=3,
+        beam_size=None,
+        random_state=split.seed,
+    )
+
+
+def no_graph(split):
+    enhancer = enhancer_of(split, tau=1.0, eps=0.0)
+    return WSDHQuantizer(tag_enhancer=enhancer, random_state=split.seed)
+
+
+def no_cooccurrence(split):
+    enhancer = enhancer_of(split, cooccurrence_weight=0)
+    return WSDHQuantizer(tag_enhancer=enhancer, random_state=split.seed)
+
+
+def embedder(**parameters):
+    def make(split):
+        return HypersphereEmbedder(enhancer_of(split), random_state=split.seed, **parameters)
+
+    return make
+
+
+def dvsq(split):
+    """Given tag vectors as they are: no graph, no centring, no joined vectors."""
+    enhancer = enhancer_of(split, tau=1.0, eps=0.0, cooccurrence_weight=0, remove_components=None)
+    return HypersphereEmbedder(enhancer, loss="adaptive_margin", gamma=1.0, random_state=split.seed)
+
+
+METHODS = {
+    "ours": joint(ours),
+    "ours two-stage": ours_two_stage,
+    "paper": joint(from_paper),
+    "no graph": joint(no_graph),
+    "no co-occurrence": joint(no_cooccurrence),
+    "no normalisation": unnormalized(embedder(), supervised=False),
+    "WDHT binary": hashed(
+        lambda split, n_bits: WDHTHasher(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
+    ),
+    "WDHT loss, our codes": two_stage(embedder(loss="wdht")),
+    "contrastive": two_stage(embedder(loss="contrastive")),
+    "DVSQ-style": unnormalized(dvsq, supervised=True),
+    "CCA-ITQ": hashed(
+        lambda split, n_bits: CCAITQ(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
+    ),
+    "tag classifier": classifier,
+    "features": features,
+    "features, PCA": features_pca,
+    **{kind: unsupervised(kind) for kind in ("LSH", "ITQ", "PQ", "OPQ", "RQ", "LSQ")},
+}
