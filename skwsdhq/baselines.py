@@ -96,8 +96,8 @@ def canonical_directions(
     --------
     >>> import numpy as np
     >>> rows = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    >>> canonical_directions(rows, rows[:, :1], 1).round(2) ** 2  # the second says nothing
-    array([[0.69],
+    >>> (canonical_directions(rows, rows[:, :1], 1) ** 2).round(2)  # the second says nothing
+    array([[0.75],
            [0.  ]])
     """
     rows, views = np.asarray(rows, dtype=np.float64), np.asarray(views, dtype=np.float64)

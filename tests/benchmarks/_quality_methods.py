@@ -289,19 +289,10 @@ def from_paper(split, **enhancing):
     )
 
 
-def no_graph(split):
-    enhancer = enhancer_of(split, tau=1.0, eps=0.0)
-    return WSDHQuantizer(tag_enhancer=enhancer, random_state=split.seed)
-
-
-def no_cooccurrence(split):
-    enhancer = enhancer_of(split, cooccurrence_weight=0)
-    return WSDHQuantizer(tag_enhancer=enhancer, random_state=split.seed)
-
-
-def embedder(**parameters):
+def embedder(enhancing=None, **parameters):
     def make(split):
-        return HypersphereEmbedder(enhancer_of(split), random_state=split.seed, **parameters)
+        enhancer = enhancer_of(split, **(enhancing or {}))
+        return HypersphereEmbedder(enhancer, random_state=split.seed, **parameters)
 
     return make
 
@@ -316,8 +307,9 @@ METHODS = {
     "ours": joint(ours),
     "ours two-stage": ours_two_stage,
     "paper": joint(from_paper),
-    "no graph": joint(no_graph),
-    "no co-occurrence": joint(no_cooccurrence),
+    # Ablations of "ours two-stage": four times as fast as those of the joint training.
+    "no graph": two_stage(embedder({"tau": 1.0, "eps": 0.0})),
+    "no co-occurrence": two_stage(embedder({"cooccurrence_weight": 0})),
     "no normalisation": unnormalized(embedder(), supervised=False),
     "WDHT binary": hashed(
         lambda split, n_bits: WDHTHasher(enhancer_of(split), n_bits=n_bits, random_state=split.seed)

@@ -17,6 +17,11 @@ Hamming distance ranks. Seconds are of process CPU time, one thread, without wha
 """
 
 # ruff: noqa: E402 - threads are counted when numpy is first imported
+import os
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = "1"
+
 import argparse
 import ast
 import csv
@@ -30,9 +35,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 
-from _harness import environment  # sets one thread
-
 import numpy as np
+from _harness import environment
 from _quality_methods import METHODS, Split
 from sklearn.model_selection import KFold, train_test_split
 
@@ -146,7 +150,9 @@ def spoil(tags, noise, seed):
     for n, tag in zip(rows[~dropped], names[~dropped], strict=True):
         spoilt[n].append(tag)
     n_new = int(dropped.sum())
-    for n, tag in zip(random.integers(0, len(tags), n_new), random.choice(names, n_new)):
+    for n, tag in zip(
+        random.integers(0, len(tags), n_new), random.choice(names, n_new), strict=True
+    ):
         if tag not in spoilt[n]:
             spoilt[n].append(tag)
     return spoilt
@@ -305,8 +311,13 @@ def plot(folds, path):
 
     for table, lines in folds.items():
         figure, axes = plt.subplots(1, 3, figsize=(18, 6))
+        styles = plt.cycler(linestyle=["-", "--", ":"]) * plt.cycler(
+            color=plt.get_cmap("tab10").colors
+        )
+        for axis in axes:
+            axis.set_prop_cycle(styles)
         order = sorted(lines, key=lambda line: -_best(lines[line]))
-        for line in order:
+        for line, style in zip(order, styles, strict=False):
             name = " ".join(filter(None, line))
             coded = {b: seeds for b, seeds in sorted(lines[line].items()) if b}
             whole = lines[line].get(0)
@@ -316,9 +327,9 @@ def plot(folds, path):
                     [np.mean(seed_means(s)) for s in coded.values()],
                     spread=[np.std(seed_means(s)) for s in coded.values()],
                     name=name,
-                ).plot(ax=axes[0])
+                ).plot(ax=axes[0], **style)
             elif whole:
-                axes[0].axhline(np.mean(seed_means(whole)), ls=":", color="grey", label=name)
+                axes[0].axhline(np.mean(seed_means(whole)), **style)
             n_bits = 32 if 32 in coded else max(coded, default=0)
             seeds = lines[line].get(n_bits)
             if not seeds:
@@ -328,13 +339,15 @@ def plot(folds, path):
                 _mean_curve(seeds, "precision_at_recall"),
                 np.linspace(0, 1, N_LEVELS),
                 name=suffix,
-            ).plot(ax=axes[1])
+            ).plot(ax=axes[1], **style)
             PrecisionAtKDisplay(RANKS, _mean_curve(seeds, "precision_at_k"), name=suffix).plot(
-                ax=axes[2]
+                ax=axes[2], **style
             )
         for axis in axes:
-            axis.legend(fontsize=6)
-            axis.set_title(", ".join(table), fontsize=8)
+            if axis.get_legend():
+                axis.get_legend().remove()
+        axes[1].set_title(", ".join(table))
+        axes[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.tight_layout()
         name = "-".join(part.replace(" ", "_") for part in table)
         figure.savefig(path.with_name(f"{path.stem}-{name}.png"), dpi=90)
