@@ -3,5 +3,6 @@
 from ._emoji import load_emoji
 from ._openclipart import load_openclipart
 from ._synthetic import make_tagged_images
+from ._tagged_folder import load_tagged_folder
 
-__all__ = ["load_emoji", "load_openclipart", "make_tagged_images"]
+__all__ = ["load_emoji", "load_openclipart", "load_tagged_folder", "make_tagged_images"]

@@ -1,0 +1,140 @@
+"""Folders of images with tags in a table or beside each image."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from skwsdhq.datasets import load_tagged_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jpg", "a.PNG", "sub/c.webp", ".hidden.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    return tmp_path
+
+
+NAMES = ["a.PNG", "b.jpg", "sub/c.webp"]
+CSV = 'file_name,tags\na.PNG,"Cat, black  cat,cat"\nsub\\c.webp,"Dög"\n'
+
+
+def check(data, folder):
+    assert data.names == NAMES
+    assert data.images == [str(folder / name) for name in NAMES]
+    assert data.tags == [["cat", "black cat"], [], ["dög"]]
+    assert data.untagged.tolist() == [1]
+    assert data.missing == []
+    assert "3 images" in data.DESCR
+    assert "3 different tags, 1 images without tags" in data.DESCR
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_csv(folder, encoding):
+    (folder / "tags.csv").write_text(CSV, encoding=encoding)
+    check(load_tagged_folder(folder), folder)
+    check(load_tagged_folder(str(folder), folder / "tags.csv"), folder)
+    (folder / "tags.csv").rename(folder / "other.csv")
+    check(load_tagged_folder(folder, str(folder / "other.csv")), folder)
+    images, tags = load_tagged_folder(folder, folder / "other.csv", return_X_y=True)
+    assert len(images) == len(tags) == 3
+
+
+def test_other_columns_and_separators(folder):
+    (folder / "x.csv").write_text(
+        "id;who;what;more\n1;a.PNG;Cat|black cat;\n2;sub/c.webp;;Dög|Cat\n"
+    )
+    data = load_tagged_folder(
+        folder,
+        folder / "x.csv",
+        file_column="who",
+        tag_columns=["what", "more"],
+        separator="|",
+        delimiter=";",
+        lowercase=False,
+    )
+    assert data.tags == [["Cat", "black cat"], [], ["Dög", "Cat"]]
+    (folder / "x.tsv").write_text("Image\tKeywords\na.PNG\tcat,black cat\nsub/c.webp\tdög\n")
+    check(load_tagged_folder(folder, folder / "x.tsv"), folder)
+
+
+def test_tags_that_were_not_quoted(folder):
+    (folder / "tags.csv").write_text("file,tags\na.PNG,cat,black cat\nb.jpg\nsub/c.webp,dög\n")
+    check(load_tagged_folder(folder), folder)
+
+
+def test_a_picture_on_several_lines(folder):
+    (folder / "tags.csv").write_text("file,tag\na.PNG,cat\nsub/c.webp,dög\na.PNG,black cat\n")
+    check(load_tagged_folder(folder), folder)
+
+
+def test_jsonl(folder):
+    lines = [
+        {"file_name": "a.PNG", "tags": ["Cat", "black cat"], "width": 4},
+        {"tags": "dög,", "file_name": "./sub/c.webp"},
+        {"file_name": "b.jpg", "tags": None},
+    ]
+    text = "\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (folder / "metadata.jsonl").write_text(text)
+    check(load_tagged_folder(folder), folder)
+
+
+def test_sidecars(folder):
+    (folder / "a.txt").write_text("Cat,black cat\n\ncat\n")
+    (folder / "sub" / "c.webp.txt").write_text("dög", encoding="utf-8-sig")
+    check(load_tagged_folder(folder), folder)
+    (folder / "tags.csv").write_text("file,tags\n")
+    check(load_tagged_folder(folder, "sidecar"), folder)
+
+
+def test_images_that_are_not_there(folder):
+    (folder / "tags.csv").write_text(CSV + "".join(f"gone{i}.jpg,x\n" for i in range(7)))
+    with pytest.raises(FileNotFoundError, match=r"7 images.*gone0\.jpg.*\.\.\..*missing='warn'"):
+        load_tagged_folder(folder)
+    with pytest.warns(UserWarning, match="7 images that are not in"):
+        data = load_tagged_folder(folder, missing="warn")
+    assert data.missing == [f"gone{i}.jpg" for i in range(7)]
+    assert load_tagged_folder(folder, missing="ignore").tags == data.tags
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"file,tags\na.PNG,d\xf6g\n", r"line 2, is not in utf-8-sig.*latin-1"),
+        ("x.csv", b"file,words\na.PNG,dog\n", r"no column any of tags.*'words'.*tag_columns="),
+        ("x.csv", b"a.PNG,dog\nb.jpg,cat\n", r"no column any of file_name.*file_column="),
+        ("x.csv", b"file,tags\n,dog\n", r"line 2, has no file"),
+        ("x.jsonl", b'{"file": "a.PNG", "tags": []}\n{"file": \n', r"line 2, is no JSON"),
+        ("x.jsonl", b"[1]\n", r"line 1, should be a JSON object"),
+        ("x.xls", b"", r"should be a \.csv"),
+    ],
+)
+def test_tables_that_cannot_be_read(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_tagged_folder(folder, folder / name)
+    if b"\xf6" in content:
+        data = load_tagged_folder(folder, folder / name, encoding="latin-1")
+        assert data.tags[0] == ["dög"]
+
+
+def test_folders_without_what_is_needed(folder, tmp_path_factory):
+    with pytest.raises(FileNotFoundError, match=r"no tags in .* as a\.txt"):
+        load_tagged_folder(folder)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        load_tagged_folder(folder, "nowhere.csv")
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        load_tagged_folder(folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match="there is no image"):
+        load_tagged_folder(tmp_path_factory.mktemp("empty"))
+    (folder / "tags.csv").write_text(CSV)
+    (folder / "metadata.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"tags\.csv and metadata\.jsonl"):
+        load_tagged_folder(folder)
+    with pytest.raises(ValueError, match="missing='skip'"):
+        load_tagged_folder(folder, missing="skip")
+    with pytest.raises(ValueError, match="separator"):
+        load_tagged_folder(folder, separator="")
+    with pytest.raises(ValueError, match="'what'"):
+        load_tagged_folder(folder, folder / "tags.csv", tag_columns="what")
