@@ -514,3 +514,51 @@ class TestMeanTagLosses:
             losses.contrastive_loss(z, t, temperature=0)
         with pytest.raises(ValueError, match="margin=-1"):
             losses.mean_tag_hinge_loss(z, t, margin=-1)
+
+
+class TestBitLosses:
+    def bits(self, n=6, dtype=torch.float64):
+        random = np.random.default_rng(1)
+        means = torch.tensor(random.normal(size=(n, 4)), dtype=dtype)
+        return torch.tensor(random.uniform(size=(n, 5)), dtype=dtype), means
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_equal_the_loops(self, dtype):
+        bits, means = self.bits(dtype=dtype)
+        means[3] = 0
+        expected = reference.tag_distance_loss(bits.tolist(), means.tolist())
+        loss = losses.tag_distance_loss(bits, means)
+        assert loss.item() == pytest.approx(expected, rel=50 * TOLERANCE[dtype])
+        expected = reference.binarization_loss(bits.tolist())
+        assert losses.binarization_loss(bits).item() == pytest.approx(
+            expected, rel=50 * TOLERANCE[dtype]
+        )
+
+    def test_on_a_circle(self):
+        # Tags at 0, 60, 180 degrees are 1/2, 2 and 3/2 apart; bits 1/2, 1 and 1/2 of them.
+        bits = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        expected = (0 + (1 - 2) ** 2 + (1 / 2 - 3 / 2) ** 2) / 3
+        loss = losses.tag_distance_loss(bits, 3 * directions(0, 60, 180))
+        assert loss.item() == pytest.approx(expected)
+        assert losses.binarization_loss(bits).item() == -0.25
+
+    def test_gradients(self):
+        bits, means = self.bits()
+        means[1] = 0
+        bits.requires_grad_()
+        assert torch.autograd.gradcheck(lambda h: losses.tag_distance_loss(h, means), [bits])
+        assert torch.autograd.gradcheck(losses.binarization_loss, [bits])
+
+    @pytest.mark.parametrize("n", [0, 1])
+    def test_no_pairs(self, n):
+        bits, means = self.bits(n)
+        value, gradient = value_and_gradient(lambda h: losses.tag_distance_loss(h, means), bits)
+        assert value == 0
+        assert (gradient == 0).all()
+
+    def test_bad_inputs(self):
+        bits, means = self.bits()
+        with pytest.raises(ValueError, match="tag_means has 3 rows, should have the 6 of bits"):
+            losses.tag_distance_loss(bits, means[:3])
+        with pytest.raises(TypeError, match="should be a torch tensor"):
+            losses.binarization_loss(bits.numpy())

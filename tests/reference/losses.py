@@ -78,3 +78,20 @@ def contrastive_loss(embeddings, tag_means, temperature):
         denominator = sum(math.exp(cosine(z, other) / temperature) for _, other in pairs)
         total -= math.log(math.exp(cosine(z, t) / temperature) / denominator)
     return total / len(pairs) if pairs else 0.0
+
+
+def tag_distance_loss(bits, tag_means):
+    pairs = _taking_part(bits, tag_means)
+    total, n_terms = 0.0, 0
+    for n, (h, t) in enumerate(pairs):
+        for m, (other_h, other_t) in enumerate(pairs):
+            if m != n:
+                apart = sum((a - b) ** 2 for a, b in zip(h, other_h, strict=True)) / len(h)
+                total += (apart - (1 - cosine(t, other_t))) ** 2
+                n_terms += 1
+    return total / n_terms if n_terms else 0.0
+
+
+def binarization_loss(bits):
+    values = [b for row in bits for b in row]
+    return -sum((b - 0.5) ** 2 for b in values) / len(values) if values else 0.0
