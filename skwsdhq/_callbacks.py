@@ -96,6 +96,20 @@ class ValidationStop:
             self._waited += 1
         return self._waited >= self.n_iter_no_change
 
+    def state(self) -> dict:
+        """What a run that goes on needs."""
+        return {
+            "lowest": float(self._lowest),
+            "to_beat": float(self._to_beat),
+            "waited": self._waited,
+            "best": self.best,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Set what :meth:`state` gave."""
+        self._lowest, self._to_beat = state["lowest"], state["to_beat"]
+        self._waited, self.best = state["waited"], state["best"]
+
 
 def hold_out(tagged: np.ndarray, fraction: float, random_state: Any) -> np.ndarray:
     """Which rows (n,) to keep apart: that fraction of the tagged ones, at least one of them.

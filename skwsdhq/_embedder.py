@@ -1,12 +1,15 @@
 """HypersphereEmbedder: from images or features to unit vectors near their tags' concepts."""
 
-import functools
+import dataclasses
+import os
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -21,8 +24,10 @@ from ._callbacks import (
     with_callbacks,
 )
 from ._tag_enhancer import TagEnhancer
-from .backbones import extract_features, resolve_backbone, resolve_device
-from .images import input_kind
+from ._training_checkpoint import Checkpoint, fingerprint
+from ._training_run import Run, Stage
+from .backbones import extract_features, load_backbone, resolve_backbone, resolve_device
+from .images import ResizedImages, input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
 from .tags import check_tags, tags_to_lists
@@ -54,8 +59,11 @@ class HypersphereEmbedder(
         The network that gives features where X is images, see
         :func:`skwsdhq.backbones.load_backbone`; ``"auto"`` is the best one that is installed.
         Feature matrices need none.
-    finetune : {"head"}, default="head"
-        What is trained; ``"head"`` is the network on top of the features.
+    finetune : {"head", "last", "all"}, default="head"
+        What is trained: the layers on top of frozen features; also the last layers of the
+        backbone, as many as hold a quarter of its parameters; or all of it. The last two need
+        images. They train the head alone first (``head_iter``), then everything for ``max_iter``
+        epochs. Normalisation layers keep their statistics.
     loss : {"adaptive_margin", "fixed_margin", "wdht", "contrastive"}, default="adaptive_margin"
         ``"adaptive_margin"`` is the paper's; ``"fixed_margin"`` the same with one margin;
         ``"wdht"`` the hinge of an image against the mean of its tags with the batch's other
@@ -73,19 +81,36 @@ class HypersphereEmbedder(
     dropout : float, default=0.5
         Probability that a hidden unit is left out of a step.
     max_iter : int, default=40
-        Epochs.
+        Epochs; those of ``head_iter`` not counted.
+    head_iter : int, default=20
+        With ``finetune="last"`` or ``"all"``, epochs of the head alone on frozen features before
+        the backbone learns along.
     batch_size : int, default=256
     learning_rate : float, default=3e-4
         Adam's.
     last_layer_factor : float, default=1.0
         The last layer's rate is that many times ``learning_rate``, its bias's twice that. The
         published runs, which fine-tune all layers, use 10.
+    backbone_factor : float, default=0.1
+        The backbone's rate is that many times ``learning_rate``.
     learning_rate_decay : float, default=0.5
         Factor of a step of the learning rate.
     n_drops : int, default=3
         Steps of the learning rate, at equal distances within ``max_iter``.
     weight_decay : float, default=0.0
-        Decoupled, per step, times the learning rate.
+        Decoupled, per step, times the learning rate; not of biases below the head's.
+    max_grad_norm : float or None, default=None
+        Gradients of all parameters together are shortened to that norm.
+    augment : bool, default=True
+        Whether a backbone that learns sees random crops (of 7/8 of the picture's side) and mirror
+        images.
+    micro_batch_size : int or None, default=None
+        Images that go through a backbone that learns at once, where memory does not hold
+        ``batch_size`` of them; the loss is that of the whole batch all the same, at the price of
+        a second pass.
+    dtype : {"auto", "float32", "bfloat16"}, default="auto"
+        In which a backbone that learns multiplies; ``"auto"`` is bfloat16 where the device is
+        faster by it, else float32.
     early_stopping : bool, default=False
         Whether to keep ``validation_fraction`` of the tagged images apart, stop when their loss
         falls no more, and take the weights of the epoch where it was lowest. ``partial_fit``
@@ -95,6 +120,13 @@ class HypersphereEmbedder(
         Epochs in a row without progress after which to stop.
     tol : float, default=1e-4
         A smaller fall of the loss is no progress.
+    checkpoint_dir : str, PathLike or None, default=None
+        Folder in which ``fit`` keeps its state after each epoch. A run that was killed goes on
+        from there when the same ``fit`` is called again, and ends as one that was never stopped.
+        Needs a ``random_state``. Other parameters or data use another file; delete the folder
+        when it is of no use any more.
+    cache_dir : str, PathLike or None, default=None
+        Folder for resized pictures, so that a backbone that learns reads each file once.
     device : str, torch.device or None, default=None
         Where to train; None is CUDA where there is one, else the CPU.
     random_state : int, RandomState instance or None, default=None
@@ -118,6 +150,8 @@ class HypersphereEmbedder(
         Subtracted from features, which are then scaled to unit length.
     backbone_ : str, torch.nn.Module, callable or None
         The network in use; None for feature matrices.
+    backbone_state_ : dict of str to ndarray
+        What the network has learned, by the name of its parameter; empty where it is frozen.
     n_features_in_ : int
         d, where X is a feature matrix.
 
@@ -139,7 +173,7 @@ class HypersphereEmbedder(
     _parameter_constraints: dict = {
         "tag_enhancer": [HasMethods(["fit", "transform"]), None],
         "backbone": "no_validation",
-        "finetune": [StrOptions({"head"})],
+        "finetune": [StrOptions({"head", "last", "all"})],
         "loss": [StrOptions({"adaptive_margin", "fixed_margin", "wdht", "contrastive"})],
         "gamma": [Interval(Real, 0, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
@@ -148,16 +182,24 @@ class HypersphereEmbedder(
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "head_iter": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "last_layer_factor": [Interval(Real, 0, None, closed="neither")],
+        "backbone_factor": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_decay": [Interval(Real, 0, 1, closed="right")],
         "n_drops": [Interval(Integral, 0, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "augment": ["boolean"],
+        "micro_batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "dtype": [StrOptions({"auto", "float32", "bfloat16"})],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "cache_dir": [str, os.PathLike, None],
         "device": "no_validation",
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
@@ -178,16 +220,24 @@ class HypersphereEmbedder(
         hidden_layer_sizes=(1024,),
         dropout=0.5,
         max_iter=40,
+        head_iter=20,
         batch_size=256,
         learning_rate=3e-4,
         last_layer_factor=1.0,
+        backbone_factor=0.1,
         learning_rate_decay=0.5,
         n_drops=3,
         weight_decay=0.0,
+        max_grad_norm=None,
+        augment=True,
+        micro_batch_size=None,
+        dtype="auto",
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
         tol=1e-4,
+        checkpoint_dir=None,
+        cache_dir=None,
         device=None,
         random_state=None,
         warm_start=False,
@@ -204,16 +254,24 @@ class HypersphereEmbedder(
         self.hidden_layer_sizes = hidden_layer_sizes
         self.dropout = dropout
         self.max_iter = max_iter
+        self.head_iter = head_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.last_layer_factor = last_layer_factor
+        self.backbone_factor = backbone_factor
         self.learning_rate_decay = learning_rate_decay
         self.n_drops = n_drops
         self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.augment = augment
+        self.micro_batch_size = micro_batch_size
+        self.dtype = dtype
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.checkpoint_dir = checkpoint_dir
+        self.cache_dir = cache_dir
         self.device = device
         self.random_state = random_state
         self.warm_start = warm_start
@@ -241,14 +299,24 @@ class HypersphereEmbedder(
         ValueError
             If X and y differ in length, features are not finite, or no image has a tag.
         FloatingPointError
-            If the loss is no longer finite.
+            If the loss of a batch is not finite; the estimator is fitted as it was after the last
+            epoch, if there was one.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If it is interrupted (Ctrl-C) after the first epoch; the estimator is that of the last
+            epoch.
         """
         self._validate_params()
-        tasks = EpochTasks(self, self.max_iter, X, y)
-        self._fit(X, y, tasks=tasks)
+        tasks = EpochTasks(self, self._n_epochs, X, y)
+        _, failure = self._fit(X, y, tasks=tasks)
         tasks.close()
+        if failure is not None:
+            raise failure
         return self
 
+    @with_callbacks
     def partial_fit(self, X, y=None):
         """One more epoch, over these images only.
 
@@ -264,7 +332,12 @@ class HypersphereEmbedder(
         -------
         self
         """
-        self._fit(X, y, n_epochs=1, go_on=hasattr(self, "coefs_"))
+        self._validate_params()
+        tasks = EpochTasks(self, 1, X, y)
+        _, failure = self._fit(X, y, partial=True, go_on=hasattr(self, "coefs_"), tasks=tasks)
+        tasks.close()
+        if failure is not None:
+            raise failure
         return self
 
     def transform(self, X):
@@ -301,12 +374,19 @@ class HypersphereEmbedder(
     def _n_features_out(self):
         return self.coefs_[-1].shape[1]
 
+    @property
+    def _n_epochs(self):
+        """Of a fit, at most."""
+        return self.max_iter + (0 if self.finetune == "head" else self.head_iter)
+
     # --- helpers ------------------------------------------------------------------------
 
-    def _fit(self, X, y, *, alternation=None, n_epochs=None, go_on=None, tasks=None):
+    def _fit(self, X, y, *, alternation=None, partial=False, go_on=None, tasks=None, outer=None):
         """``fit``, with codebooks that are learned along where an alternation is given.
 
-        Returns the embeddings of the training rows.
+        ``outer`` makes, of what would be set here, what an estimator around this one would set;
+        the tasks are its then. Returns the embeddings of the training rows, and the error of a
+        loss that was no number (all is set as it was after the last epoch then) or None.
         """
         self._validate_params()
         if y is None:
@@ -314,10 +394,14 @@ class HypersphereEmbedder(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: it "
                 "learns from tags."
             )
-        partial = n_epochs is not None
         go_on = self.warm_start and hasattr(self, "coefs_") if go_on is None else go_on
         tags = as_rows_of_tags(y)
         check_consistent_length(X, tags)
+        if self.finetune != "head" and input_kind(X) == "features":
+            raise ValueError(
+                f"finetune={self.finetune!r} trains a network on images, but X is a feature "
+                "matrix; pass images, or set finetune='head'."
+            )
         features, backbone = self._features(X, reset=not go_on)
         random_state = check_random_state(self.random_state)
         seed = random_state.randint(np.iinfo(np.int32).max)
@@ -337,99 +421,220 @@ class HypersphereEmbedder(
                 "to learn from."
             )
         concepts = enhancer.concept_vectors_
-        inputs = _training.prepare_inputs(features, mean).astype(np.float32, copy=False)
+        checkpoint = None
+        if self.checkpoint_dir is not None and not partial and not go_on:
+            checkpoint = self._checkpoint(features, indicator, concepts, seed, alternation)
+        run = self._new_run(
+            X, features, backbone, mean, concepts, indicator, seed,
+            alternation=alternation, partial=partial, go_on=go_on, checkpoint=checkpoint,
+        )  # fmt: skip
 
-        held = stop = None
-        if self.early_stopping and not partial:
-            held = hold_out(tagged, self.validation_fraction, np.random.RandomState(seed))
-            stop = ValidationStop(self.n_iter_no_change, self.tol)
-
-        device = resolve_device(self.device)
-        generator = torch.Generator(device).manual_seed(seed)
-        sizes = (inputs.shape[1], *self.hidden_layer_sizes, concepts.shape[1])
-        arrays = list(zip(self.coefs_, self.intercepts_, strict=True)) if go_on else None
-        network = _training.build_network(sizes, self.dropout, generator, arrays)
-        optimizer = _training.make_optimizer(
-            network, self.learning_rate, self.last_layer_factor, self.weight_decay
-        )
-        if partial and go_on and self._optimizer_state is not None:
-            optimizer.restore(self._optimizer_state)
-        if alternation is not None:
-            alternation.start(concepts)
-        epochs = _training.train(
-            network,
-            optimizer,
-            inputs,
-            tagged,
-            _training.make_loss(
-                self.loss,
-                concepts,
-                indicator,
-                device,
-                gamma=self.gamma,
-                margin=self.margin,
-                temperature=self.temperature,
-                n_hard_negatives=self.n_hard_negatives,
-            ),
-            n_epochs=self.max_iter if n_epochs is None else n_epochs,
-            batch_size=self.batch_size,
-            generator=generator,
-            decay=self.learning_rate_decay,
-            n_drops=0 if partial else self.n_drops,
-            alternation=alternation,
-            held=held,
-        )
-
-        def learned(arrays=None):
+        def learned(state=None):
             """What is set at the end, with the weights as they are, or with others."""
-            arrays = _training.network_arrays(network) if arrays is None else arrays
+            model = run.stage.model
+            if state is not None:
+                model.restore(state)
+            arrays = _training.network_arrays(model.head)
+            tuned = isinstance(model, _training.FineTuned)
             return {
                 "tag_enhancer_": enhancer,
                 "feature_mean_": mean,
                 "backbone_": backbone,
+                "backbone_state_": model.trunk_state() if tuned else self._trunk_state(go_on),
                 "coefs_": [weights for weights, _ in arrays],
                 "intercepts_": [bias for _, bias in arrays],
             }
 
-        def is_over(row):
-            asked = tasks is not None and tasks.end(learned)
-            if stop is None:
-                return asked
-            weights = functools.partial(_training.network_arrays, network)
-            return stop.update(row["validation_loss"], weights) or asked
+        failure = self._watch(run, learned, tasks, outer)
+        stop = run.stage.stop
+        for name, value in learned(None if stop is None else stop.best).items():
+            setattr(self, name, value)
+        self._set_history(run.figures, alternation, stop, go_on)
+        self._optimizer_state = run.stage.optimizer.state() if partial else None
+        if self.backbone_state_:
+            features, _ = self._features(X, reset=False)
+        return self._embed(features), failure
 
-        total = self.max_iter if n_epochs is None else n_epochs
-        figures = self._watch(epochs, total, tasks, is_over)
+    def _checkpoint(self, features, indicator, concepts, seed, alternation):
+        """Where this run keeps its state: another file for other parameters, data or seed."""
+        if self.random_state is None:
+            raise ValueError(
+                "checkpoint_dir needs a random_state: without one a run that goes on can't be "
+                "told from a new one."
+            )
+        parameters = self.get_params(deep=False)
+        for name in ("checkpoint_dir", "cache_dir", "verbose", "warm_start", "device"):
+            parameters.pop(name)
+        plain = (str, int, float, tuple)
+        known = {k: v for k, v in parameters.items() if isinstance(v, plain)}
+        codes = None if alternation is None else alternation.parameters()
+        rows = (indicator.indptr, indicator.indices)
+        return Checkpoint(
+            self.checkpoint_dir, fingerprint(known, features, rows, concepts, seed, codes)
+        )
 
+    def _new_run(
+        self, X, features, backbone, mean, concepts, indicator, seed, *, alternation, partial,
+        go_on, checkpoint,
+    ):  # fmt: skip
+        """The stages of a fit: the head on fixed features, then network and head together."""
+        tagged = np.diff(indicator.indptr) > 0
+        device = resolve_device(self.device)
+        generator = torch.Generator(device).manual_seed(seed)
+        held = stop = None
+        if self.early_stopping and not partial:
+            held = hold_out(tagged, self.validation_fraction, np.random.RandomState(seed))
+            stop = ValidationStop(self.n_iter_no_change, self.tol)
+        sizes = (features.shape[1], *self.hidden_layer_sizes, concepts.shape[1])
+        arrays = list(zip(self.coefs_, self.intercepts_, strict=True)) if go_on else None
+        head = _training.build_network(sizes, self.dropout, generator, arrays)
+        if alternation is not None:
+            alternation.start(concepts)
+        loss = _training.make_loss(
+            self.loss,
+            concepts,
+            indicator,
+            device,
+            gamma=self.gamma,
+            margin=self.margin,
+            temperature=self.temperature,
+            n_hard_negatives=self.n_hard_negatives,
+        )
+
+        def stage(model, n_epochs, *, last):
+            optimizer = _training.make_optimizer(
+                head,
+                self.learning_rate,
+                self.last_layer_factor,
+                self.weight_decay,
+                getattr(model, "parameters", ()),
+                self.backbone_factor,
+            )
+            if partial and go_on and self._optimizer_state is not None:
+                optimizer.restore(self._optimizer_state)
+            options = {
+                "n_epochs": n_epochs,
+                "batch_size": self.batch_size,
+                "generator": generator,
+                "decay": self.learning_rate_decay,
+                "n_drops": 0 if partial else self.n_drops,
+                "max_norm": self.max_grad_norm,
+                "alternation": alternation if last else None,
+                "held": held,
+            }
+
+            def epochs(first):
+                return _training.train(model, optimizer, tagged, loss, first=first, **options)
+
+            if not last:
+                return Stage(model, optimizer, n_epochs, epochs)
+            return Stage(model, optimizer, n_epochs, epochs, alternation, stop)
+
+        n_epochs = 1 if partial else self.max_iter
+        stages = []
+        if self.finetune == "head" or not (go_on or partial):
+            inputs = _training.prepare_inputs(features, mean).astype(np.float32, copy=False)
+            fixed = _training.FixedInputs(head, inputs, device)
+            if self.finetune == "head":
+                stages.append(stage(fixed, n_epochs, last=True))
+            elif self.head_iter:
+                stages.append(stage(fixed, self.head_iter, last=False))
+        if self.finetune != "head":
+            tuned = self._fine_tuned(X, head, backbone, mean, device, generator, go_on)
+            stages.append(stage(tuned, n_epochs, last=True))
+        return Run(stages, generator, checkpoint)
+
+    def _fine_tuned(self, X, head, backbone, mean, device, generator, go_on):
+        network = self._network(backbone, self._trunk_state(go_on))
+        if not isinstance(network.module, torch.nn.Module):
+            raise TypeError(
+                f"finetune={self.finetune!r} needs a network of torch; backbone is a "
+                f"{type(network.module).__name__}. Set finetune='head'."
+            )
+
+        def embed_features(state):
+            return extract_features(X, self._network(backbone, state), device=self.device)
+
+        side = _training.FineTuned.side(network.size, self.augment)
+        return _training.FineTuned(
+            head,
+            network,
+            ResizedImages(X, side, cache_dir=self.cache_dir),
+            mean,
+            embed_features=embed_features,
+            device=device,
+            generator=generator,
+            finetune=self.finetune,
+            augment=self.augment,
+            micro_batch_size=self.micro_batch_size,
+            dtype=_training.training_dtype(self.dtype, device),
+        )
+
+    def _watch(self, run, learned, tasks, outer):
+        """Go through the epochs; returns the error of a loss that is no number, if there is one.
+
+        Where an epoch breaks off, by such a loss or by Ctrl-C, all is as after the last one.
+        """
+        inner = learned if outer is None else lambda: outer(learned())
+        epochs = run.epochs()
+        failure = None
+        with tqdm(desc="training", total=run.n_epochs, disable=not self.verbose) as bar:
+            try:
+                while True:
+                    if tasks is not None:
+                        tasks.begin()
+                    row = next(epochs, None)
+                    if row is None:
+                        break
+                    bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+                    bar.update(len(run.figures) - bar.n)
+                    asked = tasks is not None and tasks.end(inner)
+                    stop = run.stage.stop
+                    stopped = stop is not None and stop.update(
+                        row["validation_loss"], run.stage.model.state
+                    )
+                    run.is_over = asked or stopped
+            except (KeyboardInterrupt, FloatingPointError) as error:
+                if not run.figures:
+                    raise
+                run.back_to_last_epoch()
+                if isinstance(error, FloatingPointError):
+                    failure = error
+                else:
+                    warnings.warn(
+                        f"training was interrupted after {len(run.figures)} of {run.n_epochs} "
+                        "epochs; the estimator is that of the last one.",
+                        ConvergenceWarning,
+                        stacklevel=4,
+                    )
+        return failure
+
+    def _set_history(self, figures, alternation, stop, go_on):
         history = {name: [row[name] for row in figures] for name in ("loss", "learning_rate")}
         if alternation is not None:
             history["quantization_loss"] = [row["quantization_loss"] for row in figures]
         if stop is not None:
-            history["validation_loss"] = [row["validation_loss"] for row in figures]
+            history["validation_loss"] = [
+                row["validation_loss"] for row in figures if "validation_loss" in row
+            ]
         if go_on:
             before = self.history_
             history = {k: before.get(k, []) + values for k, values in history.items()}
-        for name, value in learned(None if stop is None else stop.best).items():
-            setattr(self, name, value)
         self.history_ = history
         self.n_iter_ = len(history["loss"])
-        self._optimizer_state = optimizer.state() if partial else None
-        return self._embed(features)
 
-    def _watch(self, epochs, total, tasks, is_over):
-        """All figures of a training, shown as they come, until it is over."""
-        figures = []
-        with tqdm(total=total, desc="training", unit="epoch", disable=not self.verbose) as bar:
-            while len(figures) < total:
-                if tasks is not None:
-                    tasks.begin()
-                row = next(epochs)
-                figures.append(row)
-                bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-                bar.update()
-                if is_over(row):
-                    break
-        return figures
+    def _trunk_state(self, go_on):
+        """What an earlier fit taught the network, by the name of the parameter."""
+        return dict(self.backbone_state_) if go_on else {}
+
+    def _network(self, backbone, state):
+        """The backbone, with what it has learned."""
+        if not state:
+            return backbone
+        network = load_backbone(backbone)
+        return dataclasses.replace(
+            network, module=_training.load_trunk_state(network.module, state)
+        )
 
     def _features(self, X, reset):
         """(n, d) features, X itself or what a network makes of images, and that network."""
@@ -443,7 +648,8 @@ class HypersphereEmbedder(
             )
         if reset:
             forget_features(self)
-        features = extract_features(X, backbone, device=self.device, verbose=self.verbose)
+        network = self._network(backbone, {} if reset else self.backbone_state_)
+        features = extract_features(X, network, device=self.device, verbose=self.verbose)
         if not reset and features.shape[1] != len(self.feature_mean_):
             raise ValueError(
                 f"the backbone gives {features.shape[1]} features; {len(self.feature_mean_)} "

@@ -1,7 +1,9 @@
 """WSDHQuantizer: images to codes of a few bytes, and search over them."""
 
 import copy
+import functools
 import math
+import os
 from numbers import Integral, Real
 
 import numpy as np
@@ -70,6 +72,9 @@ class WSDHQuantizer(
         where its vectors have X's dimension; None is Euclidean, and y may be None.
     top_k : int, default=5000
         R of the mAP@R that ``score`` returns.
+    checkpoint_dir : str, PathLike or None, default=None
+        Of the default embedder: folder in which ``fit`` keeps its state, codes included, after
+        each epoch, to go on from when it was killed. Needs a ``random_state``.
     device : str, torch.device or None, default=None
         Of the default embedder.
     random_state : int, RandomState instance or None, default=None
@@ -128,6 +133,7 @@ class WSDHQuantizer(
         "codebook_iters": [Interval(Integral, 0, None, closed="left")],
         "tag_enhancer": [HasMethods(["fit", "transform"]), None],
         "top_k": [Interval(Integral, 1, None, closed="left")],
+        "checkpoint_dir": [str, os.PathLike, None],
         "device": "no_validation",
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
@@ -153,6 +159,7 @@ class WSDHQuantizer(
         codebook_iters=20,
         tag_enhancer=None,
         top_k=5000,
+        checkpoint_dir=None,
         device=None,
         random_state=None,
         warm_start=False,
@@ -171,6 +178,7 @@ class WSDHQuantizer(
         self.codebook_iters = codebook_iters
         self.tag_enhancer = tag_enhancer
         self.top_k = top_k
+        self.checkpoint_dir = checkpoint_dir
         self.device = device
         self.random_state = random_state
         self.warm_start = warm_start
@@ -196,13 +204,20 @@ class WSDHQuantizer(
         ------
         ValueError
             If there are fewer rows than codewords, and as for :meth:`HypersphereEmbedder.fit`.
+        FloatingPointError
+            As for :meth:`HypersphereEmbedder.fit`; the codes are those of the last good epoch.
         """
         self._validate_params()
-        tasks = EpochTasks(self, 0, X, y)
-        self._fit(X, y, go_on=self.warm_start and hasattr(self, "codebooks_"))
+        inner = HypersphereEmbedder() if self.embedder is None else self.embedder
+        tasks = EpochTasks(self, getattr(inner, "_n_epochs", 0), X, y)
+        go_on = self.warm_start and hasattr(self, "codebooks_")
+        failure = self._fit(X, y, go_on=go_on, tasks=tasks)
         tasks.close()
+        if failure is not None:
+            raise failure
         return self
 
+    @with_callbacks
     def partial_fit(self, X, y=None):
         """One more epoch of the network, and one turn of the codebooks, over these images only.
 
@@ -218,7 +233,11 @@ class WSDHQuantizer(
         self
         """
         self._validate_params()
-        self._fit(X, y, go_on=hasattr(self, "codebooks_"), partial=True)
+        tasks = EpochTasks(self, 1, X, y)
+        failure = self._fit(X, y, go_on=hasattr(self, "codebooks_"), partial=True, tasks=tasks)
+        tasks.close()
+        if failure is not None:
+            raise failure
         return self
 
     def transform(self, X):
@@ -344,7 +363,8 @@ class WSDHQuantizer(
 
     # --- helpers ------------------------------------------------------------------------
 
-    def _fit(self, X, y, *, go_on, partial=False):
+    def _fit(self, X, y, *, go_on, partial=False, tasks=None):
+        """``fit``; returns the error of a loss that was no number, or None."""
         if y is None and self.__sklearn_tags__().target_tags.required:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: it "
@@ -364,25 +384,41 @@ class WSDHQuantizer(
             random_state=np.random.RandomState(seed),
             codebooks=self.codebooks_ if go_on else None,
         )
-        embedder, enhancer, embeddings, history = self._fit_embedder(
-            X, y, alternation, seed, go_on, partial
-        )
         statistics = self._statistics if partial and go_on else None
         n_turns = 1 if partial else self.codebook_iters
-        statistics, error = alternation.finish(embeddings, n_turns, statistics)
 
-        self.embedder_ = embedder
-        self.tag_enhancer_ = enhancer
-        self.codebooks_ = alternation.codebooks
-        self.codes_ = alternation.codes
-        self.metric_ = alternation.metric
-        self.n_bits_ = self.n_codebooks * math.ceil(math.log2(self.n_codewords))
-        self.history_ = {**history, "quantization_error": error}
-        self.n_iter_ = max(1, len(history.get("loss", error)))
-        self._statistics = statistics if partial else None
+        def learned(embedder, embeddings, enhancer, history, alternation=alternation):
+            """What is set at the end."""
+            sums, error = alternation.finish(embeddings, n_turns, statistics)
+            return {
+                "embedder_": embedder,
+                "tag_enhancer_": enhancer,
+                "codebooks_": alternation.codebooks,
+                "codes_": alternation.codes,
+                "metric_": alternation.metric,
+                "n_bits_": self.n_codebooks * math.ceil(math.log2(self.n_codewords)),
+                "history_": {**history, "quantization_error": error},
+                "n_iter_": max(1, len(history.get("loss", error))),
+                "_statistics": sums if partial else None,
+            }
 
-    def _fit_embedder(self, X, y, alternation, seed, go_on, partial):
-        """Fitted embedder, fitted enhancer, embeddings (n, D) of X, and history."""
+        def so_far(embedder, attributes):
+            """The same after an epoch, for a callback that looks; nothing here is changed."""
+            embedder = copy.copy(embedder)
+            vars(embedder).update(attributes)
+            embeddings = embedder.transform(X)
+            twin = copy.deepcopy(alternation)
+            return learned(embedder, embeddings, attributes["tag_enhancer_"], {}, twin)
+
+        embedder, enhancer, embeddings, history, failure = self._fit_embedder(
+            X, y, alternation, seed, go_on, partial, tasks, so_far
+        )
+        for name, value in learned(embedder, embeddings, enhancer, history).items():
+            setattr(self, name, value)
+        return failure
+
+    def _fit_embedder(self, X, y, alternation, seed, go_on, partial, tasks, so_far):
+        """Fitted embedder and enhancer, embeddings (n, D) of X, history, and error or None."""
         n_rows = _num_samples(X)
         if n_rows < self.n_codewords and not go_on:
             raise ValueError(
@@ -399,16 +435,25 @@ class WSDHQuantizer(
                 enhancer = self.tag_enhancer_ if go_on else clone(self.tag_enhancer).fit(tags, None)
                 if enhancer.concept_vectors_.shape[1] == X.shape[1]:
                     alternation.start(enhancer.concept_vectors_)
-            return "passthrough", enhancer, embeddings, {}
+            return "passthrough", enhancer, embeddings, {}, None
 
         self._check_features(X, reset=not go_on)
         if go_on:
             embedder = copy.deepcopy(self.embedder_)
         else:
             embedder = self._new_embedder(seed)
+        failure = None
         if isinstance(embedder, HypersphereEmbedder):
-            embeddings = embedder._fit(
-                X, y, alternation=alternation, n_epochs=1 if partial else None, go_on=go_on
+            if self.random_state is None and embedder.checkpoint_dir is not None:
+                raise ValueError("checkpoint_dir needs a random_state of the quantizer too.")
+            embeddings, failure = embedder._fit(
+                X,
+                y,
+                alternation=alternation,
+                partial=partial,
+                go_on=go_on,
+                tasks=tasks,
+                outer=functools.partial(so_far, embedder),
             )
         else:  # a frozen one, or any other transformer: codebooks are learned afterwards
             if not go_on:
@@ -419,7 +464,7 @@ class WSDHQuantizer(
         if enhancer is not None and alternation.metric is None:
             alternation.start(enhancer.concept_vectors_)
         history = getattr(embedder, "history_", {}) if inner is embedder else {}
-        return embedder, enhancer, embeddings, history
+        return embedder, enhancer, embeddings, history, failure
 
     def _new_embedder(self, seed):
         if self.embedder is not None:
@@ -429,7 +474,11 @@ class WSDHQuantizer(
                 embedder.set_params(random_state=seed)
             return embedder
         return HypersphereEmbedder(
-            self.tag_enhancer, device=self.device, random_state=seed, verbose=self.verbose
+            self.tag_enhancer,
+            checkpoint_dir=self.checkpoint_dir,
+            device=self.device,
+            random_state=seed,
+            verbose=self.verbose,
         )
 
     def _check_features(self, X, reset):

@@ -1,0 +1,140 @@
+"""A training that can be stopped, saved and gone on with: stages one after the other."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._training_checkpoint import Checkpoint
+
+__all__ = ["Run", "Stage"]
+
+
+@dataclass
+class Stage:
+    """Epochs over one model.
+
+    Parameters
+    ----------
+    model : FixedInputs or FineTuned
+    optimizer : Adam
+    n_epochs : int
+    epochs : callable
+        From the number of epochs that are done to the figures of the others, one after the other.
+    alternation : CodeAlternation, default=None
+    stop : ValidationStop, default=None
+    """
+
+    model: Any
+    optimizer: Any
+    n_epochs: int
+    epochs: Callable[[int], Iterator[dict]]
+    alternation: Any = None
+    stop: Any = None
+
+
+class Run:
+    """Stages one after the other, and the state at the end of the last epoch.
+
+    Parameters
+    ----------
+    stages : list of Stage
+    generator : torch.Generator
+        All of them draw from it.
+    checkpoint : Checkpoint, default=None
+        Where to keep the state after each epoch, and to look for one first.
+
+    Attributes
+    ----------
+    figures : list of dict
+        Of the epochs so far, those of an earlier run included.
+    is_over : bool
+        Set it to end after this epoch.
+    """
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        generator: torch.Generator,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.stages, self.generator, self.checkpoint = stages, generator, checkpoint
+        self.figures: list[dict] = []
+        self.is_over = False
+        self._number = self._n_done = 0
+        self._last: tuple[Any, ...] | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the epoch that is going on, or ended last."""
+        return self.stages[min(self._number, len(self.stages) - 1)]
+
+    @property
+    def n_epochs(self) -> int:
+        """Of all stages."""
+        return sum(stage.n_epochs for stage in self.stages)
+
+    def epochs(self) -> Iterator[dict]:
+        """The figures of each epoch that is left. To be run to its end, see ``is_over``."""
+        if self.checkpoint is not None and (saved := self.checkpoint.load()) is not None:
+            self._restore(saved)
+        while self._number < len(self.stages) and not self.is_over:
+            stage = self.stage
+            for figures in stage.epochs(self._n_done):
+                self._n_done += 1
+                self.figures.append(figures)
+                codes = None if stage.alternation is None else stage.alternation.state()
+                self._last = (stage, stage.model.state(), codes)
+                yield figures
+                self._save()
+                if self.is_over:
+                    return
+            self._number, self._n_done = self._number + 1, 0
+
+    def back_to_last_epoch(self) -> None:
+        """Undo what the epoch that broke off has changed.
+
+        Raises
+        ------
+        ValueError
+            If no epoch has ended.
+        """
+        if self._last is None:
+            raise ValueError("no epoch has ended.")
+        stage, weights, codes = self._last
+        stage.model.restore(weights)
+        if codes is not None:
+            stage.alternation.restore(codes)
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        stage = self.stage
+        self.checkpoint.save(
+            {
+                "number": self._number,
+                "n_done": self._n_done,
+                "is_over": bool(self.is_over),
+                "figures": self.figures,
+                "generator": self.generator.get_state().numpy(),
+                "model": stage.model.state(),
+                "optimizer": stage.optimizer.state(),
+                "alternation": None if stage.alternation is None else stage.alternation.state(),
+                "stop": None if stage.stop is None else stage.stop.state(),
+            }
+        )
+
+    def _restore(self, saved: dict) -> None:
+        self._number, self._n_done = saved["number"], saved["n_done"]
+        self.is_over, self.figures = saved["is_over"], list(saved["figures"])
+        self.generator.set_state(torch.from_numpy(np.array(saved["generator"])))
+        stage = self.stage
+        stage.model.restore(saved["model"])
+        stage.optimizer.restore(saved["optimizer"])
+        if stage.alternation is not None:
+            stage.alternation.restore(saved["alternation"])
+        if stage.stop is not None:
+            stage.stop.restore(saved["stop"])
+        self._last = (stage, saved["model"], saved["alternation"])
