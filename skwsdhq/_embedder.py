@@ -131,7 +131,8 @@ class HypersphereEmbedder(
         Where to train; None is CUDA where there is one, else the CPU.
     random_state : int, RandomState instance or None, default=None
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights and concepts of the last one.
+        Whether ``fit`` goes on from the weights, concepts, moments of Adam and random state of the
+        last one: two fits in a row, at a rate that does not fall, are one of as many epochs.
     verbose : int, default=0
         1 shows progress.
 
@@ -405,8 +406,6 @@ class HypersphereEmbedder(
         features, backbone = self._features(X, reset=not go_on)
         random_state = check_random_state(self.random_state)
         seed = random_state.randint(np.iinfo(np.int32).max)
-        if partial and go_on:  # each call draws on, where a fit starts over
-            seed = (seed + self.n_iter_) % np.iinfo(np.int32).max
         if go_on:
             enhancer, mean = self.tag_enhancer_, self.feature_mean_
         else:
@@ -450,7 +449,9 @@ class HypersphereEmbedder(
         for name, value in learned(None if stop is None else stop.best).items():
             setattr(self, name, value)
         self._set_history(run.figures, alternation, stop, go_on)
-        self._optimizer_state = run.stage.optimizer.state() if partial else None
+        keep = partial or self.warm_start
+        self._optimizer_state = run.stage.optimizer.state() if keep else None
+        self._generator_state = run.generator.get_state().numpy().copy() if keep else None
         if self.backbone_state_:
             features, _ = self._features(X, reset=False)
         return self._embed(features), failure
@@ -481,6 +482,9 @@ class HypersphereEmbedder(
         tagged = np.diff(indicator.indptr) > 0
         device = resolve_device(self.device)
         generator = torch.Generator(device).manual_seed(seed)
+        state = getattr(self, "_generator_state", None) if go_on else None
+        if state is not None and state.size == generator.get_state().numel():  # of this device
+            generator.set_state(torch.from_numpy(np.array(state)))
         held = stop = None
         if self.early_stopping and not partial:
             held = hold_out(tagged, self.validation_fraction, np.random.RandomState(seed))
@@ -510,7 +514,7 @@ class HypersphereEmbedder(
                 getattr(model, "parameters", ()),
                 self.backbone_factor,
             )
-            if partial and go_on and self._optimizer_state is not None:
+            if go_on and self._optimizer_state is not None:
                 optimizer.restore(self._optimizer_state)
             options = {
                 "n_epochs": n_epochs,
@@ -580,12 +584,10 @@ class HypersphereEmbedder(
         failure = None
         with tqdm(desc="training", total=run.n_epochs, disable=not self.verbose) as bar:
             try:
-                while True:
+                while run.has_more:
                     if tasks is not None:
                         tasks.begin()
-                    row = next(epochs, None)
-                    if row is None:
-                        break
+                    row = next(epochs)
                     bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
                     bar.update(len(run.figures) - bar.n)
                     asked = tasks is not None and tasks.end(inner)
@@ -594,6 +596,7 @@ class HypersphereEmbedder(
                         row["validation_loss"], run.stage.model.state
                     )
                     run.is_over = asked or stopped
+                next(epochs, None)  # so that the last state is saved
             except (KeyboardInterrupt, FloatingPointError) as error:
                 if not run.figures:
                     raise
@@ -625,7 +628,8 @@ class HypersphereEmbedder(
 
     def _trunk_state(self, go_on):
         """What an earlier fit taught the network, by the name of the parameter."""
-        return dict(self.backbone_state_) if go_on else {}
+        # Models that 0.1's first files hold know of no such state.
+        return dict(getattr(self, "backbone_state_", {})) if go_on else {}
 
     def _network(self, backbone, state):
         """The backbone, with what it has learned."""
@@ -648,7 +652,7 @@ class HypersphereEmbedder(
             )
         if reset:
             forget_features(self)
-        network = self._network(backbone, {} if reset else self.backbone_state_)
+        network = self._network(backbone, self._trunk_state(not reset))
         features = extract_features(X, network, device=self.device, verbose=self.verbose)
         if not reset and features.shape[1] != len(self.feature_mean_):
             raise ValueError(

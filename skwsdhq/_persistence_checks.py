@@ -102,14 +102,29 @@ def _check_embedder(embedder: Any) -> None:
     _check_nested(embedder.tag_enhancer_, "tag_enhancer_", width)
     _count(embedder.n_iter_, "n_iter_")
     _history(embedder.history_)
-    _check_optimizer(getattr(embedder, "_optimizer_state", None), weights, biases)
+    trunk = getattr(embedder, "backbone_state_", {})
+    _check_trunk(trunk)
+    _check_optimizer(getattr(embedder, "_optimizer_state", None), weights, biases, trunk)
+    state = getattr(embedder, "_generator_state", None)
+    known = state is None or (isinstance(state, np.ndarray) and state.dtype == np.uint8)
+    _need(known and (state is None or state.ndim == 1), "bytes as the state of the generator")
 
 
-def _check_optimizer(state: Any, weights: list, biases: list) -> None:
+def _check_trunk(state: Any) -> None:
+    _need(isinstance(state, dict), "parameters by name in backbone_state_")
+    for name, array in state.items():
+        known = isinstance(name, str) and isinstance(array, np.ndarray)
+        _need(known and array.dtype == np.float32, "parameters by name in backbone_state_")
+        _need(bool(np.isfinite(array).all()), f"finite values in {name} of backbone_state_")
+
+
+def _check_optimizer(state: Any, weights: list, biases: list, trunk: dict) -> None:
     if state is None:
         return
     layers = zip(weights, biases, strict=True)
     shapes = [shape for matrix, bias in layers for shape in (matrix.T.shape, bias.shape)]
+    shapes += [array.shape for array in trunk.values() if array.ndim > 1]
+    shapes += [array.shape for array in trunk.values() if array.ndim <= 1]
     known = isinstance(state, dict) and set(state) == {"n_steps", "means", "squares"}
     _need(known, "Adam's steps and moments")
     _count(state["n_steps"], "n_steps")

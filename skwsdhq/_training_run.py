@@ -65,6 +65,8 @@ class Run:
         self.is_over = False
         self._number = self._n_done = 0
         self._last: tuple[Any, ...] | None = None
+        if checkpoint is not None and (saved := checkpoint.load()) is not None:
+            self._restore(saved)
 
     @property
     def stage(self) -> Stage:
@@ -76,10 +78,13 @@ class Run:
         """Of all stages."""
         return sum(stage.n_epochs for stage in self.stages)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether an epoch is left."""
+        return not self.is_over and len(self.figures) < self.n_epochs
+
     def epochs(self) -> Iterator[dict]:
         """The figures of each epoch that is left. To be run to its end, see ``is_over``."""
-        if self.checkpoint is not None and (saved := self.checkpoint.load()) is not None:
-            self._restore(saved)
         while self._number < len(self.stages) and not self.is_over:
             stage = self.stage
             for figures in stage.epochs(self._n_done):

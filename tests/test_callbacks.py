@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
-from skwsdhq import HypersphereEmbedder, ImageLoader, WSDHQuantizer, load
+from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer, load
 from skwsdhq._callbacks import ValidationStop, hold_out
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.metrics import make_retrieval_scorer
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,85 @@ def test_every_step_of_a_pipeline_takes_them(made):
         step.set_callbacks(recorder).fit(made.data, y)
         assert recorder.events[0] == "setup"
         assert recorder.events[-2:] == [("end", "fit"), "teardown"]
+
+
+def joint(**parameters):
+    return WSDHQuantizer(
+        embedder(max_iter=4, random_state=None, **parameters),
+        n_codebooks=2,
+        n_codewords=8,
+        random_state=0,
+    )
+
+
+def test_callbacks_see_the_epochs_of_joint_training_with_codes(made):
+    pytest.importorskip("sklearn.callback")
+
+    class Scores(Recorder):
+        def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
+            super().on_fit_task_end(estimator, context, X=X, y=y)
+            if context.task_name == "epoch":
+                assert fitted_estimator.codes_.shape == (120, 2)
+                assert_array_equal(fitted_estimator.encode(X), fitted_estimator.codes_)
+                self.scores.append(fitted_estimator.score(X, y))
+
+    recorder = Scores()
+    model = joint().set_callbacks(recorder).fit(made.data, made.tags)
+    epoch = [("begin", "epoch"), ("end", "epoch")]
+    assert recorder.events == ["setup", ("begin", "fit"), *4 * epoch, ("end", "fit"), "teardown"]
+    assert recorder.scores[-1] == model.score(made.data, made.tags)
+    assert len(set(recorder.scores)) > 1
+    # Looking changes nothing.
+    assert_array_equal(joint().fit(made.data, made.tags).codes_, model.codes_)
+    stopped = joint().set_callbacks(Recorder(stop_after=2)).fit(made.data, made.tags)
+    assert stopped.n_iter_ == 2
+    assert_array_equal(stopped.encode(made.data), stopped.codes_)
+
+
+def test_joint_training_keeps_the_loss_of_held_out_rows(made):
+    model = joint(early_stopping=True).fit(made.data, made.tags)
+    assert len(model.history_["validation_loss"]) == len(model.history_["loss"])
+
+
+def test_callbacks_in_partial_fit(made):
+    pytest.importorskip("sklearn.callback")
+    frozen = FrozenEstimator(TagEnhancer().fit(made.tags))
+    for model in (embedder(tag_enhancer=frozen), joint(tag_enhancer=frozen)):
+        recorder = Recorder()
+        model.set_callbacks(recorder).partial_fit(made.data, made.tags)
+        model.partial_fit(made.data, made.tags)
+        once = [
+            "setup",
+            ("begin", "fit"),
+            ("begin", "epoch"),
+            ("end", "epoch"),
+            ("end", "fit"),
+            "teardown",
+        ]
+        assert recorder.events == 2 * once
+
+
+def _passthrough(estimator, X, y):
+    return estimator.score(X, y)
+
+
+def test_scoring_monitor_follows_the_score(made):
+    callback = pytest.importorskip("sklearn.callback")
+    # What check_scoring makes of one scorer it takes only by a name, as of 1.9.
+    for scoring in ({"score": make_retrieval_scorer(top_k=10)}, {"score": _passthrough}):
+        monitor = callback.ScoringMonitor(scoring=scoring)
+        model = joint().set_callbacks(monitor).fit(made.data, made.tags)
+        log = monitor.get_logs().data
+        scores = [row["score"] for row in log if row["task_name"] == "epoch"]
+        assert len(scores) == 4
+        assert all(0 <= score <= 1 for score in scores)
+        whole = [row["score"] for row in log if row["task_name"] == "fit"]
+        assert whole == [scoring["score"](model, made.data, made.tags)]
+    search = GridSearchCV(joint(), {"n_codebooks": [1, 2]}, cv=2)
+    monitor = callback.ScoringMonitor(scoring={"score": _passthrough})
+    search.estimator.set_callbacks(monitor)
+    search.fit(made.data, made.tags)
+    assert len(monitor.get_logs(select="all")) >= 1
 
 
 def test_callbacks_stay_out_of_files(made, tmp_path):

@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, _training
+from skwsdhq import HypersphereEmbedder, TagEnhancer, _training, _training_network
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.metrics import mean_average_precision
 from skwsdhq.tags import check_tags
@@ -81,7 +81,7 @@ def test_numpy_forward_equals_the_torch_module():
 
 def test_dropout_draws_from_its_generator_and_keeps_the_mean():
     generator = torch.Generator().manual_seed(0)
-    layer = _training._Dropout(0.25, generator)
+    layer = _training_network._Dropout(0.25, generator)
     x = torch.ones(400, 400)
     dropped = layer(x)
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
@@ -189,9 +189,8 @@ def test_only_rows_with_concepts_fill_the_batches():
 
     tagged = np.arange(10) % 3 == 0
     steps = _training.train(
-        network,
+        _training.FixedInputs(network, np.ones((10, 3), dtype=np.float32), generator.device),
         _training.make_optimizer(network, 1e-3, 1.0, 0.0),
-        np.ones((10, 3), dtype=np.float32),
         tagged,
         loss,
         n_epochs=2,
@@ -251,6 +250,24 @@ def test_partial_fit_goes_on_and_equals_itself(made):
     first.partial_fit(made.data, made.tags)
     assert first.n_iter_ == 3
     assert first._optimizer_state["n_steps"] > before > 1
+
+
+def test_partial_fits_over_the_same_images_are_the_epochs_of_a_fit(made):
+    whole = small(max_iter=4, learning_rate_decay=1.0, batch_size=50).fit(made.data, made.tags)
+    stepped = small(batch_size=50)
+    for _ in range(4):
+        stepped.partial_fit(made.data, made.tags)
+    assert_array_equal(weights(stepped), weights(whole))
+    assert stepped.history_ == whole.history_
+
+
+def test_two_warm_fits_are_one_of_as_many_epochs(made):
+    whole = small(max_iter=5, learning_rate_decay=1.0, batch_size=50).fit(made.data, made.tags)
+    warm = small(max_iter=3, learning_rate_decay=1.0, batch_size=50, warm_start=True)
+    warm.fit(made.data, made.tags)
+    warm.set_params(max_iter=2).fit(made.data, made.tags)
+    assert_array_equal(weights(warm), weights(whole))
+    assert warm.history_ == whole.history_
 
 
 def test_warm_start_goes_on(made):
@@ -317,7 +334,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch(made, monkeypatch):
 
     monkeypatch.setattr(_training, "make_loss", spoiled)
     embedder = small()
-    with pytest.raises(FloatingPointError, match="nan in epoch 1; lower learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match="nan in epoch 1 of 15, batch 1 of 1; lower learning_rate"
+    ):
         embedder.fit(made.data, made.tags)
     assert not hasattr(embedder, "coefs_")
 

@@ -1,0 +1,263 @@
+"""A network that learns along with the head."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from torch import nn
+
+from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, _training_trunk
+from skwsdhq.backbones import Backbone
+from skwsdhq.datasets import load_emoji
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    data = load_emoji()
+    return data.images[:120], data.tags[:120]
+
+
+def backbone(dropout=0.1, size=32):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(8, 12, 3, 2, 1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            module[4].running_mean.uniform_(-1, 1)
+    return Backbone(module, size=size)
+
+
+def embedder(**parameters):
+    defaults = {
+        "backbone": backbone(),
+        "finetune": "all",
+        "max_iter": 3,
+        "head_iter": 2,
+        "hidden_layer_sizes": (16,),
+        "batch_size": 50,
+        "learning_rate": 0.01,
+        "dtype": "float32",
+        "random_state": 0,
+    }
+    return HypersphereEmbedder(**{**defaults, **parameters})
+
+
+def test_the_last_layers_hold_a_quarter_of_the_parameters():
+    # 3·3·3·8 + 8 = 224, 8·3·3·12 + 12 = 876 and 24 parameters: the last two are 24 and 900 of 1124
+    names = _training_trunk.trainable_layers(backbone().module, "last")
+    assert names == ["3.weight", "3.bias", "4.weight", "4.bias"]
+    every = [name for name, _ in backbone().module.named_parameters()]
+    assert _training_trunk.trainable_layers(backbone().module, "all") == every
+    block = nn.Module()
+    block.inner = nn.Linear(4, 4)  # a block of its own counts as one layer
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), block))
+    assert _training_trunk.trainable_layers(net, "last") == ["1.1.inner.weight", "1.1.inner.bias"]
+
+
+@pytest.mark.parametrize("finetune", ["last", "all"])
+def test_what_learns_and_what_stays(emoji, finetune):
+    network = backbone()
+    before = copy.deepcopy(network.module.state_dict())
+    model = embedder(backbone=network, finetune=finetune).fit(*emoji)
+    for name, tensor in network.module.state_dict().items():  # the caller's is left alone
+        assert torch.equal(tensor, before[name])
+    assert set(model.backbone_state_) == set(
+        _training_trunk.trainable_layers(network.module, finetune)
+    )
+    for name, array in model.backbone_state_.items():
+        assert array.dtype == np.float32
+        assert np.abs(array - before[name].numpy()).max() > 1e-4
+    assert model.n_iter_ == len(model.history_["loss"]) == 5
+    # Each stage starts at the full rate.
+    assert model.history_["learning_rate"][0] == model.history_["learning_rate"][2] == 0.01
+    frozen = embedder(finetune="head", max_iter=2).fit(*emoji)
+    assert_allclose(model.history_["loss"][0], frozen.history_["loss"][0])
+    assert np.abs(model.transform(emoji[0]) - frozen.transform(emoji[0])).max() > 0.01
+    assert frozen.backbone_state_ == {}
+
+
+def test_the_network_learns_what_the_head_can_not():
+    tags = [["red"] if k % 2 else ["green"] for k in range(120)]
+    images = np.full((120, 32, 32, 3), 60, dtype=np.uint8)
+    noise = np.random.RandomState(0).randint(0, 40, images.shape).astype(np.uint8)
+    images += noise
+    images[1::2, :, :, 0] += 80  # red ones, in a network that knows no red
+    network = backbone(dropout=0.0)
+    with torch.no_grad():
+        network.module[0].weight[:, 0] = 0
+    options = {
+        "backbone": network,
+        "max_iter": 20,
+        "augment": False,
+        "backbone_factor": 1.0,
+        "learning_rate": 0.03,
+        "dropout": 0.0,
+    }
+    tuned = embedder(**options, head_iter=5).fit(images, tags)
+    frozen = embedder(**options, finetune="head").fit(images, tags)
+    assert frozen.history_["loss"][-1] > 0.1
+    assert tuned.history_["loss"][-1] < 0.2 * frozen.history_["loss"][-1]
+
+
+def test_chunks_give_the_gradient_of_the_whole_batch(emoji):
+    """With dropout in the network and in the head, and crops drawn."""
+    whole = embedder(max_iter=1).fit(*emoji)
+    chunks = embedder(max_iter=1, micro_batch_size=17).fit(*emoji)
+    for name, array in whole.backbone_state_.items():
+        # Adam divides by the gradient's size, so that equal steps say little of rounding.
+        assert_allclose(chunks.backbone_state_[name], array, atol=2e-3)
+
+    def gradients(chunk):
+        generator = torch.Generator().manual_seed(3)
+        head = _training.build_network((12, 5), 0.0, generator)
+        model = _training.FineTuned(
+            head,
+            backbone(),
+            Pictures(emoji[0]),
+            np.zeros(12, dtype=np.float32),
+            embed_features=None,
+            device=torch.device("cpu"),
+            generator=generator,
+            micro_batch_size=chunk,
+        )
+        (head(model.inputs(np.arange(10))) ** 2).sum().backward()
+        model.spread()
+        return [parameter.grad for parameter in model.parameters], generator.get_state()
+
+    (first, state), (second, other) = gradients(None), gradients(3)
+    assert len(first) == 6
+    for a, b in zip(first, second, strict=True):
+        assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        assert a.abs().max() > 1e-3
+    assert not torch.equal(state, torch.Generator().manual_seed(3).get_state())
+    assert state.shape == other.shape
+
+
+class Pictures:
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def rows(self, indices):
+        return self.images[indices]
+
+
+def test_crops():
+    generator = torch.Generator().manual_seed(0)
+    pictures = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(1, 6, 6, 3).repeat(40, axis=0)
+    model = _training.FineTuned(
+        nn.Sequential(),
+        backbone(size=4),
+        Pictures(pictures),
+        np.zeros(12),
+        embed_features=None,
+        device=torch.device("cpu"),
+        generator=generator,
+    )
+    middle = model._crops(pictures, draw=False).permute(0, 2, 3, 1).numpy()
+    assert_array_equal(middle[0], pictures[0, 1:5, 1:5])
+    drawn = model._crops(pictures, draw=True).permute(0, 2, 3, 1).numpy()
+    possible = [pictures[0, a : a + 4, b : b + 4] for a in range(3) for b in range(3)]
+    possible += [crop[:, ::-1] for crop in possible]
+    found = {next(k for k, p in enumerate(possible) if np.array_equal(p, crop)) for crop in drawn}
+    assert len(found) > 12  # of 18
+    assert _training.FineTuned.side(224, True) == 256
+    assert _training.FineTuned.side(224, False) == 224
+
+
+def test_rates_of_the_network():
+    head = _training.build_network((4, 3, 2), 0.0, torch.Generator())
+    trunk = [torch.zeros(2, 2), torch.zeros(2)]
+    groups = _training.make_optimizer(head, 1.0, 10.0, 0.1, trunk, 0.5).groups
+    assert [(len(p), factor, decay) for p, factor, decay in groups] == [
+        (2, 1.0, 0.1), (1, 10.0, 0.1), (1, 20.0, 0.0), (1, 0.5, 0.1), (1, 0.5, 0.0),
+    ]  # fmt: skip
+    # As published: one layer on top, ten times the network's rate, its bias twenty times.
+    head = _training.build_network((4, 2), 0.0, torch.Generator())
+    groups = _training.make_optimizer(head, 3e-4, 10.0, 0.0, trunk, 1.0).groups
+    assert [factor for _, factor, _ in groups] == [1.0, 10.0, 20.0, 1.0, 1.0]
+
+
+def test_gradients_are_shortened():
+    parameter = torch.zeros(4, requires_grad=True)
+    optimizer = _training.Adam([([parameter], 1.0, 0.0)], 1.0)
+    parameter.grad = torch.full((4,), 3.0)  # of norm 6
+    optimizer.step(max_norm=2.0)
+    assert_allclose(parameter.grad, np.full(4, 1.0))
+    parameter.grad = torch.full((4,), 0.5)
+    optimizer.step(max_norm=2.0)
+    assert_allclose(parameter.grad, np.full(4, 0.5))
+
+
+def test_deterministic_and_without_a_trace_in_global_random_state(emoji):
+    np.random.seed(5)
+    torch.manual_seed(5)
+    states = torch.get_rng_state(), np.random.get_state()[1]
+    first = embedder().fit(*emoji)
+    second = embedder().fit(*emoji)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert_array_equal(states[1], np.random.get_state()[1])
+    assert_array_equal(first.transform(emoji[0]), second.transform(emoji[0]))
+    other = embedder(random_state=1).fit(*emoji)
+    assert not np.array_equal(first.transform(emoji[0]), other.transform(emoji[0]))
+
+
+def test_codes_of_the_fitted_rows_are_those_of_encode(emoji):
+    model = WSDHQuantizer(embedder(), n_codebooks=2, n_codewords=8, random_state=0).fit(*emoji)
+    assert_array_equal(model.codes_, model.encode(emoji[0]))
+    assert model.n_iter_ == 5
+    assert len(model.history_["quantization_loss"]) == 5
+    assert model.history_["quantization_loss"][-1] > 0
+    assert model.history_["quantization_loss"][1] == 0  # the head alone has no codes
+
+
+def test_early_stopping_and_bfloat16(emoji):
+    model = embedder(early_stopping=True, max_iter=4, n_iter_no_change=9, dtype="bfloat16")
+    model.fit(*emoji)
+    assert len(model.history_["validation_loss"]) == 6
+    assert np.isfinite(model.transform(emoji[0])).all()
+
+
+def test_partial_fit_and_warm_start_go_on_with_the_network(emoji):
+    model = embedder().fit(*emoji)
+    state = {name: array.copy() for name, array in model.backbone_state_.items()}
+    model.partial_fit(*emoji)
+    assert model.n_iter_ == 6
+    assert any(np.abs(model.backbone_state_[k] - state[k]).max() > 0 for k in state)
+    model.set_params(warm_start=True, max_iter=2).fit(*emoji)
+    assert model.n_iter_ == 8
+    fresh = embedder().partial_fit(*emoji)
+    assert fresh.n_iter_ == 1
+    assert fresh.backbone_state_
+
+
+def test_a_chosen_dtype():
+    cpu = torch.device("cpu")
+    assert _training.training_dtype("float32", cpu) == torch.float32
+    assert _training.training_dtype("bfloat16", cpu) == torch.bfloat16
+    assert _training.training_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+def test_refusals(emoji):
+    images, tags = emoji
+    with pytest.raises(ValueError, match="finetune='all' trains a network on images"):
+        embedder().fit(np.ones((120, 5)), tags)
+    means = Backbone(lambda batch: batch.mean(axis=(1, 2)), size=16)
+    with pytest.raises(TypeError, match="needs a network of torch"):
+        embedder(backbone=means).fit(images, tags)
+    with pytest.raises(ValueError, match="finetune"):
+        embedder(finetune="most").fit(images, tags)
+    with pytest.raises(ValueError, match="no parameter 'x' of shape"):
+        _training.load_trunk_state(backbone().module, {"x": np.zeros(2)})
