@@ -1,10 +1,12 @@
 """What the loaders of sets on disk have in common."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["label_indicator", "tidy_tag"]
+__all__ = ["first_folder", "label_indicator", "read_lines", "split_rows", "tidy_tag"]
 
 
 def label_indicator(labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
@@ -20,3 +22,72 @@ def label_indicator(labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[s
 def tidy_tag(tag: str) -> str:
     """Lower-case, underscores as spaces, no space twice or at an end."""
     return " ".join(tag.replace("_", " ").lower().split())
+
+
+def split_rows(
+    candidates: np.ndarray,
+    trainable: np.ndarray,
+    n_query: int,
+    n_train: int | None,
+    random_state: Any,
+) -> Any:
+    """Row numbers of queries, database and training, drawn at random.
+
+    Parameters
+    ----------
+    candidates : ndarray of bool (n,)
+        Rows that take part.
+    trainable : ndarray of bool (n,)
+        Rows that may be in the training set, as those with tags.
+    n_query : int
+        Queries; the other candidates are the database.
+    n_train : int or None
+        Rows of the database to train on; None takes all that are trainable.
+    random_state : int, RandomState instance or None
+
+    Returns
+    -------
+    Bunch
+        ``train``, ``query`` and ``database``, each sorted; train lies within database.
+    """
+    from sklearn.utils import Bunch, check_random_state
+
+    rows = np.flatnonzero(candidates)
+    if not 0 <= n_query < len(rows):
+        raise ValueError(
+            f"n_query={n_query} should be less than the {len(rows)} images that take part; lower "
+            "n_query."
+        )
+    order = check_random_state(random_state).permutation(rows)
+    query, database = order[:n_query], order[n_query:]
+    train = database[trainable[database]]
+    if n_train is not None:
+        if n_train > len(train):
+            raise ValueError(
+                f"n_train={n_train} should be <= {len(train)}, the images of the database that "
+                "have tags; lower n_train, or take all by None."
+            )
+        train = train[:n_train]
+    return Bunch(train=np.sort(train), query=np.sort(query), database=np.sort(database))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file without their ends; Latin-1 where it is no UTF-8."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is not there.")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return content.decode("latin-1").splitlines()
+
+
+def first_folder(home: Path, names: Sequence[str], holds: str, what: str) -> Path:
+    """The first of some folders of ``home`` that holds a file by a pattern."""
+    for name in names:
+        folder = home / name
+        if folder.is_dir() and next(folder.glob(holds), None) is not None:
+            return folder
+    raise FileNotFoundError(
+        f"{what} are not in {str(home)!r}: no {holds} in {', '.join(map(repr, names))}."
+    )
