@@ -46,22 +46,25 @@ def image_key(source: Any) -> bytes:
     return digest.digest()
 
 
-def network_key(backbone: Any, size: int | None) -> str:
-    """Hex digits that tell a network, at an image size, from others.
+def network_key(backbone: Any, size: int | None, *settings: Any) -> str:
+    """Hex digits that tell a network, at an image size and in other settings, from others.
 
-    A name counts with the versions of the packages that give the network; a module by its
+    A name counts with the versions of the packages that give the network, and with size and time of
+    a file that it names; a module by its
     structure and weights; a function by its module, name and code, but not by what it closes
     over; any other callable by its pickle.
     """
-    from .backbones import Backbone
+    from .backbones import Backbone, file_stamp
 
     digest = hashlib.blake2b(digest_size=16)
-    parts: list[Any] = [_FORMAT, size]
+    parts: list[Any] = [_FORMAT, size, *settings]
     if isinstance(backbone, Backbone):
         parts += [backbone.size, backbone.mean, backbone.std]
         backbone = backbone.module
     if isinstance(backbone, str):
         parts += [backbone, *(_version(name) for name in ("torchvision", "timm"))]
+        stamp = file_stamp(backbone)
+        parts += [stamp] if stamp else []
     elif hasattr(backbone, "state_dict"):
         parts.append(repr(backbone))
         for name, tensor in backbone.state_dict().items():
@@ -121,13 +124,16 @@ class FeatureCache:
         -------
         ndarray of shape (n, d), float32
         """
-        while self._missing(keys):
+        missing = self._missing(keys)
+        for start in range(0, len(missing), n_at_once):
             with turn(self.folder / "lock"):
-                batch = self._missing(keys)[:n_at_once]  # others may have computed some meanwhile
+                self._read_keys()  # others may have computed some meanwhile
+                batch = [i for i in missing[start : start + n_at_once] if keys[i] not in self._rows]
                 if batch:
                     added = [keys[i] for i in batch]
                     self._append(added, compute(batch))
-                    if self._missing(added):
+                    self._read_keys()
+                    if not self._rows.keys() >= set(added):
                         raise ValueError(f"{self.folder} is damaged; delete it.")
         width = int((self.folder / "width").read_text())
         wanted = [self._rows[key] for key in keys]
@@ -138,19 +144,24 @@ class FeatureCache:
         return np.array(np.memmap(path, "<f4", "r", shape=(n_rows, width))[wanted], dtype="f4")
 
     def _missing(self, keys: Sequence[bytes]) -> list[int]:
-        """The first position of each key that has no row, after reading what others added."""
-        path = self.folder / "keys"
-        if path.exists():
-            with open(path, "rb") as file:
-                file.seek(len(self._rows) * _KEY_BYTES)
-                added = file.read()
-            for start in range(0, len(added) - _KEY_BYTES + 1, _KEY_BYTES):
-                self._rows[added[start : start + _KEY_BYTES]] = len(self._rows)
+        """The first position of each key that has no row."""
+        self._read_keys()
         first: dict[bytes, int] = {}
         for i, key in enumerate(keys):
             if key not in self._rows:
                 first.setdefault(key, i)
         return list(first.values())
+
+    def _read_keys(self) -> None:
+        """Read what this process or others added."""
+        path = self.folder / "keys"
+        if not path.exists():
+            return
+        with open(path, "rb") as file:
+            file.seek(len(self._rows) * _KEY_BYTES)
+            added = file.read()
+        for start in range(0, len(added) - _KEY_BYTES + 1, _KEY_BYTES):
+            self._rows[added[start : start + _KEY_BYTES]] = len(self._rows)
 
     def _append(self, keys: list[bytes], features: np.ndarray) -> None:
         rows = np.ascontiguousarray(features, dtype="<f4")

@@ -1,18 +1,21 @@
 """ImageLoader: images in any form to features of a frozen network, as a pipeline's first step."""
 
 import dataclasses
+import hashlib
+import warnings
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
+from ._backbones_run import DTYPES
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from ._image_cache import FeatureCache, image_key, network_key
-from .backbones import extract_features, load_backbone, resolve_backbone
-from .images import input_kind, resized_batches
+from .backbones import features_and_skipped, load_backbone, resolve_backbone
+from .images import ResizedImages, input_kind
 from .persistence import PersistenceMixin
 from .utils._estimators import clone_sharing, forget_features
 
@@ -34,8 +37,8 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
     size : int or None, default=None
         Pixels of a side that images are resized to; None is what the network was trained with
         (224 without a network).
-    batch_size : int, default=64
-        Images that go through the network at once.
+    batch_size : int or None, default=None
+        Images that go through the network at once; None is what is fast, 16 on a CPU.
     n_jobs : int or None, default=None
         Threads that read and resize images; None is 1, -1 all cores.
     memory : str, PathLike, joblib.Memory or None, default=None
@@ -45,8 +48,17 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         for each fold as a whole, it holds for the test rows of a fold too.
     device : str, torch.device or None, default=None
         Where the network runs; None is CUDA where there is one, else the CPU.
+    dtype : {"float32", "bfloat16", "auto"}, default="float32"
+        What the network computes in, see :func:`skwsdhq.backbones.extract_features`.
+    background : str or (red, green, blue), default="white"
+        Colour behind transparent images.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do about an image that can't be read: raise an error that names the file; or put a
+        blank picture in its place, so that rows stay with their tags, and warn which rows these
+        are. To leave them out, with their tags, ask
+        :func:`skwsdhq.images.unreadable_images` before.
     verbose : int, default=0
-        1 shows progress.
+        1 shows progress, with images a second.
 
     Attributes
     ----------
@@ -54,6 +66,8 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         The network in use; None for feature matrices and for pictures.
     n_features_out_ : int or None
         Features of an image; None for pictures.
+    skipped_ : dict of int to str
+        With ``on_error="skip"``: rows of the last ``transform`` that could not be read, and why.
     n_features_in_ : int
         Where X is a feature matrix.
 
@@ -77,10 +91,13 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
     _parameter_constraints: dict = {
         "backbone": "no_validation",
         "size": [Interval(Integral, 1, None, closed="left"), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "n_jobs": [Integral, None],
         "memory": "no_validation",
         "device": "no_validation",
+        "dtype": [StrOptions(set(DTYPES))],
+        "background": "no_validation",
+        "on_error": [StrOptions({"raise", "skip"})],
         "verbose": ["verbose"],
     }
 
@@ -89,10 +106,13 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         backbone="auto",
         *,
         size=None,
-        batch_size=64,
+        batch_size=None,
         n_jobs=None,
         memory=None,
         device=None,
+        dtype="float32",
+        background="white",
+        on_error="raise",
         verbose=0,
     ):
         self.backbone = backbone
@@ -101,6 +121,9 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         self.n_jobs = n_jobs
         self.memory = memory
         self.device = device
+        self.dtype = dtype
+        self.background = background
+        self.on_error = on_error
         self.verbose = verbose
 
     @with_callbacks
@@ -133,7 +156,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         backbone = resolve_backbone(self.backbone)
         width = None
         if backbone is not None:
-            width = self._extract(_first(X), backbone).shape[1]
+            width = self._extract(_first(X), backbone)[0].shape[1]
         forget_features(self)
         self.backbone_, self.n_features_out_ = backbone, width
         self._passes = False
@@ -162,7 +185,8 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
             raise ValueError("X is no images, as fit saw; it looks like a feature matrix.")
         if self.backbone_ is None:
             return self._pictures(X)
-        features = self._extract(X, self.backbone_)
+        features, skipped = self._extract(X, self.backbone_)
+        self._tell(skipped)
         if features.shape[1] != self.n_features_out_:
             raise ValueError(
                 f"the backbone gives {features.shape[1]} features; {self.n_features_out_} were "
@@ -204,24 +228,48 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
                 f"pictures can't be a {configured} data frame; give ImageLoader a backbone, or "
                 "leave its set_output at 'default'."
             )
-        batches = resized_batches(
-            X, self.size or _SIZE, batch_size=self.batch_size, n_jobs=self.n_jobs
+        pictures = ResizedImages(
+            X,
+            self.size or _SIZE,
+            n_jobs=self.n_jobs,
+            background=self.background,
+            on_error=self.on_error,
         )
-        return np.concatenate(list(batches))
+        batch = pictures.rows(range(len(pictures)))
+        self._tell(pictures.skipped_)
+        return batch
+
+    def _tell(self, skipped):
+        """Say which rows could not be read."""
+        if self.on_error == "raise":
+            return
+        self.skipped_ = dict(sorted(skipped.items()))
+        if skipped:
+            first = [f"row {row}: {reason}" for row, reason in list(self.skipped_.items())[:5]]
+            more = ", ..." if len(skipped) > len(first) else ""
+            warnings.warn(
+                f"{len(skipped)} images can't be read and count as blank; {'; '.join(first)}{more}"
+                " (all of them: skipped_).",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _extract(self, X, backbone):
-        """(n, d) float32 features, from the cache where there is one."""
+        """(n, d) float32 features, from the cache where there is one, and rows not readable."""
 
         def compute(images, verbose):
             network = load_backbone(backbone)
             if self.size is not None:
                 network = dataclasses.replace(network, size=self.size)
-            return extract_features(
+            return features_and_skipped(
                 images,
                 network,
                 batch_size=self.batch_size,
                 device=self.device,
+                dtype=self.dtype,
                 n_jobs=self.n_jobs,
+                background=self.background,
+                on_error=self.on_error,
                 verbose=verbose,
             )
 
@@ -231,18 +279,36 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         from tqdm.auto import tqdm
 
         rows = X.iloc if hasattr(X, "iloc") else X
-        keys = [image_key(rows[i]) for i in range(len(X))]
-        cache = FeatureCache(location / "skwsdhq-features" / network_key(backbone, self.size))
+        keys = [self._key(rows[i]) for i in range(len(X))]
+        settings = [] if self.dtype == "float32" else [self.dtype]
+        settings += [] if self.background == "white" else [self.background]
+        name = network_key(backbone, self.size, *settings)
+        cache = FeatureCache(location / "skwsdhq-features" / name)
         with tqdm(total=len(X), desc="features", unit="img", disable=not self.verbose) as bar:
 
             def compute_at(positions):
-                features = compute([rows[i] for i in positions], 0)
+                features, skipped = compute([rows[i] for i in positions], 0)
+                features[list(skipped)] = np.nan
                 bar.update(len(positions))
                 return features
 
-            features = cache.features(keys, compute_at, 4 * self.batch_size)
+            features = cache.features(keys, compute_at, 4 * (self.batch_size or 16))
             bar.update(len(X) - bar.n)
-        return features
+        # What could not be read is kept as NaN, and read again: the disk may be back.
+        blank = np.flatnonzero(np.isnan(features).all(axis=1)).tolist()
+        skipped = {}
+        if blank:
+            features[blank], reasons = compute([rows[i] for i in blank], 0)
+            skipped = {blank[place]: reason for place, reason in reasons.items()}
+        return features, skipped
+
+    def _key(self, source):
+        try:
+            return image_key(source)
+        except FileNotFoundError as error:
+            if self.on_error == "raise":
+                raise
+            return hashlib.blake2b(f"missing {error}".encode(), digest_size=32).digest()
 
 
 def _first(X):

@@ -8,7 +8,7 @@ import queue
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -350,7 +350,7 @@ def in_order(pictures: ResizedImages, batch_size: int) -> Iterator[np.ndarray]:
         yield pictures.rows(np.arange(start, min(start + batch_size, len(pictures))))
 
 
-def prefetched(batches: Iterator, n_ahead: int = 1) -> Iterator:
+def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
     """The same batches, made in a thread while what was made before is worked on.
 
     Parameters

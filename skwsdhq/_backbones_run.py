@@ -1,0 +1,115 @@
+"""Running a frozen network over images, reading ahead."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ._images_resized import ResizedImages, in_order, prefetched
+
+__all__ = ["DTYPES", "compute_dtype", "features_of"]
+
+logger = logging.getLogger("skwsdhq.backbones")
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+def compute_dtype(dtype: str, device: Any) -> Any:
+    """The torch.dtype that a network computes in: ``"auto"`` is bfloat16 where it is fast."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} should be one of {', '.join(map(repr, DTYPES))}.")
+    if dtype == "auto":
+        dtype = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+    return getattr(torch, dtype)
+
+
+def _has_fast_bfloat16(device: Any) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # Without these instructions bfloat16 is emulated, at half of float32's speed.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def features_of(
+    pictures: ResizedImages,
+    network: Any,
+    *,
+    batch_size: int,
+    device: Any,
+    dtype: Any,
+    verbose: int = 0,
+) -> np.ndarray:
+    """(n, d) float32 features of a `Backbone`; while it runs on a batch, the next one is read."""
+    from tqdm.auto import tqdm
+
+    features: np.ndarray | None = None
+    done = 0
+    start = time.perf_counter()
+    bar = tqdm(total=len(pictures), desc="features", unit="img", disable=not verbose)
+    ahead = contextlib.closing(prefetched(in_order(pictures, batch_size)))
+    with bar, ahead as batches, _runner(network, device, dtype) as run:
+        for batch in batches:
+            rows = run(batch)
+            if features is None:
+                features = np.empty((len(pictures), rows.shape[1]), dtype=np.float32)
+            features[done : done + len(rows)] = rows
+            done += len(rows)
+            bar.update(len(rows))
+    seconds = time.perf_counter() - start
+    logger.info("%d images in %.1f s, %.0f a second", done, seconds, done / max(seconds, 1e-9))
+    assert features is not None  # there is at least one image
+    return features
+
+
+@contextlib.contextmanager
+def _runner(network: Any, device: Any, dtype: Any) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """A function from (b, size, size, 3) uint8 to (b, d) float32."""
+    import torch
+
+    if not isinstance(network.module, torch.nn.Module):
+        yield lambda batch: _check_features(network.module(batch), len(batch))
+        return
+    module = network.module.to(device).to(memory_format=torch.channels_last)
+    mean = torch.tensor(network.mean, device=device).reshape(1, 3, 1, 1)
+    std = torch.tensor(network.std, device=device).reshape(1, 3, 1, 1)
+    half = (
+        torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+    )
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), half:
+            # (b, H, W, 3) seen as (b, 3, H, W) is channels-last already, the faster layout.
+            pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2)
+            output = module(pixels.float().sub_(mean).div_(std))
+            if output.ndim == 4:
+                output = output.mean(dim=(2, 3))
+            return _check_features(output.float().cpu().numpy(), len(batch))
+
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield run
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _check_features(output: Any, n_images: int) -> np.ndarray:
+    rows = np.asarray(output, dtype=np.float32)
+    rows = rows.reshape(len(rows), -1) if rows.ndim > 1 else rows
+    if rows.ndim != 2 or len(rows) != n_images:
+        raise ValueError(
+            f"the backbone gave an array of shape {np.shape(output)} for {n_images} images; it "
+            "should give a row of features for each."
+        )
+    return rows
