@@ -448,10 +448,10 @@ class WDHTHasher(_TagHasher):
                 + self.binarization_weight * losses.binarization_loss(bits)
             )
 
+        inputs = _training.prepare_inputs(X, mean).astype(np.float32, copy=False)
         epochs = _training.train(
-            network,
+            _training.FixedInputs(network, inputs, generator.device),
             _training.make_optimizer(network, self.learning_rate, 1.0, 0.0),
-            _training.prepare_inputs(X, mean).astype(np.float32, copy=False),
             np.diff(indicator.indptr) > 0,
             loss,
             n_epochs=self.max_iter,

@@ -181,7 +181,7 @@ def unnormalized(embedder_of, supervised):
     return method
 
 
-def classifier(split, bits, *, n_epochs=40, learning_rate=1e-3, n_dims=64):
+def classifier(split, bits, *, n_epochs=80, learning_rate=1e-3, n_dims=64):
     """A network that tells which concepts an image has; its probabilities, quantized.
 
     The square roots of the probabilities are compared (Hellinger), reduced by PCA.
@@ -203,9 +203,8 @@ def classifier(split, bits, *, n_epochs=40, learning_rate=1e-3, n_dims=64):
 
     optimizer = _training.make_optimizer(network, learning_rate, 1.0, 0.0)
     for _ in _training.train(
-        network,
+        _training.FixedInputs(network, inputs, generator.device),
         optimizer,
-        inputs,
         np.diff(indicator.indptr) > 0,
         loss,
         n_epochs=n_epochs,
