@@ -126,13 +126,120 @@ def test_rotation_is_undone(tmp_path):
     assert upright[4:].max() == 0
 
 
+def test_transparency_on_a_stated_colour(tmp_path):
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    half.putpixel((0, 0), (9, 9, 9, 255))
+    half.putpixel((1, 0), (0, 0, 0, 128))
+    half.save(tmp_path / "half.png")
+    half.save(tmp_path / "half.webp", lossless=True, exact=True)
+    for source in (half, np.asarray(half), tmp_path / "half.png", tmp_path / "half.webp"):
+        for background, expected in (
+            ("white", (255, 255, 255)),
+            ("#0a141e", (10, 20, 30)),
+            ((10, 20, 30), (10, 20, 30)),
+        ):
+            pixels = np.asarray(read_image(source, background=background))
+            assert pixels[3, 3].tolist() == list(expected)
+            assert pixels[0, 0].tolist() == [9, 9, 9]
+            assert_allclose(pixels[0, 1], np.array(expected) / 2, atol=2)
+    assert_array_equal(ResizedImages([half], 4, background="red").rows([0])[0, 3, 3], [255, 0, 0])
+    for wrong in ("no colour", (1, 2), (0, 0, 300)):
+        with pytest.raises(ValueError, match=r"colou?r"):
+            read_image(half, background=wrong)
+
+
+@pytest.mark.parametrize("mode", ["LA", "PA"])
+def test_alpha_of_grey_and_palette(tmp_path, mode):
+    picture = Image.new("LA", (2, 1), (50, 0))
+    picture.putpixel((0, 0), (50, 255))
+    picture = picture if mode == "LA" else picture.convert("RGBA").convert("P")
+    picture.save(tmp_path / "alpha.png")
+    assert_allclose(np.asarray(read_image(tmp_path / "alpha.png"))[0, :, 0], [50, 255], atol=3)
+
+
+def test_cmyk_of_a_printer(tmp_path):
+    """JPEGs in CMYK hold inverted inks, which must not come out as a negative."""
+    solid("CMYK", (32, 32)).save(tmp_path / "print.jpg", quality=95)
+    assert_allclose(np.asarray(read_image(tmp_path / "print.jpg"))[16, 16], RED, atol=12)
+
+
+def test_grey_and_sixteen_bits_of_every_file(tmp_path):
+    solid("L").save(tmp_path / "grey.jpg")
+    assert np.ptp(np.asarray(read_image(tmp_path / "grey.jpg"))[0, 0]) == 0
+    values = np.array([[0, 32896, 65535]], dtype=np.uint16)
+    for name in ("deep.tiff", "deep.png"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert np.asarray(read_image(tmp_path / name))[0, :, 2].tolist() == [0, 128, 255]
+
+
+def test_a_palette_with_one_clear_colour_in_a_gif(tmp_path):
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putpixel((0, 0), 0)
+    picture.save(tmp_path / "clear.gif", transparency=1)
+    pixels = np.asarray(read_image(tmp_path / "clear.gif", background="lime"))
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert pixels[3, 3].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_rotation_of_a_jpeg(tmp_path, orientation):
+    upright = np.zeros((40, 80, 3), dtype=np.uint8)
+    upright[:20, :40] = 255  # only the upper left is white
+    how = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's numbers that undo the rotation
+    stored = Image.fromarray(upright)
+    if orientation in how:
+        stored = stored.transpose(Image.Transpose(how[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "turned.jpg", exif=exif)
+    pixels = np.asarray(read_image(tmp_path / "turned.jpg"))
+    assert pixels.shape == (40, 80, 3)
+    assert_allclose(pixels[5:15, 5:35], 255, atol=20)
+    assert_allclose(pixels[25:, 45:], 0, atol=20)
+
+
+@pytest.mark.parametrize("factor", [1.5, 3.0])
+def test_huge_files_are_named(tmp_path, monkeypatch, factor):
+    """Between Pillow's limit and twice of it Pillow warns, which a test makes an error."""
+    path = tmp_path / "huge.png"
+    solid("RGB", (30, 20)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(600 / factor))
+    with pytest.raises(OSError, match=r"huge\.png' has more pixels.*MAX_IMAGE_PIXELS"):
+        read_image(path)
+    assert list(unreadable_images([path])) == [0]
+
+
+def test_large_jpegs_are_decoded_small(tmp_path, rng):
+    """As Pillow's own resizing of the whole picture, but for a few levels."""
+    blobs = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+    large = blobs.resize((1600, 1200), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg", quality=92)
+    small = ResizedImages([tmp_path / "large.jpg"], 100).rows([0])[0]
+    with Image.open(tmp_path / "large.jpg") as picture:
+        whole = picture.crop((200, 0, 1400, 1200)).resize((100, 100), Image.Resampling.BICUBIC)
+    difference = np.abs(small.astype(int) - np.asarray(whole))
+    assert difference.max() <= 6
+    assert difference.mean() < 1
+
+
 def test_first_frame_of_an_animation(tmp_path):
     frames = [solid("RGB"), Image.new("RGB", (6, 4), "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert_allclose(np.asarray(read_image(tmp_path / "moving.gif"))[0, 0], RED, atol=6)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n\x00\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a picture",
+        b"\x89PNG\r\n\x1a\n\x00\x00",
+        b"GIF89a\x01",
+        b"RIFF\x10\x00\x00\x00WEBPVP8 ",
+        b"\xff\xd8\xff\xe0",
+    ],
+)
 def test_unreadable_files_are_named(tmp_path, content):
     path = tmp_path / "broken.png"
     path.write_bytes(content)
@@ -149,6 +256,9 @@ def test_truncated_and_missing_files_are_named(tmp_path):
         read_image(path)
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         read_image(tmp_path / "gone.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(OSError, match=r"folder\.jpg"):
+        read_image(tmp_path / "folder.jpg")
 
 
 def test_pixels_of_every_shape():
