@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import warnings
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -209,41 +211,41 @@ class HypersphereEmbedder(
 
     def __init__(
         self,
-        tag_enhancer=None,
+        tag_enhancer: Any = None,
         *,
-        backbone="auto",
-        finetune="head",
-        loss="adaptive_margin",
-        gamma=1.0,
-        margin=0.5,
-        temperature=0.3,
-        n_hard_negatives=None,
-        hidden_layer_sizes=(1024,),
-        dropout=0.5,
-        max_iter=40,
-        head_iter=20,
-        batch_size=256,
-        learning_rate=3e-4,
-        last_layer_factor=1.0,
-        backbone_factor=0.1,
-        learning_rate_decay=0.5,
-        n_drops=3,
-        weight_decay=0.0,
-        max_grad_norm=None,
-        augment=True,
-        micro_batch_size=None,
-        dtype="auto",
-        early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        tol=1e-4,
-        checkpoint_dir=None,
-        cache_dir=None,
-        device=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-    ):
+        backbone: Any = "auto",
+        finetune: str = "head",
+        loss: str = "adaptive_margin",
+        gamma: float = 1.0,
+        margin: float = 0.5,
+        temperature: float = 0.3,
+        n_hard_negatives: int | None = None,
+        hidden_layer_sizes: Sequence[int] = (1024,),
+        dropout: float = 0.5,
+        max_iter: int = 40,
+        head_iter: int = 20,
+        batch_size: int = 256,
+        learning_rate: float = 3e-4,
+        last_layer_factor: float = 1.0,
+        backbone_factor: float = 0.1,
+        learning_rate_decay: float = 0.5,
+        n_drops: int = 3,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+        augment: bool = True,
+        micro_batch_size: int | None = None,
+        dtype: str = "auto",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        device: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+    ) -> None:
         self.tag_enhancer = tag_enhancer
         self.backbone = backbone
         self.finetune = finetune
@@ -279,7 +281,7 @@ class HypersphereEmbedder(
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the embedding from images and their tags.
 
         Parameters
@@ -318,7 +320,7 @@ class HypersphereEmbedder(
         return self
 
     @with_callbacks
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
         """One more epoch, over these images only.
 
         The first call fixes the concepts: they are those of its tags (give ``tag_enhancer`` a
@@ -341,7 +343,7 @@ class HypersphereEmbedder(
             raise failure
         return self
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Embeddings of images.
 
         Parameters

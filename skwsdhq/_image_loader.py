@@ -5,6 +5,7 @@ import hashlib
 import warnings
 from numbers import Integral
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -103,18 +104,18 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
 
     def __init__(
         self,
-        backbone="auto",
+        backbone: Any = "auto",
         *,
-        size=None,
-        batch_size=None,
-        n_jobs=None,
-        memory=None,
-        device=None,
-        dtype="float32",
-        background="white",
-        on_error="raise",
-        verbose=0,
-    ):
+        size: int | None = None,
+        batch_size: int | None = None,
+        n_jobs: int | None = None,
+        memory: Any = None,
+        device: Any = None,
+        dtype: str = "float32",
+        background: Any = "white",
+        on_error: Any = "raise",
+        verbose: int = 0,
+    ) -> None:
         self.backbone = backbone
         self.size = size
         self.batch_size = batch_size
@@ -127,7 +128,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Find the network, and how many features it gives.
 
         Parameters
@@ -161,7 +162,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         self.backbone_, self.n_features_out_ = backbone, width
         self._passes = False
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Features of images.
 
         Parameters
@@ -194,7 +195,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
             )
         return features
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the output's columns, as an object array.
 
         Parameters

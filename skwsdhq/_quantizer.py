@@ -5,6 +5,7 @@ import functools
 import math
 import os
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
@@ -145,26 +146,26 @@ class WSDHQuantizer(
 
     def __init__(
         self,
-        embedder=None,
+        embedder: Any = None,
         *,
-        n_codebooks=4,
-        n_codewords=256,
-        quantization_weight=1e-4,
-        code_update_period=2,
-        icm_iters=3,
-        beam_size=4,
-        metric_mix=0.0,
-        init="residual",
-        ridge=1e-3,
-        codebook_iters=20,
-        tag_enhancer=None,
-        top_k=5000,
-        checkpoint_dir=None,
-        device=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-    ):
+        n_codebooks: int = 4,
+        n_codewords: int = 256,
+        quantization_weight: float = 1e-4,
+        code_update_period: int = 2,
+        icm_iters: int = 3,
+        beam_size: int | None = 4,
+        metric_mix: float = 0.0,
+        init: str = "residual",
+        ridge: float = 1e-3,
+        codebook_iters: int = 20,
+        tag_enhancer: Any = None,
+        top_k: int = 5000,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        device: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+    ) -> None:
         self.embedder = embedder
         self.n_codebooks = n_codebooks
         self.n_codewords = n_codewords
@@ -185,7 +186,7 @@ class WSDHQuantizer(
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the embedding and the codebooks.
 
         Parameters
@@ -218,7 +219,7 @@ class WSDHQuantizer(
         return self
 
     @with_callbacks
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
         """One more epoch of the network, and one turn of the codebooks, over these images only.
 
         Codebooks are updated from the sums over all batches so far, those of earlier batches as
@@ -240,7 +241,7 @@ class WSDHQuantizer(
             raise failure
         return self
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Exact embeddings of images, before quantization.
 
         Parameters
@@ -258,7 +259,7 @@ class WSDHQuantizer(
         self._check_features(X, reset=False)
         return self.embedder_.transform(X)
 
-    def encode(self, X):
+    def encode(self, X: Any) -> np.ndarray:
         """Codes of images.
 
         Parameters
@@ -271,7 +272,7 @@ class WSDHQuantizer(
         """
         return self._encode(self.transform(X))
 
-    def decode(self, codes):
+    def decode(self, codes: Any) -> np.ndarray:
         """What codes stand for.
 
         Parameters
@@ -286,7 +287,7 @@ class WSDHQuantizer(
         check_is_fitted(self)
         return codebooks.decode(np.asarray(codes), self.codebooks_)
 
-    def kneighbors(self, X, n_neighbors=10):
+    def kneighbors(self, X: Any, n_neighbors: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """The fitted rows most similar to images, by their codes.
 
         Parameters
@@ -310,7 +311,7 @@ class WSDHQuantizer(
             )
         return search.CodeIndex(self.codebooks_, self.codes_).search(embeddings, n_neighbors)
 
-    def score(self, X, y=None, sample_weight=None, labels=None):
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
         """mAP@``top_k`` with each row a query against all other rows' codes.
 
         Parameters

@@ -1,7 +1,9 @@
 """TagEnhancer: from messy tags to concepts with vectors."""
 
 import warnings
+from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
@@ -142,24 +144,24 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        word_vectors=None,
+        word_vectors: Any = None,
         *,
-        tau=0.9,
-        n_neighbors=None,
-        eps=0.02,
-        min_samples=1,
-        min_count=1,
-        max_tags=None,
-        stop_tags=(),
-        vocabulary=None,
-        vector_size=50,
-        cooccurrence_weight="auto",
-        remove_components="auto",
-        missing="cooccurrence",
-        lowercase=True,
-        allow_pickle=False,
-        sparse_output=True,
-    ):
+        tau: float = 0.9,
+        n_neighbors: int | None = None,
+        eps: float = 0.02,
+        min_samples: int = 1,
+        min_count: int = 1,
+        max_tags: int | None = None,
+        stop_tags: Iterable[str] = (),
+        vocabulary: Any = None,
+        vector_size: int = 50,
+        cooccurrence_weight: float | str = "auto",
+        remove_components: int | str = "auto",
+        missing: str = "cooccurrence",
+        lowercase: bool = True,
+        allow_pickle: bool = False,
+        sparse_output: bool = True,
+    ) -> None:
         self.word_vectors = word_vectors
         self.tau = tau
         self.n_neighbors = n_neighbors
@@ -177,7 +179,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         self.allow_pickle = allow_pickle
         self.sparse_output = sparse_output
 
-    def fit(self, tags, y=None):
+    def fit(self, tags: Any, y: Any = None) -> Self:
         """Learn the concepts of tags.
 
         Parameters
@@ -224,7 +226,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         self._kept_columns = None if columns is None else kept
         return self
 
-    def transform(self, tags):
+    def transform(self, tags: Any) -> sparse.csr_array:
         """Which concepts each sample carries: those of which it carries any member.
 
         Parameters
@@ -256,7 +258,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         concepts.sort_indices()
         return concepts if self.sparse_output else concepts.toarray()
 
-    def inverse_transform(self, concepts):
+    def inverse_transform(self, concepts: Any) -> list[list[str]]:
         """Names of the concepts that each row carries.
 
         Parameters
@@ -274,14 +276,14 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"concepts have {concepts.shape[1]} columns; expected {n_concepts}.")
         return _tags.tags_to_lists(concepts, self.concept_names_)
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the concepts, as an object array (C,)."""
         check_is_fitted(self)
         if hasattr(self, "n_features_in_"):
             _check_feature_names_in(self, input_features)
         return self.concept_names_.copy()
 
-    def concept_summary(self):
+    def concept_summary(self) -> dict[str, Any]:
         """What was merged, as a table.
 
         Returns

@@ -227,7 +227,7 @@ def test_a_checkpoint_needs_a_seed_and_says_when_it_is_damaged(made, tmp_path):
     quantizer(tmp_path).fit(made.data, made.tags)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(LoadError, match="cut short.*Delete it to start anew"):
+    with pytest.raises(LoadError, match=r"cut short.*Delete it to start anew"):
         quantizer(tmp_path).fit(made.data, made.tags)
 
 

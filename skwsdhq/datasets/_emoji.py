@@ -2,13 +2,14 @@
 
 import json
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
 _SIZE = 64  # pixels of a picture's side in the sheet
 
 
-def load_emoji(*, return_X_y=False):
+def load_emoji(*, return_X_y: bool = False) -> Any:
     """Load 1,911 emoji pictures with their keywords: real images with real tags.
 
     People wrote the keywords to find an emoji by; they name the thing, what it is like and

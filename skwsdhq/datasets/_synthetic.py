@@ -1,24 +1,26 @@
 """Synthetic tagged images and features, whose noise is known."""
 
+from typing import Any
+
 import numpy as np
 
 __all__ = ["make_tagged_images"]
 
 
 def make_tagged_images(
-    n_samples=200,
+    n_samples: int = 200,
     *,
-    n_classes=5,
-    n_tags_per_class=4,
-    tags_per_image=3,
-    missing=0.0,
-    wrong=0.0,
-    kind="features",
-    n_features=32,
-    spread=0.3,
-    image_size=24,
-    random_state=None,
-):
+    n_classes: int = 5,
+    n_tags_per_class: int = 4,
+    tags_per_image: int = 3,
+    missing: float = 0.0,
+    wrong: float = 0.0,
+    kind: str = "features",
+    n_features: int = 32,
+    spread: float = 0.3,
+    image_size: int = 24,
+    random_state: Any = None,
+) -> Any:
     """Make images, or features of images, with tags whose noise is known.
 
     Each class is a topic with words of its own; an image of the class carries some of them.
