@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
 from . import _training
+from ._backbones_run import compute_dtype
 from ._callbacks import (
     CallbackSupportMixin,
     EpochTasks,
@@ -78,6 +79,9 @@ class HypersphereEmbedder(
         Of ``"contrastive"``.
     n_hard_negatives : int, default=None
         Only so many negatives of each image, the nearest, enter the margin losses; None is all.
+    feature_power : float, default=0.5
+        Features x enter as sign(x)·|x|^power, centred and scaled to unit length: below 1 the few
+        large ones no longer outvote the many small ones. 1 leaves them as they are.
     hidden_layer_sizes : tuple of int, default=(1024,)
         Units of the hidden layers; ``()`` is one linear layer.
     dropout : float, default=0.5
@@ -149,8 +153,10 @@ class HypersphereEmbedder(
         ``"validation_loss"`` too.
     coefs_, intercepts_ : list of ndarray
         Weights (in, out) and bias (out,) of each layer.
+    feature_power_ : float
+        To which features are raised first.
     feature_mean_ : ndarray of shape (d,)
-        Subtracted from features, which are then scaled to unit length.
+        Subtracted from features so raised, which are then scaled to unit length.
     backbone_ : str, torch.nn.Module, callable or None
         The network in use; None for feature matrices.
     backbone_state_ : dict of str to ndarray
@@ -182,6 +188,7 @@ class HypersphereEmbedder(
         "margin": [Interval(Real, 0, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "n_hard_negatives": [Interval(Integral, 1, None, closed="left"), None],
+        "feature_power": [Interval(Real, 0, None, closed="neither")],
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -220,6 +227,7 @@ class HypersphereEmbedder(
         margin: float = 0.5,
         temperature: float = 0.3,
         n_hard_negatives: int | None = None,
+        feature_power: float = 0.5,
         hidden_layer_sizes: Sequence[int] = (1024,),
         dropout: float = 0.5,
         max_iter: int = 40,
@@ -254,6 +262,7 @@ class HypersphereEmbedder(
         self.margin = margin
         self.temperature = temperature
         self.n_hard_negatives = n_hard_negatives
+        self.feature_power = feature_power
         self.hidden_layer_sizes = hidden_layer_sizes
         self.dropout = dropout
         self.max_iter = max_iter
@@ -378,6 +387,11 @@ class HypersphereEmbedder(
         return self.coefs_[-1].shape[1]
 
     @property
+    def _power(self):
+        # Models that 0.1's first files hold know of no power.
+        return getattr(self, "feature_power_", 1.0)
+
+    @property
     def _n_epochs(self):
         """Of a fit, at most."""
         return self.max_iter + (0 if self.finetune == "head" else self.head_iter)
@@ -409,11 +423,13 @@ class HypersphereEmbedder(
         random_state = check_random_state(self.random_state)
         seed = random_state.randint(np.iinfo(np.int32).max)
         if go_on:
-            enhancer, mean = self.tag_enhancer_, self.feature_mean_
+            enhancer, mean, power = self.tag_enhancer_, self.feature_mean_, self._power
         else:
             enhancer = TagEnhancer() if self.tag_enhancer is None else clone(self.tag_enhancer)
             enhancer = enhancer.fit(tags, None)  # a FrozenEstimator wants a y
-            mean = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
+            power = float(self.feature_power)
+            mean = _training.raised(features, power).mean(axis=0, dtype=np.float64)
+            mean = mean.astype(features.dtype)
         indicator = sparse.csr_array(enhancer.transform(tags))
         tagged = np.diff(indicator.indptr) > 0
         if not tagged.any():
@@ -426,7 +442,7 @@ class HypersphereEmbedder(
         if self.checkpoint_dir is not None and not partial and not go_on:
             checkpoint = self._checkpoint(features, indicator, concepts, seed, alternation)
         run = self._new_run(
-            X, features, backbone, mean, concepts, indicator, seed,
+            X, features, backbone, (mean, power), concepts, indicator, seed,
             alternation=alternation, partial=partial, go_on=go_on, checkpoint=checkpoint,
         )  # fmt: skip
 
@@ -440,6 +456,7 @@ class HypersphereEmbedder(
             return {
                 "tag_enhancer_": enhancer,
                 "feature_mean_": mean,
+                "feature_power_": power,
                 "backbone_": backbone,
                 "backbone_state_": model.trunk_state() if tuned else self._trunk_state(go_on),
                 "coefs_": [weights for weights, _ in arrays],
@@ -477,7 +494,7 @@ class HypersphereEmbedder(
         )
 
     def _new_run(
-        self, X, features, backbone, mean, concepts, indicator, seed, *, alternation, partial,
+        self, X, features, backbone, scaling, concepts, indicator, seed, *, alternation, partial,
         go_on, checkpoint,
     ):  # fmt: skip
         """The stages of a fit: the head on fixed features, then network and head together."""
@@ -539,18 +556,18 @@ class HypersphereEmbedder(
         n_epochs = 1 if partial else self.max_iter
         stages = []
         if self.finetune == "head" or not (go_on or partial):
-            inputs = _training.prepare_inputs(features, mean).astype(np.float32, copy=False)
+            inputs = _training.prepare_inputs(features, *scaling).astype(np.float32, copy=False)
             fixed = _training.FixedInputs(head, inputs, device)
             if self.finetune == "head":
                 stages.append(stage(fixed, n_epochs, last=True))
             elif self.head_iter:
                 stages.append(stage(fixed, self.head_iter, last=False))
         if self.finetune != "head":
-            tuned = self._fine_tuned(X, head, backbone, mean, device, generator, go_on)
+            tuned = self._fine_tuned(X, head, backbone, scaling, device, generator, go_on)
             stages.append(stage(tuned, n_epochs, last=True))
         return Run(stages, generator, checkpoint)
 
-    def _fine_tuned(self, X, head, backbone, mean, device, generator, go_on):
+    def _fine_tuned(self, X, head, backbone, scaling, device, generator, go_on):
         network = self._network(backbone, self._trunk_state(go_on))
         if not isinstance(network.module, torch.nn.Module):
             raise TypeError(
@@ -566,14 +583,15 @@ class HypersphereEmbedder(
             head,
             network,
             ResizedImages(X, side, cache_dir=self.cache_dir),
-            mean,
+            scaling[0],
+            power=scaling[1],
             embed_features=embed_features,
             device=device,
             generator=generator,
             finetune=self.finetune,
             augment=self.augment,
             micro_batch_size=self.micro_batch_size,
-            dtype=_training.training_dtype(self.dtype, device),
+            dtype=compute_dtype(self.dtype, device),
         )
 
     def _watch(self, run, learned, tasks, outer):
@@ -665,7 +683,7 @@ class HypersphereEmbedder(
 
     def _embed(self, features):
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
-        inputs = _training.prepare_inputs(features, self.feature_mean_)
+        inputs = _training.prepare_inputs(features, self.feature_mean_, self._power)
         return normalize_rows(_training.forward(inputs, arrays))
 
 

@@ -95,6 +95,8 @@ def _check_embedder(embedder: Any) -> None:
         width = matrix.shape[1]
         _vector(bias, f"intercepts_[{layer}]", width)
     _vector(embedder.feature_mean_, "feature_mean_", weights[0].shape[0])
+    power = getattr(embedder, "feature_power_", 1.0)
+    _need(isinstance(power, float) and 0 < power < math.inf, "a positive feature_power_")
     if hasattr(embedder, "n_features_in_"):
         _need(embedder.n_features_in_ == weights[0].shape[0], "n_features_in_ rows in coefs_[0]")
     backbone = embedder.backbone_

@@ -22,9 +22,10 @@ from ._training_network import (
     make_optimizer,
     network_arrays,
     prepare_inputs,
+    raised,
     set_arrays,
 )
-from ._training_trunk import FineTuned, load_trunk_state, training_dtype
+from ._training_trunk import FineTuned, load_trunk_state
 from .sphere import normalize_rows
 from .utils._threads import one_openmp_thread
 
@@ -42,8 +43,8 @@ __all__ = [
     "mixed_metric",
     "network_arrays",
     "prepare_inputs",
+    "raised",
     "train",
-    "training_dtype",
 ]
 
 _DIVISIBLE = 2_000_000_000  # multiplications of a layer product, from which on threads pay

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,12 @@ __all__ = [
     "make_optimizer",
     "network_arrays",
     "prepare_inputs",
+    "raised",
     "set_arrays",
 ]
+
+
+_SOFT = 1e-4  # how far from 0 a power of features starts
 
 
 class _Dropout(nn.Module):
@@ -179,10 +184,24 @@ class Adam:
                 tensor.copy_(torch.from_numpy(np.array(array)))
 
 
-def prepare_inputs(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Centred rows (n, d) of length √d, so that a feature is of the order of 1; dtype kept."""
+def prepare_inputs(features: np.ndarray, mean: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """Centred rows (n, d) of length √d, so that a feature is of the order of 1; dtype kept.
+
+    Features are raised to ``power`` first (:func:`raised`); ``mean`` is that of raised ones.
+    """
     mean = mean.astype(features.dtype, copy=False)
-    return normalize_rows(features - mean) * features.dtype.type(features.shape[1] ** 0.5)
+    centred = raised(features, power) - mean
+    return normalize_rows(centred) * features.dtype.type(features.shape[1] ** 0.5)
+
+
+def raised(features: Any, power: float) -> Any:
+    """sign(x)·|x|^power of an array or tensor, near 0 so softened that its slope stays finite."""
+    if power == 1:
+        return features
+    # Below 1 a few large features no longer outvote the many small ones.
+    size = abs(features)
+    size = (size + _SOFT) ** power - _SOFT**power
+    return size * (np.sign(features) if isinstance(features, np.ndarray) else features.sign())
 
 
 def make_optimizer(

@@ -14,11 +14,12 @@ from ._training_network import (
     forward,
     network_arrays,
     prepare_inputs,
+    raised,
     set_arrays,
 )
 from .sphere import normalize_rows
 
-__all__ = ["FineTuned", "load_trunk_state", "trainable_layers", "training_dtype"]
+__all__ = ["FineTuned", "load_trunk_state", "trainable_layers"]
 
 _LAST_SHARE = 0.25  # of the parameters, which the layers of finetune="last" hold at least
 _MARGIN = 8 / 7  # side of the pictures that crops are cut from, over that of a crop
@@ -78,27 +79,6 @@ def load_trunk_state(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Modu
     return module
 
 
-def training_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of a parameter; ``"auto"`` is bfloat16 where the device has instructions for it."""
-    if dtype == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported()
-        else:
-            fast = device.type == "cpu" and _has_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-
-
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
-    cpu = torch.backends.cpu.get_cpu_capability()
-    checks = [
-        getattr(torch.cpu, name, None)
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    ]
-    return cpu != "NO AVX" and any(check is not None and check() for check in checks)
-
-
 class FineTuned:
     """A network and the head on top of it, which learn together; a model of :func:`train`.
 
@@ -113,7 +93,7 @@ class FineTuned:
         Its module is copied.
     images : object with ``rows(indices) -> (b, side, side, 3) uint8`` and ``__len__``
         Pictures at least as large as the network's input; larger ones are cropped.
-    mean : ndarray of shape (d,)
+    mean, power : ndarray of shape (d,), float
         See :func:`prepare_inputs`.
     embed_features : callable of a Backbone
         Gives the features (n, d) of all images.
@@ -136,6 +116,7 @@ class FineTuned:
         images,
         mean,
         *,
+        power=1.0,
         embed_features,
         device,
         generator,
@@ -146,6 +127,7 @@ class FineTuned:
     ):
         self.head, self.device = head, device
         self.size = backbone.size
+        self.power = power
         self.images = images
         self.augment = augment
         self.micro_batch_size = micro_batch_size
@@ -216,7 +198,7 @@ class FineTuned:
     def embeddings(self) -> np.ndarray:
         """(n, D) unit rows, of all images as they would be transformed now."""
         features = self._embed_features(self.trunk_state())
-        inputs = prepare_inputs(features, self._mean.cpu().numpy())
+        inputs = prepare_inputs(features, self._mean.cpu().numpy(), self.power)
         return normalize_rows(forward(inputs, network_arrays(self.head)))
 
     def trunk_state(self) -> dict[str, np.ndarray]:
@@ -246,7 +228,7 @@ class FineTuned:
             features = self._module(normal)
             if features.ndim == 4:
                 features = features.mean(dim=(2, 3))
-        centred = features.float() - self._mean
+        centred = raised(features.float(), self.power) - self._mean
         return nn.functional.normalize(centred) * centred.shape[1] ** 0.5
 
     def _crops(self, pictures: np.ndarray, draw: bool) -> torch.Tensor:

@@ -89,6 +89,36 @@ def test_dropout_draws_from_its_generator_and_keeps_the_mean():
     assert torch.equal(layer.eval()(x), x)
 
 
+def test_powers_of_features():
+    x = np.array([[-4.0, 0.0, 9.0]])
+    assert_allclose(_training.raised(x, 0.5), [[-2, 0, 3]], atol=0.02)
+    assert _training.raised(x, 1.0) is x
+    assert_allclose(_training.raised(x, 2.0), [[-16, 0, 81]], rtol=1e-3)
+    tensor = torch.tensor(x, requires_grad=True)
+    raised = _training.raised(tensor, 0.5)
+    assert_allclose(raised.detach().numpy(), _training.raised(x, 0.5))
+    raised.sum().backward()
+    assert torch.isfinite(tensor.grad).all()
+    # On paper: 0 and 4 are 0 and 2 under the root, 1 from their mean, whose rows have length √2.
+    inputs = _training.prepare_inputs(np.array([[0.0, 4.0]]), np.array([1.0, 1.0]), 0.5)
+    assert_allclose(inputs, [[-1, 1]], atol=0.02)
+
+
+def test_the_power_of_features_is_kept_with_the_fit(made):
+    plain = small(feature_power=1.0).fit(made.data, made.tags)
+    rooted = small().fit(made.data, made.tags)
+    assert (plain.feature_power_, rooted.feature_power_) == (1.0, 0.5)
+    assert not np.allclose(plain.transform(made.data), rooted.transform(made.data))
+    before = rooted.transform(made.data)
+    rooted.set_params(feature_power=1.0)  # of the next fit
+    assert_array_equal(rooted.transform(made.data), before)
+    del plain.feature_power_  # as in files from before there was one
+    again = small(feature_power=1.0).fit(made.data, made.tags)
+    assert_array_equal(plain.transform(made.data), again.transform(made.data))
+    with pytest.raises(ValueError, match="feature_power"):
+        small(feature_power=0).fit(made.data, made.tags)
+
+
 def test_pairs_of_a_batch():
     indicator, _ = check_tags([["a", "c"], [], ["b"], ["a", "b", "c"]])
     pairs = _training._pairs(indicator, np.array([3, 1, 0]))
@@ -168,7 +198,7 @@ def test_images_without_tags_take_no_part_and_are_embedded(made):
     tags = [list(row) for row in made.tags]
     for n in range(0, 160, 2):
         tags[n] = []
-    without = small().fit(made.data, tags)
+    without = small(feature_power=1.0).fit(made.data, tags)
     assert without.transform(made.data).shape[0] == 160
     kept = [n for n in range(160) if tags[n]]
     # the mean of the features is over all images: only the loss leaves rows out

@@ -242,13 +242,6 @@ def test_partial_fit_and_warm_start_go_on_with_the_network(emoji):
     assert fresh.backbone_state_
 
 
-def test_a_chosen_dtype():
-    cpu = torch.device("cpu")
-    assert _training.training_dtype("float32", cpu) == torch.float32
-    assert _training.training_dtype("bfloat16", cpu) == torch.bfloat16
-    assert _training.training_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
-
-
 def test_refusals(emoji):
     images, tags = emoji
     with pytest.raises(ValueError, match="finetune='all' trains a network on images"):
