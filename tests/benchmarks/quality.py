@@ -13,7 +13,8 @@ adds as many, drawn as often as they occur. A row that the CSV already has is no
 a run that was stopped goes on. The table and the plots, beside the CSV, show all that it has.
 
 mAP@5000, queries as they are against codes (asymmetric); signs of binary codes against signs, as
-Hamming distance ranks. Seconds are of process CPU time, one thread, without what embeds queries.
+Hamming distance ranks. Seconds are of process CPU time, one
+thread, for all numbers of bits of a fold together, median over folds.
 """
 
 # ruff: noqa: E402 - threads are counted when numpy is first imported
@@ -281,12 +282,19 @@ def show(folds):
                 n = sum(map(len, seeds.values()))
                 spread = f"±{np.std(means):.3f}" if len(means) > 1 else ""
                 cells.append(f"{np.mean(means):.3f}{spread} ({n})")
-            found = [
-                r for seeds in lines[line].values() for s in seeds.values() for r in s.values()
-            ]
-            seconds = np.median([float(row["seconds"]) for row in found])
+            seconds = np.median(list(_seconds_of_folds(lines[line]).values()))
             name = " ".join(filter(None, line))
             print(f"{name:34}" + "".join(f"{c:>16}" for c in cells) + f"{seconds:10.1f}")
+
+
+def _seconds_of_folds(line):
+    """Of all numbers of bits together: what is learned once for all counts with the first."""
+    sums = {}
+    for seeds in line.values():
+        for seed, folds in seeds.items():
+            for fold, row in folds.items():
+                sums[seed, fold] = sums.get((seed, fold), 0) + float(row["seconds"])
+    return sums
 
 
 def _best(line):
