@@ -313,7 +313,7 @@ class WDHTHasher(_TagHasher):
     tag_enhancer : TagEnhancer or None, default=None
         What makes vectors of tags; cloned in ``fit``. None is a ``TagEnhancer()``.
     n_bits : int, default=32
-    margin : float, default=0.2
+    margin : float, default=1.0
         Of the hinge, see :func:`skwsdhq.losses.mean_tag_hinge_loss`.
     hinge_weight : float, default=10.0
         Weight of the hinge.
@@ -346,8 +346,9 @@ class WDHTHasher(_TagHasher):
 
     Notes
     -----
-    Margin and weights of hinge and binarization are the published program's. There the distances
-    weigh 1; ten times that, and the other defaults, were found on validation rows of the emoji set.
+    The weights of hinge and binarization are the published program's. There the margin is 0.2 and
+    the distances weigh 1; these and the other defaults were found on validation rows of the emoji
+    set.
     The program fine-tunes the network below, which here is frozen, takes the dot product with a
     vector of any length where this takes the cosine, and defines a term for balanced bits without
     using it.
@@ -387,7 +388,7 @@ class WDHTHasher(_TagHasher):
         tag_enhancer=None,
         *,
         n_bits=32,
-        margin=0.2,
+        margin=1.0,
         hinge_weight=10.0,
         distance_weight=10.0,
         binarization_weight=1.0,

@@ -313,7 +313,9 @@ METHODS = {
     "WDHT binary": hashed(
         lambda split, n_bits: WDHTHasher(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
     ),
-    "WDHT loss, our codes": two_stage(embedder(loss="wdht")),
+    # Two margins: on validation rows each is the better one on half of the sets of labels.
+    "WDHT loss .7, our codes": two_stage(embedder(loss="wdht", margin=0.7)),
+    "WDHT loss 1.5, our codes": two_stage(embedder(loss="wdht", margin=1.5)),
     "contrastive": two_stage(embedder(loss="contrastive")),
     "DVSQ-style": unnormalized(dvsq, supervised=True),
     "CCA-ITQ": hashed(
