@@ -212,7 +212,7 @@ def test_huge_files_are_named(tmp_path, monkeypatch, factor):
 
 def test_large_jpegs_are_decoded_small(tmp_path, rng):
     """As Pillow's own resizing of the whole picture, but for a few levels."""
-    blobs = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+    blobs = Image.fromarray(rng.integers(0, 255, (120, 160, 3), dtype=np.uint8))
     large = blobs.resize((1600, 1200), Image.Resampling.BICUBIC)
     large.save(tmp_path / "large.jpg", quality=92)
     small = ResizedImages([tmp_path / "large.jpg"], 100).rows([0])[0]
