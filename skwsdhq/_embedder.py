@@ -568,7 +568,7 @@ class HypersphereEmbedder(
         return Run(stages, generator, checkpoint)
 
     def _fine_tuned(self, X, head, backbone, scaling, device, generator, go_on):
-        network = self._network(backbone, self._trunk_state(go_on))
+        network = load_backbone(self._network(backbone, self._trunk_state(go_on)))
         if not isinstance(network.module, torch.nn.Module):
             raise TypeError(
                 f"finetune={self.finetune!r} needs a network of torch; backbone is a "

@@ -1,6 +1,7 @@
 """A network that learns along with the head."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, _training_trunk
+from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, _training_trunk, load
 from skwsdhq.backbones import Backbone
 from skwsdhq.datasets import load_emoji
 
@@ -253,3 +254,22 @@ def test_refusals(emoji):
         embedder(finetune="most").fit(images, tags)
     with pytest.raises(ValueError, match="no parameter 'x' of shape"):
         _training.load_trunk_state(backbone().module, {"x": np.zeros(2)})
+
+
+def test_a_named_network_that_learned_is_saved_and_copied(emoji, tmp_path):
+    images, tags = emoji[0][:8], emoji[1][:8]
+    model = embedder(backbone="efficientnet_lite0", finetune="last", head_iter=1, max_iter=1)
+    model.fit(images, tags)
+    expected = model.transform(images)
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert_array_equal(loaded.transform(images), expected)
+    assert_array_equal(pickle.loads(pickle.dumps(model)).transform(images), expected)
+    assert loaded.partial_fit(images, tags).n_iter_ == 3
+    # Another estimator of the same name has the network as it came.
+    frozen = embedder(backbone="efficientnet_lite0", finetune="head", max_iter=1)
+    again = embedder(backbone="efficientnet_lite0", finetune="head", max_iter=1)
+    assert_array_equal(
+        frozen.fit(images, tags).transform(images), again.fit(images, tags).transform(images)
+    )
+    assert frozen.backbone_state_ == {}
