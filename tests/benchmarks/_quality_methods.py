@@ -316,7 +316,7 @@ METHODS = {
     # Two margins: on validation rows each is the better one on half of the sets of labels.
     "WDHT loss .7, our codes": two_stage(embedder(loss="wdht", margin=0.7)),
     "WDHT loss 1.5, our codes": two_stage(embedder(loss="wdht", margin=1.5)),
-    "contrastive": two_stage(embedder(loss="contrastive")),
+    "contrastive": two_stage(embedder(loss="contrastive", temperature=1.0)),
     "DVSQ-style": unnormalized(dvsq, supervised=True),
     "CCA-ITQ": hashed(
         lambda split, n_bits: CCAITQ(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
