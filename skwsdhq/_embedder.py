@@ -80,7 +80,7 @@ class HypersphereEmbedder(
     n_hard_negatives : int, default=None
         Only so many negatives of each image, the nearest, enter the margin losses; None is all.
     feature_power : float, default=0.5
-        Features x enter as sign(x)·|x|^power, centred and scaled to unit length: below 1 the few
+        Features x enter as sign(x)·abs(x)^power, centred and scaled to unit length: below 1 the few
         large ones no longer outvote the many small ones. 1 leaves them as they are.
     hidden_layer_sizes : tuple of int, default=(1024,)
         Units of the hidden layers; ``()`` is one linear layer.

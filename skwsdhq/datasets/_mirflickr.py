@@ -63,14 +63,17 @@ def load_mirflickr25k(
         images : list of n str
             Paths, in order of their numbers.
         tags : list of n lists of str
+            As their owners typed them.
         names : list of n str
             ``"im1"`` and so on.
         target : ndarray of shape (n, L), int64
             0/1.
         target_names : list of L str
+            Names of the annotations.
         split : Bunch
             ``train``, ``query`` and ``database``: row numbers. Train is a part of database.
         DESCR : str
+            Source, counts, and the splits.
 
     Raises
     ------

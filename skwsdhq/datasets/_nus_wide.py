@@ -61,6 +61,7 @@ def load_nus_wide(
         images : list of n str
             Paths, in order of the image list. Images are not opened.
         tags : list of n lists of str
+            As their owners typed them.
         names : list of n str
             As ``"actor/0001_2124494179"``.
         target : ndarray of shape (n, L), int64
@@ -70,6 +71,7 @@ def load_nus_wide(
         split : Bunch
             ``train``, ``query`` and ``database``: row numbers. Train is a part of database.
         DESCR : str
+            Source, counts, and the splits.
 
     Raises
     ------

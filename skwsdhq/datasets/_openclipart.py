@@ -83,6 +83,7 @@ def load_openclipart(
             0/1; the first-level folders of each picture. Of a picture that was filed under several
             folders one copy is kept, and it bears the labels and tags of all.
         target_names : list of L1 str
+            Names of the folders.
         subgroup : ndarray of shape (n, L2), int64
             0/1; the same for the two first levels.
         subgroup_names : list of L2 str
