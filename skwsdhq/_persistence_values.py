@@ -168,7 +168,7 @@ def _portable(estimator: Any, name: str, value: Any) -> Any:
             )
     elif name == "word_vectors":
         return value if isinstance(value, str) and not looks_like_path(value) else None
-    elif name == "memory":
+    elif name in ("memory", "checkpoint_dir", "cache_dir"):
         return None
     elif name == "device" and value is not None:
         return str(value)

@@ -27,7 +27,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
 
     What depends on this machine is left out: word vectors that are an object or a path come back
     as None (the fitted enhancer does not need them; give them again before the next ``fit``), as
-    do ``memory`` and callbacks. Numpy scalars come back as Python's numbers.
+    do ``memory``, ``checkpoint_dir``, ``cache_dir`` and callbacks. Numpy scalars come back as
+    Python's numbers.
 
     Parameters
     ----------

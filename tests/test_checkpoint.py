@@ -13,7 +13,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
-from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training
+from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, load
 from skwsdhq._training_checkpoint import Checkpoint, fingerprint
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.persistence import LoadError
@@ -45,7 +45,7 @@ PROGRAM = """
     import numpy as np
     import torch
     from torch import nn
-    from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training
+    from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, load
     from skwsdhq.backbones import Backbone
     from skwsdhq.datasets import load_emoji
 
@@ -264,3 +264,15 @@ def test_the_state_comes_back(tmp_path):
     assert_array_equal(loaded["generator"], state["generator"])
     assert_array_equal(loaded["model"][0], state["model"][0])
     assert loaded["random_state"].randint(1000) == np.random.RandomState(3).randint(1000)
+
+
+def test_a_model_with_folders_is_saved_without_them(made, tmp_path):
+    for folder in (tmp_path / "runs", str(tmp_path / "runs")):
+        model = quantizer(folder).fit(made.data, made.tags)
+        model.set_params(checkpoint_dir=folder, embedder__cache_dir=folder)
+        model.save(tmp_path / "model")
+        loaded = load(tmp_path / "model")
+        assert_array_equal(loaded.encode(made.data), model.codes_)
+        assert loaded.checkpoint_dir is None
+        assert loaded.embedder_.checkpoint_dir is None
+        assert loaded.embedder.cache_dir is None
