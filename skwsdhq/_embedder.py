@@ -369,7 +369,7 @@ class HypersphereEmbedder(
         return self._embed(features)
 
     def __sklearn_clone__(self):
-        # Clones share a network that was given as an object: it is frozen, and it is large.
+        # Clones share a network that was given as an object: it is large, and a copy of it learns.
         return clone_sharing(self, "backbone")
 
     def __sklearn_tags__(self):

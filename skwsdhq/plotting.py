@@ -5,7 +5,7 @@ A display holds the figures that it shows. ``from_predictions`` computes them fr
 matplotlib is imported by ``plot`` alone.
 """
 
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -75,7 +75,48 @@ class _Display:
         self.ax_, self.figure_ = axes, axes.figure
 
 
-class PrecisionRecallDisplay(_Display):
+class _CurveDisplay(_Display):
+    """What displays of one quantizer's ranking do alike."""
+
+    from_predictions: ClassVar[Any]
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        query_labels: Any,
+        database_labels: Any,
+        *,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """From images that query the fitted rows of a quantizer, by their codes.
+
+        Parameters
+        ----------
+        estimator : WSDHQuantizer, or a Pipeline that ends in one
+            Fitted.
+        X : images or features of the queries
+        query_labels, database_labels : labels of the queries and of the fitted rows
+        name : str, default=None
+            None is the estimator's class.
+        **kwargs
+            As in `from_predictions`.
+
+        Returns
+        -------
+        display
+            Of this class.
+        """
+        return cls.from_predictions(
+            *(estimator.transform(X), _database(estimator), query_labels, database_labels),
+            name=type(estimator).__name__ if name is None else name,
+            **kwargs,
+        )
+
+
+class PrecisionRecallDisplay(_CurveDisplay):
     """Precision against recall, mean over the queries.
 
     Parameters
@@ -153,40 +194,6 @@ class PrecisionRecallDisplay(_Display):
         display = cls(precision, recall, name=name)
         return display.plot(ax=ax, **kwargs)
 
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        query_labels: Any,
-        database_labels: Any,
-        *,
-        name: str | None = None,
-        **kwargs: Any,
-    ) -> "PrecisionRecallDisplay":
-        """From images that query the fitted rows of a quantizer, by their codes.
-
-        Parameters
-        ----------
-        estimator : WSDHQuantizer, or a Pipeline that ends in one
-            Fitted.
-        X : images or features of the queries
-        query_labels, database_labels : labels of the queries and of the fitted rows
-        name : str, default=None
-            None is the estimator's class.
-        **kwargs
-            As in `from_predictions`.
-
-        Returns
-        -------
-        PrecisionRecallDisplay
-        """
-        return cls.from_predictions(
-            *(estimator.transform(X), _database(estimator), query_labels, database_labels),
-            name=type(estimator).__name__ if name is None else name,
-            **kwargs,
-        )
-
     def plot(self, ax: Any = None, *, name: str | None = None, **kwargs: Any) -> Any:
         """Draw.
 
@@ -209,7 +216,7 @@ class PrecisionRecallDisplay(_Display):
         return self
 
 
-class PrecisionAtKDisplay(_Display):
+class PrecisionAtKDisplay(_CurveDisplay):
     """Precision among the first k, mean over the queries, against k.
 
     Parameters
@@ -280,40 +287,6 @@ class PrecisionAtKDisplay(_Display):
         precision = metrics.precision_at_k(queries, database, query_labels, database_labels, k=cuts)
         display = cls(cuts, precision, name=name)
         return display.plot(ax=ax, **kwargs)
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        query_labels: Any,
-        database_labels: Any,
-        *,
-        name: str | None = None,
-        **kwargs: Any,
-    ) -> "PrecisionAtKDisplay":
-        """From images that query the fitted rows of a quantizer, by their codes.
-
-        Parameters
-        ----------
-        estimator : WSDHQuantizer, or a Pipeline that ends in one
-            Fitted.
-        X : images or features of the queries
-        query_labels, database_labels : labels of the queries and of the fitted rows
-        name : str, default=None
-            None is the estimator's class.
-        **kwargs
-            As in `from_predictions`.
-
-        Returns
-        -------
-        PrecisionAtKDisplay
-        """
-        return cls.from_predictions(
-            *(estimator.transform(X), _database(estimator), query_labels, database_labels),
-            name=type(estimator).__name__ if name is None else name,
-            **kwargs,
-        )
 
     def plot(self, ax: Any = None, *, name: str | None = None, **kwargs: Any) -> Any:
         """Draw, k in a logarithmic scale.
