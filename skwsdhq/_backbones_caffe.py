@@ -93,7 +93,7 @@ def _skip_header(file: BinaryIO) -> None:
         raise ValueError("it is a plain array, not a dict of layers")
 
 
-def load_alexnet(path: str | Path) -> Any:
+def load_alexnet(path: str | Path, *, swapped: bool = False) -> Any:
     """AlexNet up to fc7 as a torch module for RGB pixels less `MEAN_RGB`.
 
     Layers ``conv1`` to ``conv5``, ``fc6`` and ``fc7`` each hold weights and biases; convolutions as
@@ -104,6 +104,8 @@ def load_alexnet(path: str | Path) -> Any:
     Parameters
     ----------
     path : str or Path
+    swapped : bool, default=False
+        Whether RGB pixels go to weights for BGR, as in the published code of WSDHQ.
 
     Returns
     -------
@@ -131,7 +133,7 @@ def load_alexnet(path: str | Path) -> Any:
                     f"{n_channels // n_groups}."
                 )
             kernel = weights.transpose(3, 2, 0, 1)  # (out, in, height, width)
-            if name == "conv1":
+            if name == "conv1" and not swapped:
                 kernel = kernel[:, ::-1]  # BGR to RGB
             stride = 4 if name == "conv1" else 1
             n_out = len(kernel)

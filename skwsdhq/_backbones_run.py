@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._images_resized import ResizedImages, in_order, prefetched
+from ._images_resized import ResizedImages, in_order, prefetched, ten_crops
 
 __all__ = ["DTYPES", "compute_dtype", "features_of"]
 
@@ -47,9 +47,15 @@ def features_of(
     batch_size: int,
     device: Any,
     dtype: Any,
+    ten_crop: bool = False,
+    then: Callable[[np.ndarray], np.ndarray] | None = None,
     verbose: int = 0,
 ) -> np.ndarray:
-    """(n, d) float32 features of a `Backbone`; while it runs on a batch, the next one is read."""
+    """(n, d) float32 features of a `Backbone`; while it runs on a batch, the next one is read.
+
+    With ``ten_crop`` the mean over ten crops of pictures that are larger than its input; what
+    ``then`` makes of the features of a batch takes their place, and is averaged.
+    """
     from tqdm.auto import tqdm
 
     features: np.ndarray | None = None
@@ -59,7 +65,12 @@ def features_of(
     ahead = contextlib.closing(prefetched(in_order(pictures, batch_size)))
     with bar, ahead as batches, _runner(network, device, dtype) as run:
         for batch in batches:
-            rows = run(batch)
+            if ten_crop:
+                # A corner at a time: ten times the batch would not fit the caches.
+                parts = (run(crop) for crop in ten_crops(batch, network.size))
+                rows = sum(part if then is None else then(part) for part in parts) / np.float32(10)
+            else:
+                rows = run(batch) if then is None else then(run(batch))
             if features is None:
                 features = np.empty((len(pictures), rows.shape[1]), dtype=np.float32)
             features[done : done + len(rows)] = rows

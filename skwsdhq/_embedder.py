@@ -29,7 +29,13 @@ from ._callbacks import (
 from ._tag_enhancer import TagEnhancer
 from ._training_checkpoint import Checkpoint, fingerprint
 from ._training_run import Run, Stage
-from .backbones import extract_features, load_backbone, resolve_backbone, resolve_device
+from .backbones import (
+    extract_features,
+    features_and_skipped,
+    load_backbone,
+    resolve_backbone,
+    resolve_device,
+)
 from .images import ResizedImages, input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
@@ -82,6 +88,9 @@ class HypersphereEmbedder(
     feature_power : float, default=0.5
         Features x enter as sign(x)·abs(x)^power, centred and scaled to unit length: below 1 the few
         large ones no longer outvote the many small ones. 1 leaves them as they are.
+    feature_scaling : bool, default=True
+        Whether features are centred and scaled to unit length. False passes them on as they are,
+        as from a network's last hidden layer to the next (the paper's).
     hidden_layer_sizes : tuple of int, default=(1024,)
         Units of the hidden layers; ``()`` is one linear layer.
     dropout : float, default=0.5
@@ -103,6 +112,8 @@ class HypersphereEmbedder(
         Factor of a step of the learning rate.
     n_drops : int, default=3
         Steps of the learning rate, at equal distances within ``max_iter``.
+    drop_period : int or None, default=None
+        Batches from one step of the learning rate to the next, in place of ``n_drops``.
     weight_decay : float, default=0.0
         Decoupled, per step, times the learning rate; not of biases below the head's.
     max_grad_norm : float or None, default=None
@@ -110,6 +121,10 @@ class HypersphereEmbedder(
     augment : bool, default=True
         Whether a backbone that learns sees random crops (of 7/8 of the picture's side) and mirror
         images.
+    ten_crop : bool, default=False
+        Whether the embedding of a picture is the mean over ten crops (four corners, the middle,
+        and their mirror images) of what the network gives, which takes ten times as long. Training
+        itself does without.
     micro_batch_size : int or None, default=None
         Images that go through a backbone that learns at once, where memory does not hold
         ``batch_size`` of them; the loss is that of the whole batch all the same, at the price of
@@ -155,8 +170,9 @@ class HypersphereEmbedder(
         Weights (in, out) and bias (out,) of each layer.
     feature_power_ : float
         To which features are raised first.
-    feature_mean_ : ndarray of shape (d,)
-        Subtracted from features so raised, which are then scaled to unit length.
+    feature_mean_ : ndarray of shape (d,) or None
+        Subtracted from features so raised, which are then scaled to unit length; None where they
+        enter as they are.
     backbone_ : str, torch.nn.Module, callable or None
         The network in use; None for feature matrices.
     backbone_state_ : dict of str to ndarray
@@ -189,6 +205,7 @@ class HypersphereEmbedder(
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "n_hard_negatives": [Interval(Integral, 1, None, closed="left"), None],
         "feature_power": [Interval(Real, 0, None, closed="neither")],
+        "feature_scaling": ["boolean"],
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -199,9 +216,11 @@ class HypersphereEmbedder(
         "backbone_factor": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_decay": [Interval(Real, 0, 1, closed="right")],
         "n_drops": [Interval(Integral, 0, None, closed="left")],
+        "drop_period": [Interval(Integral, 1, None, closed="left"), None],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "augment": ["boolean"],
+        "ten_crop": ["boolean"],
         "micro_batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "dtype": [StrOptions({"auto", "float32", "bfloat16"})],
         "early_stopping": ["boolean"],
@@ -228,6 +247,7 @@ class HypersphereEmbedder(
         temperature: float = 0.3,
         n_hard_negatives: int | None = None,
         feature_power: float = 0.5,
+        feature_scaling: bool = True,
         hidden_layer_sizes: Sequence[int] = (1024,),
         dropout: float = 0.5,
         max_iter: int = 40,
@@ -238,9 +258,11 @@ class HypersphereEmbedder(
         backbone_factor: float = 0.1,
         learning_rate_decay: float = 0.5,
         n_drops: int = 3,
+        drop_period: int | None = None,
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
         augment: bool = True,
+        ten_crop: bool = False,
         micro_batch_size: int | None = None,
         dtype: str = "auto",
         early_stopping: bool = False,
@@ -263,6 +285,7 @@ class HypersphereEmbedder(
         self.temperature = temperature
         self.n_hard_negatives = n_hard_negatives
         self.feature_power = feature_power
+        self.feature_scaling = feature_scaling
         self.hidden_layer_sizes = hidden_layer_sizes
         self.dropout = dropout
         self.max_iter = max_iter
@@ -273,9 +296,11 @@ class HypersphereEmbedder(
         self.backbone_factor = backbone_factor
         self.learning_rate_decay = learning_rate_decay
         self.n_drops = n_drops
+        self.drop_period = drop_period
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
         self.augment = augment
+        self.ten_crop = ten_crop
         self.micro_batch_size = micro_batch_size
         self.dtype = dtype
         self.early_stopping = early_stopping
@@ -365,8 +390,7 @@ class HypersphereEmbedder(
             Unit rows; float64 where X is float64 features, else float32.
         """
         check_is_fitted(self)
-        features, _ = self._features(X, reset=False)
-        return self._embed(features)
+        return normalize_rows(self._outputs(X))
 
     def __sklearn_clone__(self):
         # Clones share a network that was given as an object: it is large, and a copy of it learns.
@@ -402,8 +426,9 @@ class HypersphereEmbedder(
         """``fit``, with codebooks that are learned along where an alternation is given.
 
         ``outer`` makes, of what would be set here, what an estimator around this one would set;
-        the tasks are its then. Returns the embeddings of the training rows, and the error of a
-        loss that was no number (all is set as it was after the last epoch then) or None.
+        the tasks are its then. Returns the embeddings of the training rows (of unit length, unless
+        the alternation wants them as they are), and the error of a loss that was no number (all
+        is set as it was after the last epoch then) or None.
         """
         self._validate_params()
         if y is None:
@@ -428,8 +453,10 @@ class HypersphereEmbedder(
             enhancer = TagEnhancer() if self.tag_enhancer is None else clone(self.tag_enhancer)
             enhancer = enhancer.fit(tags, None)  # a FrozenEstimator wants a y
             power = float(self.feature_power)
-            mean = _training.raised(features, power).mean(axis=0, dtype=np.float64)
-            mean = mean.astype(features.dtype)
+            mean = None
+            if self.feature_scaling:
+                mean = _training.raised(features, power).mean(axis=0, dtype=np.float64)
+                mean = mean.astype(features.dtype)
         indicator = sparse.csr_array(enhancer.transform(tags))
         tagged = np.diff(indicator.indptr) > 0
         if not tagged.any():
@@ -438,6 +465,8 @@ class HypersphereEmbedder(
                 "to learn from."
             )
         concepts = enhancer.concept_vectors_
+        if alternation is not None:
+            alternation.start(metric_vectors(enhancer, alternation.normalize))
         checkpoint = None
         if self.checkpoint_dir is not None and not partial and not go_on:
             checkpoint = self._checkpoint(features, indicator, concepts, seed, alternation)
@@ -471,9 +500,12 @@ class HypersphereEmbedder(
         keep = partial or self.warm_start
         self._optimizer_state = run.stage.optimizer.state() if keep else None
         self._generator_state = run.generator.get_state().numpy().copy() if keep else None
-        if self.backbone_state_:
-            features, _ = self._features(X, reset=False)
-        return self._embed(features), failure
+        if self.backbone_state_ or self.ten_crop:
+            outputs = self._outputs(X)
+        else:
+            outputs = self._forward(features)
+        normalize = alternation is None or alternation.normalize
+        return normalize_rows(outputs) if normalize else outputs, failure
 
     def _checkpoint(self, features, indicator, concepts, seed, alternation):
         """Where this run keeps its state: another file for other parameters, data or seed."""
@@ -511,8 +543,6 @@ class HypersphereEmbedder(
         sizes = (features.shape[1], *self.hidden_layer_sizes, concepts.shape[1])
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True)) if go_on else None
         head = _training.build_network(sizes, self.dropout, generator, arrays)
-        if alternation is not None:
-            alternation.start(concepts)
         loss = _training.make_loss(
             self.loss,
             concepts,
@@ -541,6 +571,7 @@ class HypersphereEmbedder(
                 "generator": generator,
                 "decay": self.learning_rate_decay,
                 "n_drops": 0 if partial else self.n_drops,
+                "drop_period": None if partial else self.drop_period,
                 "max_norm": self.max_grad_norm,
                 "alternation": alternation if last else None,
                 "held": held,
@@ -674,17 +705,46 @@ class HypersphereEmbedder(
             forget_features(self)
         network = self._network(backbone, self._trunk_state(not reset))
         features = extract_features(X, network, device=self.device, verbose=self.verbose)
-        if not reset and features.shape[1] != len(self.feature_mean_):
-            raise ValueError(
-                f"the backbone gives {features.shape[1]} features; {len(self.feature_mean_)} "
-                "were fitted."
-            )
+        if not reset:
+            self._check_width(features)
         return features, backbone
 
-    def _embed(self, features):
+    def _check_width(self, features):
+        if features.shape[1] != len(self.coefs_[0]):
+            raise ValueError(
+                f"the backbone gives {features.shape[1]} features; {len(self.coefs_[0])} were "
+                "fitted."
+            )
+
+    def _outputs(self, X):
+        """(n, D) what the last layer gives, tanh, before it is normalised."""
+        if not self.ten_crop or input_kind(X) == "features" or self.backbone_ is None:
+            return self._forward(self._features(X, reset=False)[0])
+        network = self._network(self.backbone_, self._trunk_state(True))
+        options = {"device": self.device, "verbose": self.verbose}
+        outputs, _ = features_and_skipped(X, network, ten_crop=True, then=self._forward, **options)
+        return outputs
+
+    def _forward(self, features):
+        """(n, D) tanh of the last layer, from features as they are."""
+        self._check_width(features)
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
         inputs = _training.prepare_inputs(features, self.feature_mean_, self._power)
-        return normalize_rows(_training.forward(inputs, arrays))
+        return _training.forward(inputs, arrays)
+
+
+def metric_vectors(enhancer, normalize):
+    """Concept vectors that errors are measured by, (C, D).
+
+    Unit rows; without ``normalize`` as long as their tags' vectors are on average.
+    """
+    vectors = enhancer.concept_vectors_
+    if normalize:
+        return vectors
+    lengths = np.linalg.norm(enhancer.tag_vectors_.astype(np.float64), axis=1)
+    sums = np.bincount(enhancer.labels_, lengths, minlength=len(vectors))
+    means = sums / np.bincount(enhancer.labels_, minlength=len(vectors))
+    return vectors * means[:, None].astype(vectors.dtype)
 
 
 def as_rows_of_tags(y):

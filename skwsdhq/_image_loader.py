@@ -58,6 +58,9 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         blank picture in its place, so that rows stay with their tags, and warn which rows these
         are. To leave them out, with their tags, ask
         :func:`skwsdhq.images.unreadable_images` before.
+    ten_crop : bool, default=False
+        Whether features are the mean over ten crops, see
+        :func:`skwsdhq.backbones.extract_features`. Needs a network.
     verbose : int, default=0
         1 shows progress, with images a second.
 
@@ -99,6 +102,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         "dtype": [StrOptions(set(DTYPES))],
         "background": "no_validation",
         "on_error": [StrOptions({"raise", "skip"})],
+        "ten_crop": ["boolean"],
         "verbose": ["verbose"],
     }
 
@@ -114,6 +118,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         dtype: str = "float32",
         background: Any = "white",
         on_error: Any = "raise",
+        ten_crop: bool = False,
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -125,6 +130,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         self.dtype = dtype
         self.background = background
         self.on_error = on_error
+        self.ten_crop = ten_crop
         self.verbose = verbose
 
     @with_callbacks
@@ -155,6 +161,8 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
             self._passes = True
             return
         backbone = resolve_backbone(self.backbone)
+        if backbone is None and self.ten_crop:
+            raise ValueError("ten_crop=True needs a network; backbone is None.")
         width = None
         if backbone is not None:
             width = self._extract(_first(X), backbone)[0].shape[1]
@@ -271,6 +279,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
                 n_jobs=self.n_jobs,
                 background=self.background,
                 on_error=self.on_error,
+                ten_crop=self.ten_crop,
                 verbose=verbose,
             )
 
@@ -283,6 +292,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         keys = [self._key(rows[i]) for i in range(len(X))]
         settings = [] if self.dtype == "float32" else [self.dtype]
         settings += [] if self.background == "white" else [self.background]
+        settings += ["ten_crop"] if self.ten_crop else []
         name = network_key(backbone, self.size, *settings)
         cache = FeatureCache(location / "skwsdhq-features" / name)
         with tqdm(total=len(X), desc="features", unit="img", disable=not self.verbose) as bar:

@@ -17,7 +17,14 @@ import numpy as np
 from ._image_cache import image_key, turn
 from ._images_read import blank, input_kind, resized, rgb_of
 
-__all__ = ["ResizedImages", "prefetched", "resized_batches", "unreadable_images"]
+__all__ = [
+    "ResizedImages",
+    "prefetched",
+    "resized_batches",
+    "side_for_crops",
+    "ten_crops",
+    "unreadable_images",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -342,6 +349,33 @@ def resized_batches(
     yield from in_order(
         ResizedImages(images, size, n_jobs=n_jobs, background=background), batch_size
     )
+
+
+def side_for_crops(size: int) -> int:
+    """Side of the pictures that crops of ``size`` pixels are cut from: 256 for 224, and for 227."""
+    return 256 if size == 227 else round(size * 8 / 7)
+
+
+def ten_crops(batch: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """The four corners and the middle of pictures, and the mirror image of each.
+
+    Parameters
+    ----------
+    batch : ndarray of shape (b, side, side, 3)
+    size : int
+        At most the side.
+
+    Yields
+    ------
+    ndarray of shape (b, size, size, 3)
+        Ten times, each an array of its own.
+    """
+    spare = batch.shape[1] - size
+    middle = spare // 2
+    for top, left in ((0, 0), (0, spare), (spare, 0), (spare, spare), (middle, middle)):
+        crop = batch[:, top : top + size, left : left + size]
+        yield np.ascontiguousarray(crop)
+        yield np.ascontiguousarray(crop[:, :, ::-1])
 
 
 def in_order(pictures: ResizedImages, batch_size: int) -> Iterator[np.ndarray]:

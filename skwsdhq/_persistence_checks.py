@@ -94,7 +94,8 @@ def _check_embedder(embedder: Any) -> None:
         _matrix(matrix, f"coefs_[{layer}]", n_rows=width)
         width = matrix.shape[1]
         _vector(bias, f"intercepts_[{layer}]", width)
-    _vector(embedder.feature_mean_, "feature_mean_", weights[0].shape[0])
+    if embedder.feature_mean_ is not None:
+        _vector(embedder.feature_mean_, "feature_mean_", weights[0].shape[0])
     power = getattr(embedder, "feature_power_", 1.0)
     _need(isinstance(power, float) and 0 < power < math.inf, "a positive feature_power_")
     if hasattr(embedder, "n_features_in_"):

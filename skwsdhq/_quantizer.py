@@ -15,7 +15,9 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from . import _training, codebooks, metrics, search
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from ._embedder import HypersphereEmbedder, as_rows_of_tags
+from ._embedder import HypersphereEmbedder, as_rows_of_tags, metric_vectors
+from ._paper import paper_parameters
+from ._tag_enhancer import TagEnhancer
 from .images import input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
@@ -61,6 +63,11 @@ class WSDHQuantizer(
     metric_mix : float, default=0.0
         In which metric codes and codewords are near: 1 is that of the tags, VᵀV (the paper's), 0
         is Euclidean, between is a mix.
+    normalize : bool, default=True
+        Whether embeddings are scaled to unit length, as the paper has it. False leaves them, in
+        the quantization loss, the codes and ``transform``, as the last layer's tanh gives them,
+        and concept vectors in the metric as long as their tags' vectors: what the published code
+        does.
     init : {"residual", "subspace"}, default="residual"
         First codebooks: k-means of what the codebooks before leave over, or of a slice of the
         dimensions for each codebook (as the published code does).
@@ -129,6 +136,7 @@ class WSDHQuantizer(
         "icm_iters": [Interval(Integral, 0, None, closed="left")],
         "beam_size": [Interval(Integral, 1, None, closed="left"), None],
         "metric_mix": [Interval(Real, 0, 1, closed="both")],
+        "normalize": ["boolean"],
         "init": [StrOptions({"residual", "subspace"})],
         "ridge": [Interval(Real, 0, None, closed="neither")],
         "codebook_iters": [Interval(Integral, 0, None, closed="left")],
@@ -155,6 +163,7 @@ class WSDHQuantizer(
         icm_iters: int = 3,
         beam_size: int | None = 4,
         metric_mix: float = 0.0,
+        normalize: bool = True,
         init: str = "residual",
         ridge: float = 1e-3,
         codebook_iters: int = 20,
@@ -174,6 +183,7 @@ class WSDHQuantizer(
         self.icm_iters = icm_iters
         self.beam_size = beam_size
         self.metric_mix = metric_mix
+        self.normalize = normalize
         self.init = init
         self.ridge = ridge
         self.codebook_iters = codebook_iters
@@ -184,6 +194,64 @@ class WSDHQuantizer(
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
+
+    @classmethod
+    def from_paper(
+        cls,
+        word_vectors: Any = None,
+        *,
+        n_bits: int = 32,
+        mode: str = "paper",
+        finetune: str = "all",
+        **parameters: Any,
+    ) -> Self:
+        """The method as it was published, where this library's defaults have gone on from it.
+
+        Word vectors as they are (neither centred nor joined with co-occurrence); one layer with
+        tanh on top of AlexNet, all of which learns, at a rate of 3e-4 that is halved every 300
+        batches of 256; the adaptive margin with gamma 1; K = 256, lambda = 1e-4; codes in the
+        metric of the tags by three sweeps of ICM; test embeddings the mean over ten crops.
+
+        Parameters
+        ----------
+        word_vectors : mapping, KeyedVectors, str, PathLike or None, default=None
+            See :class:`TagEnhancer`; the published runs use word2vec's of Google News.
+        n_bits : int, default=32
+            A multiple of 8.
+        mode : {"paper", "code"}, default="paper"
+            ``"code"`` follows the published code where it is not what the paper says: embeddings
+            are quantized before they are normalised; one rate for all layers, since a factor on a
+            gradient, as the code has it, does nothing under Adam; first codebooks from slices of
+            the dimensions, and no turns of codes and codewords after the last epoch. The paper's
+            last layer has ten times the rate of those below, its bias twenty times.
+        finetune : {"all", "last", "head"}, default="all"
+            With ``"head"``, which takes features too, a hidden layer stands in for those of the
+            network that would learn, with this library's scaling of features and steps of the rate.
+        **parameters
+            Any parameters of the quantizer, of the embedder as ``embedder__...``, of the
+            enhancer as ``embedder__tag_enhancer__...``. The thresholds of the enhancer were not
+            published: they are this library's. ``checkpoint_dir``, ``device`` and ``verbose`` hold
+            for the embedder as well.
+
+        Returns
+        -------
+        WSDHQuantizer
+            Not fitted.
+
+        Examples
+        --------
+        >>> from skwsdhq import WSDHQuantizer
+        >>> quantizer = WSDHQuantizer.from_paper(n_bits=16, random_state=0)
+        >>> quantizer.n_codebooks, quantizer.metric_mix, quantizer.embedder.backbone
+        (2, 1.0, 'alexnet')
+        """
+        own, embedding, enhancing = paper_parameters(n_bits, mode, finetune)
+        for name in ("checkpoint_dir", "device", "verbose"):
+            if name in parameters:
+                embedding[name] = parameters[name]
+        enhancer = TagEnhancer(word_vectors, **enhancing)
+        quantizer = cls(HypersphereEmbedder(enhancer, **embedding), **own)
+        return quantizer.set_params(**parameters)
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -251,13 +319,15 @@ class WSDHQuantizer(
         Returns
         -------
         ndarray of shape (n, D)
-            Unit rows; float64 where X is float64 features, else float32.
+            Unit rows (with ``normalize=False`` of any length); float64 where X is float64
+            features, else float32.
         """
         check_is_fitted(self)
         if self.embedder_ == "passthrough":
-            return _unit_rows(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
+            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+            return self._scaled(X)
         self._check_features(X, reset=False)
-        return self.embedder_.transform(X)
+        return self._embeddings(self.embedder_, X)
 
     def encode(self, X: Any) -> np.ndarray:
         """Codes of images.
@@ -384,6 +454,7 @@ class WSDHQuantizer(
             metric_mix=self.metric_mix,
             random_state=np.random.RandomState(seed),
             codebooks=self.codebooks_ if go_on else None,
+            normalize=self.normalize,
         )
         statistics = self._statistics if partial and go_on else None
         n_turns = 1 if partial else self.codebook_iters
@@ -407,7 +478,7 @@ class WSDHQuantizer(
             """The same after an epoch, for a callback that looks; nothing here is changed."""
             embedder = copy.copy(embedder)
             vars(embedder).update(attributes)
-            embeddings = embedder.transform(X)
+            embeddings = self._embeddings(embedder, X)
             twin = copy.deepcopy(alternation)
             return learned(embedder, embeddings, attributes["tag_enhancer_"], {}, twin)
 
@@ -428,14 +499,14 @@ class WSDHQuantizer(
             )
         if isinstance(self.embedder, str):  # "passthrough"
             X = validate_data(self, X, dtype=[np.float64, np.float32], reset=not go_on)
-            embeddings = _unit_rows(X)
+            embeddings = self._scaled(X)
             enhancer = None
             if self.tag_enhancer is not None:
                 tags = as_rows_of_tags(y)
                 check_consistent_length(X, tags)
                 enhancer = self.tag_enhancer_ if go_on else clone(self.tag_enhancer).fit(tags, None)
                 if enhancer.concept_vectors_.shape[1] == X.shape[1]:
-                    alternation.start(enhancer.concept_vectors_)
+                    alternation.start(metric_vectors(enhancer, self.normalize))
             return "passthrough", enhancer, embeddings, {}, None
 
         self._check_features(X, reset=not go_on)
@@ -459,11 +530,11 @@ class WSDHQuantizer(
         else:  # a frozen one, or any other transformer: codebooks are learned afterwards
             if not go_on:
                 embedder.fit(X, y)
-            embeddings = _unit_rows(embedder.transform(X))
+            embeddings = self._scaled(self._embeddings(embedder, X))
         inner = getattr(embedder, "estimator", embedder)
         enhancer = getattr(inner, "tag_enhancer_", None)
         if enhancer is not None and alternation.metric is None:
-            alternation.start(enhancer.concept_vectors_)
+            alternation.start(metric_vectors(enhancer, self.normalize))
         history = getattr(embedder, "history_", {}) if inner is embedder else {}
         return embedder, enhancer, embeddings, history, failure
 
@@ -489,6 +560,17 @@ class WSDHQuantizer(
         elif reset:
             forget_features(self)
 
+    def _embeddings(self, embedder, X):
+        """What a fitted embedder makes of X, to be quantized."""
+        inner = getattr(embedder, "estimator", embedder)
+        if isinstance(inner, HypersphereEmbedder):
+            return inner.transform(X) if self.normalize else inner._outputs(X)
+        return self._scaled(embedder.transform(X))
+
+    def _scaled(self, embeddings):
+        embeddings = np.asarray(embeddings)
+        return normalize_rows(embeddings) if self.normalize else embeddings
+
     @property
     def _encode_options(self):
         return {"n_sweeps": self.icm_iters, "beam_size": self.beam_size}
@@ -497,7 +579,3 @@ class WSDHQuantizer(
         return _training.final_codes(
             embeddings, self.codebooks_, self.metric_, self._encode_options
         )
-
-
-def _unit_rows(embeddings):
-    return normalize_rows(np.asarray(embeddings))

@@ -129,9 +129,10 @@ class FixedInputs:
         """(b, d) for a look at the loss, without a step."""
         return self._inputs[rows]
 
-    def embeddings(self) -> np.ndarray:
-        """(n, D) unit rows, of all images as they would be transformed now."""
-        return normalize_rows(forward(self._arrays, network_arrays(self.head)))
+    def embeddings(self, normalize: bool = True) -> np.ndarray:
+        """(n, D) unit rows, of all images as they would be transformed now; or of any length."""
+        outputs = forward(self._arrays, network_arrays(self.head))
+        return normalize_rows(outputs) if normalize else outputs
 
     def state(self) -> list[np.ndarray]:
         """All that is learned, as numpy copies."""
@@ -166,6 +167,7 @@ def train(
     generator: torch.Generator,
     decay: float = 1.0,
     n_drops: int = 0,
+    drop_period: int | None = None,
     max_norm: float | None = None,
     first: int = 0,
     alternation: CodeAlternation | None = None,
@@ -187,6 +189,8 @@ def train(
         Draws the order of rows.
     decay, n_drops : float, int
         The learning rate is multiplied by ``decay`` ``n_drops`` times, at equal distances.
+    drop_period : int, default=None
+        Or after each ``drop_period`` steps.
     max_norm : float, default=None
         Gradients longer than that are shortened to it.
     first : int, default=0
@@ -199,7 +203,8 @@ def train(
     Yields
     ------
     dict
-        ``"loss"``, ``"quantization_loss"``, ``"learning_rate"``, ``"quantization_error"`` in
+        ``"loss"``, ``"quantization_loss"``, ``"learning_rate"`` (of the epoch's last step),
+        ``"quantization_error"`` in
         epochs with an update of the codes, and ``"validation_loss"`` where rows are held.
 
     Raises
@@ -210,6 +215,7 @@ def train(
     rows = np.flatnonzero(tagged) if alternation is None else np.arange(len(model))
     rows = rows if held is None else rows[~held[rows]]
     metric = None
+    n_steps = -(-len(rows) // batch_size)  # of an epoch
     for epoch in range(first, n_epochs):
         factor = decay ** (epoch * (n_drops + 1) // n_epochs)
         if metric is None and alternation is not None and alternation.codes is not None:
@@ -219,7 +225,9 @@ def train(
         order = rows[shuffled.cpu().numpy()]
         sums = np.zeros(2)
         with model.threads(batch_size):
-            for start in range(0, len(order), batch_size):
+            for step, start in enumerate(range(0, len(order), batch_size), epoch * n_steps):
+                if drop_period is not None:
+                    factor = decay ** (step // drop_period)
                 batch = order[start : start + batch_size]
                 outputs = model.head(model.inputs(batch))
                 total = loss(outputs, batch)
@@ -249,14 +257,16 @@ def train(
         if held is not None:
             figures["validation_loss"] = _mean_loss(model, np.flatnonzero(held), loss, batch_size)
         if alternation is not None and alternation.is_due(epoch + 1):
-            figures["quantization_error"] = alternation.update(model.embeddings())
+            figures["quantization_error"] = alternation.update(
+                model.embeddings(alternation.normalize)
+            )
         yield figures
 
 
 def _quantization_loss(outputs, alternation, batch, metric) -> torch.Tensor:
-    unit = nn.functional.normalize(outputs)
+    rows = nn.functional.normalize(outputs) if alternation.normalize else outputs
     targets = torch.from_numpy(alternation.reconstructions(batch)).to(outputs.device)
-    return _losses.quantization_loss(unit, targets, metric=metric)
+    return _losses.quantization_loss(rows, targets, metric=metric)
 
 
 def _mean_loss(model, rows, loss, batch_size) -> float:

@@ -12,12 +12,13 @@ def mixed_metric(concept_vectors: np.ndarray | None, mix: float) -> np.ndarray |
 
     At ``mix`` 1 errors count as far as they change the similarities to the concepts (formula of
     the paper), at 0 they count alike in all directions; the identity is scaled to the trace of
-    VᵀV, so that the mix leaves the weight of the quantization loss as it is.
+    VᵀV, so that the mix leaves the weight of the quantization loss as it is. (C is that trace
+    where rows are of unit length.)
 
     Parameters
     ----------
     concept_vectors : ndarray of shape (C, D) or None
-        Unit rows. None is Euclidean.
+        None is Euclidean.
     mix : float
         From 0 to 1.
 
@@ -28,8 +29,9 @@ def mixed_metric(concept_vectors: np.ndarray | None, mix: float) -> np.ndarray |
     if concept_vectors is None:
         return None
     vectors = np.asarray(concept_vectors, dtype=np.float64)
-    n_concepts, n_dims = vectors.shape
-    return mix * vectors.T @ vectors + (1 - mix) * n_concepts / n_dims * np.eye(n_dims)
+    n_dims = vectors.shape[1]
+    size = np.square(vectors).sum()
+    return mix * vectors.T @ vectors + (1 - mix) * size / n_dims * np.eye(n_dims)
 
 
 def final_codes(
@@ -72,6 +74,8 @@ class CodeAlternation:
     random_state : numpy RandomState
     codebooks : ndarray of shape (M, K, D), default=None
         To go on from.
+    normalize : bool, default=True
+        Whether embeddings are of unit length.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class CodeAlternation:
         metric_mix,
         random_state,
         codebooks=None,
+        normalize=True,
     ):
         self.n_codebooks = n_codebooks
         self.n_codewords = n_codewords
@@ -99,6 +104,7 @@ class CodeAlternation:
         self.random_state = random_state
         self.metric: np.ndarray | None = None
         self.codebooks = codebooks
+        self.normalize = normalize
         self.codes = None
 
     def parameters(self) -> dict:
@@ -112,9 +118,10 @@ class CodeAlternation:
             "method": self.method,
             "ridge": self.ridge,
             "metric_mix": self.metric_mix,
+            "normalize": self.normalize,
         }
 
-    def start(self, concept_vectors: np.ndarray) -> None:
+    def start(self, concept_vectors: np.ndarray | None) -> None:
         """Fix the metric of the codes, once the concepts are known."""
         self.metric = mixed_metric(concept_vectors, self.metric_mix)
 

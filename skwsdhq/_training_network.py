@@ -184,11 +184,14 @@ class Adam:
                 tensor.copy_(torch.from_numpy(np.array(array)))
 
 
-def prepare_inputs(features: np.ndarray, mean: np.ndarray, power: float = 1.0) -> np.ndarray:
+def prepare_inputs(features: np.ndarray, mean: np.ndarray | None, power: float = 1.0) -> np.ndarray:
     """Centred rows (n, d) of length √d, so that a feature is of the order of 1; dtype kept.
 
-    Features are raised to ``power`` first (:func:`raised`); ``mean`` is that of raised ones.
+    Features are raised to ``power`` first (:func:`raised`); ``mean`` is that of raised ones, None
+    leaves them where they are, and as long as they are.
     """
+    if mean is None:
+        return raised(features, power)
     mean = mean.astype(features.dtype, copy=False)
     centred = raised(features, power) - mean
     return normalize_rows(centred) * features.dtype.type(features.shape[1] ** 0.5)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._images_resized import side_for_crops
 from ._training_network import (
     _Dropout,
     arrays_of,
@@ -22,7 +23,6 @@ from .sphere import normalize_rows
 __all__ = ["FineTuned", "load_trunk_state", "trainable_layers"]
 
 _LAST_SHARE = 0.25  # of the parameters, which the layers of finetune="last" hold at least
-_MARGIN = 8 / 7  # side of the pictures that crops are cut from, over that of a crop
 
 
 def trainable_layers(module: nn.Module, finetune: str) -> list[str]:
@@ -93,7 +93,7 @@ class FineTuned:
         Its module is copied.
     images : object with ``rows(indices) -> (b, side, side, 3) uint8`` and ``__len__``
         Pictures at least as large as the network's input; larger ones are cropped.
-    mean, power : ndarray of shape (d,), float
+    mean, power : ndarray of shape (d,) or None, float
         See :func:`prepare_inputs`.
     embed_features : callable of a Backbone
         Gives the features (n, d) of all images.
@@ -133,7 +133,8 @@ class FineTuned:
         self.micro_batch_size = micro_batch_size
         self.dtype = dtype
         self._backbone, self._embed_features = backbone, embed_features
-        self._mean = torch.from_numpy(np.asarray(mean, dtype=np.float32)).to(device)
+        self._mean = None if mean is None else np.asarray(mean, dtype=np.float32)
+        self._mean_on_device = None if mean is None else torch.tensor(self._mean, device=device)
         self._generator = generator
         module = copy.deepcopy(backbone.module).to(device, memory_format=torch.channels_last).eval()
         _own_dropout(module, generator)
@@ -159,7 +160,7 @@ class FineTuned:
     @staticmethod
     def side(size: int, augment: bool) -> int:
         """Side of the pictures for a network of that input."""
-        return round(size * _MARGIN) if augment else size
+        return side_for_crops(size) if augment else size
 
     def inputs(self, rows: np.ndarray) -> torch.Tensor:
         """(b, d) of a step, from crops of these images."""
@@ -195,11 +196,12 @@ class FineTuned:
         with torch.no_grad():
             return self._prepared(self._crops(self.images.rows(rows), draw=False))
 
-    def embeddings(self) -> np.ndarray:
-        """(n, D) unit rows, of all images as they would be transformed now."""
+    def embeddings(self, normalize: bool = True) -> np.ndarray:
+        """(n, D) unit rows, of all images as they would be transformed now; or of any length."""
         features = self._embed_features(self.trunk_state())
-        inputs = prepare_inputs(features, self._mean.cpu().numpy(), self.power)
-        return normalize_rows(forward(inputs, network_arrays(self.head)))
+        inputs = prepare_inputs(features, self._mean, self.power)
+        outputs = forward(inputs, network_arrays(self.head))
+        return normalize_rows(outputs) if normalize else outputs
 
     def trunk_state(self) -> dict[str, np.ndarray]:
         """What the network learned, by the name of the parameter."""
@@ -228,7 +230,10 @@ class FineTuned:
             features = self._module(normal)
             if features.ndim == 4:
                 features = features.mean(dim=(2, 3))
-        centred = raised(features.float(), self.power) - self._mean
+        inputs = raised(features.float(), self.power)
+        if self._mean_on_device is None:
+            return inputs
+        centred = inputs - self._mean_on_device
         return nn.functional.normalize(centred) * centred.shape[1] ** 0.5
 
     def _crops(self, pictures: np.ndarray, draw: bool) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._backbones_run import compute_dtype, features_of
-from ._images_resized import ResizedImages
+from ._images_resized import ResizedImages, side_for_crops
 
 __all__ = ["Backbone", "extract_features", "load_backbone", "resolve_auto"]
 
@@ -20,6 +20,7 @@ _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 _LITE_IN_TIMM = {f"efficientnet_lite{k}": f"tf_efficientnet_lite{k}" for k in range(3)}
 _CAFFE = "alexnet_caffe:"
+_WSDHQ = "alexnet_wsdhq:"
 # Torchvision models to look for in the local cache, the best first.
 _CACHED_CHOICES = ("convnext_tiny", "efficientnet_b0", "resnet50", "mobilenet_v3_large", "resnet18")
 
@@ -102,6 +103,8 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
           dict, read without running code). A classifier of any number of classes is left out;
         - ``"alexnet_caffe:PATH"``: AlexNet from numpy arrays in Caffe's layout, as published with
           WSDHQ as ``alexnet.npy``: a dict of layers, read without running pickled code;
+        - ``"alexnet_wsdhq:PATH"``: the same, fed as the published code of WSDHQ does: red where
+          these weights take blue, less the means of the other order;
         - a module without classifier, a callable from uint8 arrays (b, 224, 224, 3) to features, or
           a :class:`Backbone` for other sizes and means.
 
@@ -138,8 +141,9 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
 
 def _split_name(name: str) -> tuple[str, str | None]:
     """Name and path of ``"NAME@PATH"``; a revision of a hub's model is part of its name."""
-    if name.startswith(_CAFFE):
-        return _CAFFE, name.removeprefix(_CAFFE)
+    for prefix in (_CAFFE, _WSDHQ):
+        if name.startswith(prefix):
+            return prefix, name.removeprefix(prefix)
     if name.startswith("timm:hf"):
         return name, None
     name, at, path = name.partition("@")
@@ -160,10 +164,13 @@ def file_stamp(name: str) -> tuple[int, int] | None:
 @functools.lru_cache(maxsize=2)  # a network is built once, however many estimators name it
 def _load_named(full_name: str, stamp: tuple[int, int] | None) -> Backbone:
     name, path = _split_name(full_name)
-    if name == _CAFFE:
+    if name in (_CAFFE, _WSDHQ):
         from ._backbones_caffe import MEAN_RGB, SIZE, load_alexnet
 
-        return Backbone(load_alexnet(str(path)), size=SIZE, mean=MEAN_RGB, std=(1.0, 1.0, 1.0))
+        swapped = name == _WSDHQ
+        mean = MEAN_RGB[::-1] if swapped else MEAN_RGB
+        module = load_alexnet(str(path), swapped=swapped)
+        return Backbone(module, size=SIZE, mean=mean, std=(1.0, 1.0, 1.0))
     if name == LITE0 and path is None:
         return _load_lite0()
     if name.startswith("timm:") or name in _LITE_IN_TIMM:
@@ -335,6 +342,7 @@ def extract_features(
     n_jobs: int | None = None,
     background: str | Sequence[int] = "white",
     on_error: str = "raise",
+    ten_crop: bool = False,
     verbose: int = 0,
 ) -> Any:
     """Features of images from a frozen network.
@@ -365,6 +373,10 @@ def extract_features(
     on_error : {"raise", "skip"}, default="raise"
         What to do about an image that can't be read: raise an error that names it, or leave it
         out.
+    ten_crop : bool, default=False
+        Whether features are the mean over ten crops of the network's size (four corners, the
+        middle, and their mirror images) of a picture 8/7 as large (256 pixels for 224 and 227),
+        which takes ten times as long. Else the picture is seen once, at the network's size.
     verbose : int, default=0
         1 shows a progress bar with images a second, which the log of "skwsdhq.backbones" says as
         well.
@@ -403,6 +415,7 @@ def extract_features(
         n_jobs=n_jobs,
         background=background,
         on_error=on_error,
+        ten_crop=ten_crop,
         verbose=verbose,
     )
     if on_error == "raise":
@@ -421,17 +434,22 @@ def features_and_skipped(
     n_jobs: int | None = None,
     background: str | Sequence[int] = "white",
     on_error: str = "raise",
+    ten_crop: bool = False,
+    then: Callable[[np.ndarray], np.ndarray] | None = None,
     verbose: int = 0,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """As `extract_features`, but rows that can't be read are those of a blank picture, and told."""
+    """As `extract_features`, but rows that can't be read are those of a blank picture, and told.
+
+    ``then``, where it is given, is called with the features of a batch, and its rows take their
+    place (before the mean over crops).
+    """
     if not len(images):
         raise ValueError("there should be at least one image; got none.")
     device = resolve_device(device)
     computed_in = compute_dtype(dtype, device)
     network = load_backbone(backbone)
-    pictures = ResizedImages(
-        images, network.size, n_jobs=n_jobs, background=background, on_error=on_error
-    )
+    side = side_for_crops(network.size) if ten_crop else network.size
+    pictures = ResizedImages(images, side, n_jobs=n_jobs, background=background, on_error=on_error)
     if batch_size is None:
         batch_size = 16 if device.type == "cpu" else 128
     features = features_of(
@@ -440,6 +458,8 @@ def features_and_skipped(
         batch_size=batch_size,
         device=device,
         dtype=computed_in,
+        ten_crop=ten_crop,
+        then=then,
         verbose=verbose,
     )
     return features, dict(sorted(pictures.skipped_.items()))

@@ -74,6 +74,14 @@ def test_caffe_alexnet_is_what_the_loops_say(tmp_path, layers, rng, protocol):
     assert_allclose(features[0], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_published_code_exchanges_red_and_blue(tmp_path, layers, rng):
+    np.save(tmp_path / "alexnet.npy", layers, allow_pickle=True)
+    picture = rng.integers(0, 255, (1, 227, 227, 3), dtype=np.uint8)
+    found = extract_features(picture, f"alexnet_wsdhq:{tmp_path / 'alexnet.npy'}")
+    expected = caffe_alexnet(picture[0, :, :, ::-1], layers)
+    assert_allclose(found[0], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_caffe_files_of_python_2(tmp_path, layers):
     """Protocol 2 holds bytes as text; keys may be bytes, which latin-1 makes text."""
     text = pickle.dumps({"conv1": [np.arange(3.0), np.arange(2)]}, protocol=0)

@@ -275,16 +275,13 @@ def ours_two_stage(split, bits):
         yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
 
 
-def from_paper(split, **enhancing):
-    """The paper's method: no centring, no joined vectors, codes in Σ, ICM without a beam."""
-    enhancer = enhancer_of(split, cooccurrence_weight=0, remove_components=None, **enhancing)
-    return WSDHQuantizer(
-        HypersphereEmbedder(enhancer, loss="adaptive_margin", gamma=1.0, random_state=split.seed),
-        quantization_weight=1e-4,
-        metric_mix=1.0,
-        icm_iters=3,
-        beam_size=None,
+def from_paper(split):
+    """The paper's method, a hidden layer standing for those of a network that would learn."""
+    return WSDHQuantizer.from_paper(
+        split.word_vectors,
+        finetune="head",
         random_state=split.seed,
+        embedder__random_state=split.seed,
     )
 
 
