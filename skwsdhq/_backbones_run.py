@@ -65,12 +65,12 @@ def features_of(
     ahead = contextlib.closing(prefetched(in_order(pictures, batch_size)))
     with bar, ahead as batches, _runner(network, device, dtype) as run:
         for batch in batches:
-            if ten_crop:
-                # A corner at a time: ten times the batch would not fit the caches.
-                parts = (run(crop) for crop in ten_crops(batch, network.size))
-                rows = sum(part if then is None else then(part) for part in parts) / np.float32(10)
-            else:
-                rows = run(batch) if then is None else then(run(batch))
+            # A crop at a time: ten times the batch would not fit the caches.
+            crops = ten_crops(batch, network.size) if ten_crop else iter([batch])
+            parts = [run(crop) for crop in crops]
+            if then is not None:
+                parts = [then(part) for part in parts]
+            rows = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
             if features is None:
                 features = np.empty((len(pictures), rows.shape[1]), dtype=np.float32)
             features[done : done + len(rows)] = rows

@@ -104,8 +104,8 @@ class HypersphereEmbedder(
     learning_rate : float, default=3e-4
         Adam's.
     last_layer_factor : float, default=1.0
-        The last layer's rate is that many times ``learning_rate``, its bias's twice that. The
-        published runs, which fine-tune all layers, use 10.
+        The last layer's rate is that many times ``learning_rate``, its bias's twice that. 10 is
+        what the published runs, which fine-tune all layers, were meant to use.
     backbone_factor : float, default=0.1
         The backbone's rate is that many times ``learning_rate``.
     learning_rate_decay : float, default=0.5

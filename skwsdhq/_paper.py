@@ -1,15 +1,8 @@
-"""Parameters of the published method, and what its authors' runs gave."""
+"""Parameters of the published method."""
 
 from typing import Any
 
-__all__ = ["PUBLISHED", "STEPS", "paper_parameters"]
-
-# mAP@5000 at 8, 16, 24 and 32 bits, and steps of 256 images: README and logs of the authors' code.
-PUBLISHED = {
-    "mirflickr25k": {8: 0.766, 16: 0.755, 24: 0.765, 32: 0.767},
-    "nus_wide": {8: 0.717, 16: 0.727, 24: 0.730, 32: 0.729},
-}
-STEPS = {"mirflickr25k": 800, "nus_wide": 1500}
+__all__ = ["paper_parameters"]
 
 
 def paper_parameters(
@@ -62,7 +55,7 @@ def paper_parameters(
             "head_iter": 0,
             "drop_period": 300,
             "backbone_factor": 1.0,
-            # The code multiplies gradients, which Adam divides by their size again.
+            # The code multiplies gradients, by whose size Adam divides again.
             "last_layer_factor": 1.0 if code else 10.0,
         }
     enhancer: dict[str, Any] = {"cooccurrence_weight": 0, "remove_components": None}

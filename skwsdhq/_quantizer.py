@@ -222,8 +222,9 @@ class WSDHQuantizer(
             ``"code"`` follows the published code where it is not what the paper says: embeddings
             are quantized before they are normalised; one rate for all layers, since a factor on a
             gradient, as the code has it, does nothing under Adam; first codebooks from slices of
-            the dimensions, and no turns of codes and codewords after the last epoch. The paper's
-            last layer has ten times the rate of those below, its bias twenty times.
+            the dimensions, and no turns of codes and codewords after the last epoch. With
+            ``"paper"`` the last layer has ten times the rate of those below, its bias twenty
+            times, as was meant.
         finetune : {"all", "last", "head"}, default="all"
             With ``"head"``, which takes features too, a hidden layer stands in for those of the
             network that would learn, with this library's scaling of features and steps of the rate.
