@@ -167,6 +167,23 @@ def test_a_network_hands_its_features_on_as_they_are(pictures):
     assert_allclose(embedder.transform(pictures), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_models_of_a_training_give_outputs_of_any_length(pictures):
+    network, generator = convolution(), torch.Generator().manual_seed(0)
+    features = extract_features(pictures, network)
+    head = _training.build_network((features.shape[1], 3), 0.0, generator)
+    weights, bias = _training.network_arrays(head)[0]
+    expected = np.tanh(features @ weights + bias)
+    tuned = _training.FineTuned(
+        head, network, ResizedImages(pictures, 14), None, augment=False, device=generator.device,
+        embed_features=lambda state: features, generator=generator,
+    )  # fmt: skip
+    # what the network gives goes to the head as it is
+    assert_allclose(tuned.inputs(np.arange(4)).detach(), features[:4], rtol=1e-4, atol=1e-5)
+    for model in (tuned, _training.FixedInputs(head, features, generator.device)):
+        assert_allclose(model.embeddings(normalize=False), expected, rtol=1e-4, atol=1e-5)
+        assert_allclose(model.embeddings(), unit(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_the_rate_falls_every_so_many_batches(made):
     """8 batches an epoch; the rate of an epoch's last batch."""
     tags = [row or ["nothing"] for row in made.tags]
