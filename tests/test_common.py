@@ -18,6 +18,17 @@ ESTIMATORS = [
     HypersphereEmbedder(max_iter=2, hidden_layer_sizes=(16,)),
     WSDHQuantizer(small_embedder(), n_codebooks=2, n_codewords=4, codebook_iters=2),
     WSDHQuantizer("passthrough", n_codebooks=2, n_codewords=4, codebook_iters=2),
+    WSDHQuantizer.from_paper(
+        mode="code",
+        finetune="head",
+        n_bits=16,
+        n_codewords=4,
+        embedder__max_iter=3,
+        embedder__hidden_layer_sizes=(16,),
+        embedder__feature_scaling=False,
+        embedder__drop_period=2,
+    ),
+    WSDHQuantizer("passthrough", n_codebooks=2, n_codewords=4, codebook_iters=2, normalize=False),
     WSDHQuantizer(
         "passthrough",
         n_codebooks=2,
