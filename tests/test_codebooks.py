@@ -440,6 +440,21 @@ class TestLearn:
         after = codebooks.quantization_error(z, codes, c, metric=metric)
         assert after < 0.95 * before
 
+    def test_parts_of_many_rows_do_as_well(self, monkeypatch):
+        z, _ = problem(1200, n_dims=8, dtype=np.float32)
+        whole, _ = codebooks.learn_codebooks(z, 2, 16, random_state=0)
+        monkeypatch.setattr(codebooks, "MIN_ROWS", 300)
+        monkeypatch.setattr(codebooks, "ROWS_PER_CODEWORD", 10)
+        c, codes = codebooks.learn_codebooks(z, 2, 16, random_state=0)
+        assert codes.shape == (1200, 2)
+        held, _ = problem(500, n_dims=8, seed=1, dtype=np.float32)
+        errors_of = [
+            codebooks.quantization_error(held, codebooks.encode(held, b, beam_size=8), b)
+            for b in (whole, c)
+        ]
+        assert errors_of[0] != errors_of[1]
+        assert errors_of[1] < 1.1 * errors_of[0]
+
     def test_finds_additive_structure(self):
         random = np.random.default_rng(0)
         truth = random.normal(size=(2, 4, 16))
