@@ -7,6 +7,9 @@ in some others. With z the row and c the codewords, ‖z − Σ c‖² / 2 witho
 
 A unary part, one product of rows with codewords, and a pairwise part, one table of codewords with
 codewords: with both at hand a visit of a codebook is a few gathered rows and an argmin.
+
+Where the errors of shorter codes count as well, each with a weight, the first term of codebook m
+is there as often as codes that include m, and the second as often as codes that include m and m'.
 """
 
 from __future__ import annotations
@@ -30,10 +33,21 @@ class _TableCosts:
     Buffers are made once: fresh memory for every operation costs ten times the operation.
     """
 
-    def __init__(self, codebooks: np.ndarray, duals: np.ndarray, n_rows: int, n_beams: int) -> None:
+    def __init__(
+        self,
+        codebooks: np.ndarray,
+        duals: np.ndarray,
+        n_rows: int,
+        n_beams: int,
+        shares: np.ndarray | None = None,
+    ) -> None:
         n_codebooks, n_codewords, _ = codebooks.shape
-        self._minus = [np.ascontiguousarray(-dual.T) for dual in duals]  # M times (D, K)
         self._half_norms = _half_norms(codebooks, duals)
+        if shares is not None:
+            # Codebook m and an earlier one meet in shares[m] codes, as codebook m and the row do.
+            duals = duals * shares[:, None, None]
+            self._half_norms *= shares[:, None]
+        self._minus = [np.ascontiguousarray(-dual.T) for dual in duals]  # M times (D, K)
         # pairs[m, m'] (K, K): row b' holds the products of codeword b' of m' with all of m.
         self._pairs: dict[tuple[int, int], np.ndarray] = {}
         for m in range(n_codebooks):
@@ -76,9 +90,12 @@ class _TableCosts:
 class _ResidualCosts:
     """Costs from what a row's other codewords leave of it: for few rows or huge codebooks."""
 
-    def __init__(self, codebooks: np.ndarray, duals: np.ndarray) -> None:
+    def __init__(
+        self, codebooks: np.ndarray, duals: np.ndarray, shares: np.ndarray | None = None
+    ) -> None:
         self._codebooks, self._duals = codebooks, duals
         self._half_norms = _half_norms(codebooks, duals)
+        self._shares = shares
 
     def load(self, rows: np.ndarray) -> None:
         self._rows = rows
@@ -87,10 +104,17 @@ class _ResidualCosts:
         self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
     ) -> np.ndarray:
         rest = self._rows if rows is None else self._rows[rows]  # (R, D)
+        shares = self._shares
         for other in given:
-            rest = rest - self._codebooks[other][codes[other]]
+            words = self._codebooks[other][codes[other]]
+            if shares is not None and shares[other] < shares[m]:
+                words *= shares[other] / shares[m]  # a later codebook is in fewer codes
+            rest = rest - words
         costs = product(rest, self._duals[m].T)
-        return np.subtract(self._half_norms[m], costs, out=costs)
+        costs = np.subtract(self._half_norms[m], costs, out=costs)
+        if shares is not None:
+            costs *= shares[m]
+        return costs
 
 
 def _half_norms(codebooks: np.ndarray, duals: np.ndarray) -> np.ndarray:
@@ -105,12 +129,14 @@ def choose_codes(
     beam_size: int | None,
     start: np.ndarray | None,
     dtype: type[np.unsignedinteger],
+    shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """Codes (n, M) of rows (n, D); lowest index on ties.
 
     duals : (M, K, D) codebooks times the metric, the codebooks themselves in Euclidean space.
     orders : the codebooks in the order of each sweep's visits.
     beam_size, start : begin with a beam search, or with given codes, or else greedily.
+    shares : (M,) sum of the weights of the codes that include a codebook; None is 1 for each.
     """
     n_rows = len(rows)
     n_codebooks, n_codewords, _ = codebooks.shape
@@ -124,10 +150,10 @@ def choose_codes(
     costs: _TableCosts | _ResidualCosts
     if n_codebooks == 1 or (fits and pays):
         step = _chunk_rows(n_rows, max(n_codebooks, n_beams) * n_codewords)
-        costs = _TableCosts(codebooks, duals, step, n_beams)
+        costs = _TableCosts(codebooks, duals, step, n_beams, shares)
     else:
         step = _chunk_rows(n_rows, n_beams * n_codewords)
-        costs = _ResidualCosts(codebooks, duals)
+        costs = _ResidualCosts(codebooks, duals, shares)
     for a in range(0, n_rows, step):
         chunk = rows[a : a + step]
         costs.load(chunk)

@@ -16,6 +16,7 @@ __all__ = [
     "check_positive",
     "check_whole",
     "code_dtype",
+    "prefix_shares",
 ]
 
 
@@ -36,6 +37,20 @@ def check_positive(name: str, value: Any) -> float:
     if not (math.isfinite(value) and float(value) > 0):
         raise ValueError(f"{name}={value!r} should be finite and > 0.")
     return float(value)
+
+
+def prefix_shares(prefix_weight: Any, n_codebooks: int) -> np.ndarray | None:
+    """(M,) sum of the weights of the codes that include a codebook; None where all are 1.
+
+    The whole code weighs 1, each of the M − 1 shorter ones `prefix_weight`.
+    """
+    if not isinstance(prefix_weight, numbers.Real) or isinstance(prefix_weight, bool):
+        raise TypeError(f"prefix_weight={prefix_weight!r} should be a number.")
+    if not (math.isfinite(prefix_weight) and float(prefix_weight) >= 0):
+        raise ValueError(f"prefix_weight={prefix_weight!r} should be finite and >= 0.")
+    if prefix_weight == 0:
+        return None
+    return 1 + float(prefix_weight) * np.arange(n_codebooks - 1, -1, -1)
 
 
 def code_dtype(n_codewords: int) -> type[np.unsignedinteger[Any]]:

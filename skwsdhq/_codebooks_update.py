@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ._codebooks_init import sums_by_code
-from ._codebooks_input import as_codes, as_embeddings, check_positive, check_whole, code_dtype
+from ._codebooks_input import (
+    as_codes,
+    as_embeddings,
+    check_positive,
+    check_whole,
+    code_dtype,
+    prefix_shares,
+)
 from .utils._threads import on_one_thread, product
 
 __all__ = ["codebook_statistics", "solve_codebooks", "update_codebooks"]
@@ -69,7 +76,11 @@ def _statistics(
 
 @on_one_thread
 def solve_codebooks(
-    counts: np.ndarray, sums: np.ndarray, n_codebooks: int, ridge: float = 1e-3
+    counts: np.ndarray,
+    sums: np.ndarray,
+    n_codebooks: int,
+    ridge: float = 1e-3,
+    prefix_weight: float = 0.0,
 ) -> np.ndarray:
     """Codebooks of least squared error: (counts + ridge·I)⁻¹ sums, by a float64 Cholesky factor.
 
@@ -83,6 +94,8 @@ def solve_codebooks(
     ridge : float, default=1e-3
         Above 0: counts lack M − 1 ranks, since adding a vector to all codewords of one codebook
         and taking it from another's changes no sum.
+    prefix_weight : float, default=0.0
+        As in `update_codebooks`.
 
     Returns
     -------
@@ -107,6 +120,12 @@ def solve_codebooks(
             f"with M = n_codebooks = {n_codebooks}."
         )
     shape = (n_codebooks, len(sums) // n_codebooks, sums.shape[1])
+    is_used = counts.diagonal().reshape(shape[:2]) > 0
+    shares = prefix_shares(prefix_weight, n_codebooks)
+    if shares is not None:
+        each = np.repeat(shares, shape[1])
+        # for a, b: counts[a, b] *= number of codes that include both codebooks, with weights
+        counts, sums = counts * np.minimum(each[:, None], each), sums * each[:, None]
     # A row has one codeword of the first codebook, so that its block is diagonal and can be
     # eliminated by division; a Cholesky factor is needed of the remaining blocks only.
     k = shape[1]
@@ -127,7 +146,8 @@ def solve_codebooks(
     right = sums[k:] - product(half.T, sums[:k])
     solved[k:] = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
     solved[:k] = first - product(half, solved[k:])
-    return _balance(solved.reshape(shape), counts.diagonal().reshape(shape[:2]) > 0)
+    solved = solved.reshape(shape)
+    return _balance(solved, is_used) if shares is None else solved
 
 
 def _balance(codebooks: np.ndarray, is_used: np.ndarray) -> np.ndarray:
@@ -147,7 +167,12 @@ def _balance(codebooks: np.ndarray, is_used: np.ndarray) -> np.ndarray:
 
 
 def update_codebooks(
-    embeddings: np.ndarray, codes: np.ndarray, n_codewords: int, *, ridge: float = 1e-3
+    embeddings: np.ndarray,
+    codes: np.ndarray,
+    n_codewords: int,
+    *,
+    ridge: float = 1e-3,
+    prefix_weight: float = 0.0,
 ) -> np.ndarray:
     """Codebooks of least squared error for given codes.
 
@@ -162,6 +187,9 @@ def update_codebooks(
         K.
     ridge : float, default=1e-3
         Above 0.
+    prefix_weight : float, default=0.0
+        How much the squared error of each shorter code (the first 1, 2, ... M − 1 codewords)
+        counts beside that of the whole code.
 
     Returns
     -------
@@ -185,4 +213,5 @@ def update_codebooks(
     code_dtype(n_codewords)
     codes = as_codes(codes, n_codewords, n_samples=len(rows))
     counts, sums = _statistics(rows, codes, n_codewords)
-    return solve_codebooks(counts, sums, codes.shape[1], ridge).astype(rows.dtype)
+    solved = solve_codebooks(counts, sums, codes.shape[1], ridge, prefix_weight)
+    return solved.astype(rows.dtype)

@@ -20,6 +20,7 @@ from ._codebooks_input import (
     as_metric,
     check_whole,
     code_dtype,
+    prefix_shares,
 )
 from ._codebooks_update import codebook_statistics, solve_codebooks, update_codebooks
 from .utils._threads import on_one_thread
@@ -110,6 +111,7 @@ def encode(
     n_sweeps: int = 3,
     beam_size: int | None = None,
     codes: np.ndarray | None = None,
+    prefix_weight: float = 0.0,
     random_state: Any = None,
 ) -> np.ndarray:
     """Codes whose sums of codewords are near the embeddings.
@@ -132,6 +134,9 @@ def encode(
         the sweeps. None or 1 keeps the best only. More is better and slower, in proportion.
     codes : ndarray of shape (n, M), default=None
         Codes to improve by the sweeps, in place of a new start; then beam_size is not used.
+    prefix_weight : float, default=0.0
+        How much the error of each shorter code, of the first 1, 2, ... M − 1 codewords, counts
+        beside that of the whole code.
     random_state : int, RandomState or None, default=None
         The order of each sweep is its next ``permutation(M)``, the same for all rows.
 
@@ -169,7 +174,11 @@ def encode(
     duals = codebooks if metric is None else (codebooks @ metric).astype(dtype)
     random = check_random_state(random_state)
     orders = [random.permutation(n_codebooks) for _ in range(n_sweeps)]
-    return choose_codes(rows, codebooks, duals, orders, beam_size, codes, code_dtype(n_codewords))
+    shares = prefix_shares(prefix_weight, n_codebooks)
+    if shares is not None:
+        shares = shares.astype(dtype)
+    kind = code_dtype(n_codewords)
+    return choose_codes(rows, codebooks, duals, orders, beam_size, codes, kind, shares)
 
 
 def decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
@@ -307,6 +316,7 @@ def learn_codebooks(
     beam_size: int | None = 8,
     method: str = "residual",
     ridge: float = 1e-3,
+    prefix_weight: float = 0.0,
     random_state: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codebooks and codes, by turns of encoding and of closed-form codebooks.
@@ -335,6 +345,9 @@ def learn_codebooks(
         fitted anew each time; or with k-means on slices of the dimensions (`init_codebooks`).
     ridge : float, default=1e-3
         As in `update_codebooks`.
+    prefix_weight : float, default=0.0
+        As in `encode`, for codes and codebooks: above 0 the first codewords of a code are a code
+        that is useful by itself.
     random_state : int, RandomState or None, default=None
 
     Returns
@@ -370,7 +383,12 @@ def learn_codebooks(
     metric = as_metric(metric, rows.shape[1])
     if beam_size is not None:
         beam_size = check_whole("beam_size", beam_size, 1)
-    options = {"metric": metric, "n_sweeps": n_sweeps, "random_state": random}
+    options = {
+        "metric": metric,
+        "n_sweeps": n_sweeps,
+        "prefix_weight": prefix_weight,
+        "random_state": random,
+    }
     first = {**options, "beam_size": None if beam_size is None else -(-beam_size // 2)}
     last = {**options, "beam_size": beam_size}
     few = min(len(rows), max(ROWS_PER_CODEWORD * n_codewords, MIN_ROWS))
@@ -382,7 +400,9 @@ def learn_codebooks(
             part, n_codebooks, n_codewords, method=method, random_state=random
         )
         codes = encode(part, codebooks, **first)
-        codebooks = update_codebooks(part, codes, n_codewords, ridge=ridge)
+        codebooks = update_codebooks(
+            part, codes, n_codewords, ridge=ridge, prefix_weight=prefix_weight
+        )
     for i in range(n_iter):
         # Codewords held back and shaken at first, less with every turn, end in better places.
         left = 1 - (i + 1) / n_iter
@@ -394,7 +414,9 @@ def learn_codebooks(
             part = _some(rows, few, random)
         codes = encode(part, codebooks, **(last if is_late else first))
         hold = FIRST_RIDGE * len(part) / n_codewords * left**2
-        codebooks = update_codebooks(part, codes, n_codewords, ridge=ridge + hold)
+        codebooks = update_codebooks(
+            part, codes, n_codewords, ridge=ridge + hold, prefix_weight=prefix_weight
+        )
         if left > 0:
             errors = part - _decode(codes, codebooks)
             shake = FIRST_NOISE * left * errors.std(axis=0)
@@ -429,7 +451,13 @@ def _staged(
             centers = update_codebooks(rest, clusters, n_codewords, ridge=ridge)
         codebooks = np.concatenate([codebooks, centers])
         codes = encode(rows, codebooks, **options)
-        codebooks = update_codebooks(rows, codes, n_codewords, ridge=max(ridge, 1.0))
+        codebooks = update_codebooks(
+            rows,
+            codes,
+            n_codewords,
+            ridge=max(ridge, 1.0),
+            prefix_weight=options["prefix_weight"],
+        )
         if m < n_codebooks - 1:
             codebooks = refill_empty_codewords(rows, codebooks, codes, random_state=random)
             rest = rows - _decode(codes, codebooks)

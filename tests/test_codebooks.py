@@ -82,6 +82,30 @@ class TestEncode:
         assert codes.tolist() == expected.tolist()
         assert (start == before).all()
 
+    @pytest.mark.parametrize("metric", [None, some_metric()], ids=["euclid", "metric"])
+    @pytest.mark.parametrize("beam_size", [None, 3])
+    @pytest.mark.parametrize("prefix_weight", [0.25, 2.0])
+    def test_weighted_prefixes_equal_brute_force(self, engine, metric, beam_size, prefix_weight):
+        # Errors of all prefixes are one error of vectors side by side: that of prefix p is the row
+        # against the codebooks before p.
+        z, c = problem()
+        weights = np.sqrt([prefix_weight, prefix_weight, 1.0])
+        stacked = np.concatenate([w * z for w in weights], axis=1)
+        first = np.arange(3)[:, None, None]  # (M, 1, 1) first prefix that includes a codebook
+        words = np.concatenate([w * (first <= p) * c for p, w in enumerate(weights)], axis=2)
+        wide = None if metric is None else np.kron(np.eye(3), metric)
+        expected = reference.encode(stacked, words, sweep_orders(7, 3, 2), wide, beam_size or 1)
+        codes = codebooks.encode(
+            z,
+            c,
+            metric=metric,
+            n_sweeps=2,
+            beam_size=beam_size,
+            prefix_weight=prefix_weight,
+            random_state=7,
+        )
+        assert codes.tolist() == expected.tolist()
+
     def test_lowest_index_on_ties(self, engine):
         z = np.array([[1.0, 0.0], [0.0, 0.0]])
         c = np.array([[[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0]] * 4])
@@ -215,6 +239,10 @@ class TestEncode:
             encode(z, c, codes=np.zeros((3, 3), int))
         with pytest.raises(ValueError, match=r"codes hold 4, should lie in 0\.\.3"):
             encode(z, c, codes=np.full((12, 3), 4))
+        with pytest.raises(ValueError, match="prefix_weight=-1 should be finite and >= 0"):
+            encode(z, c, prefix_weight=-1)
+        with pytest.raises(TypeError, match="prefix_weight=True should be a number"):
+            encode(z, c, prefix_weight=True)
         with pytest.raises(TypeError, match="codes are float64"):
             encode(z, c, codes=np.zeros((12, 3)))
         with pytest.raises(ValueError, match=r"metric has shape \(4, 4\)"):
@@ -281,6 +309,20 @@ class TestUpdate:
         single = codebooks.update_codebooks(z.astype(np.float32), codes, 5, ridge=ridge)
         assert single.dtype == np.float32
         np.testing.assert_allclose(single, expected, atol=1e-4)
+
+    @pytest.mark.parametrize("prefix_weight", [0.5, 3.0])
+    def test_weighted_prefixes_equal_one_hot_and_inverse(self, prefix_weight):
+        z, _ = problem(60)
+        codes = np.random.default_rng(1).integers(4, size=(60, 3))
+        one_hot = np.eye(4)[codes].reshape(60, 12)
+        normal, right = 1e-3 * np.eye(12), np.zeros((12, 5))
+        for p, weight in ((1, prefix_weight), (2, prefix_weight), (3, 1.0)):
+            prefix = one_hot * (np.arange(12) < 4 * p)
+            normal += weight * prefix.T @ prefix
+            right += weight * prefix.T @ z
+        expected = np.linalg.solve(normal, right).reshape(3, 4, 5)
+        c = codebooks.update_codebooks(z, codes, 4, prefix_weight=prefix_weight)
+        np.testing.assert_allclose(c, expected, atol=1e-8)
 
     def test_is_the_minimum(self):
         z, _ = problem(80)
@@ -439,6 +481,20 @@ class TestLearn:
         assert codes.dtype == np.uint8
         after = codebooks.quantization_error(z, codes, c, metric=metric)
         assert after < 0.95 * before
+
+    def test_weighted_prefixes_are_better_codes(self):
+        z, _ = problem(600, n_dims=8, dtype=np.float32)
+        found = []
+        for prefix_weight in (0.0, 1.0):
+            c, codes = codebooks.learn_codebooks(
+                z, 3, 16, prefix_weight=prefix_weight, random_state=0
+            )
+            found.append(
+                [codebooks.quantization_error(z, codes[:, :p], c[:p]) for p in (1, 2, 3)]
+            )
+        assert found[1][0] < 0.95 * found[0][0]
+        assert found[1][1] < found[0][1]
+        assert found[1][2] < 1.5 * found[0][2]
 
     def test_parts_of_many_rows_do_as_well(self, monkeypatch):
         z, _ = problem(1200, n_dims=8, dtype=np.float32)

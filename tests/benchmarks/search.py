@@ -2,6 +2,7 @@
 
     python tests/benchmarks/search.py [--quick] [--json FILE]    the table
     python tests/benchmarks/search.py --stages                   recall against cost of short cuts
+    python tests/benchmarks/search.py --inverted [ROWS]          inverted files of 10,000,000 rows
     python tests/benchmarks/search.py --plot FILE.png            how cost grows with rows and bits
 
 Both sides hold the same codebooks and codes. Every run times them in turn; the ratio is the median
@@ -19,13 +20,16 @@ import argparse
 import json
 import platform
 import resource
+import tempfile
 import time
 
 import faiss
 import numpy as np
 import torch
 
-from skwsdhq.search import CodeIndex, InvertedCodeIndex
+from skwsdhq._search_engines import score_codes
+from skwsdhq.codebooks import encode, learn_codebooks
+from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table
 
 N_DIMS = 300
 # rows, bits, k, ratio to faiss's additive index that is asked for
@@ -41,13 +45,13 @@ TABLE = [
 ]
 
 
-def make_embeddings(n, seed):
+def make_embeddings(n, seed, n_dims=N_DIMS):
     """Unit vectors that mix two or three of 200 concepts, with noise."""
     rng = np.random.default_rng(seed)
-    concepts = np.random.default_rng(0).standard_normal((200, N_DIMS)).astype("f4")
+    concepts = np.random.default_rng(0).standard_normal((200, n_dims)).astype("f4")
     weights = rng.random((n, 3)).astype("f4")
     chosen = (200 * rng.random((n, 3)) ** 2).astype(int)
-    vectors = rng.standard_normal((n, N_DIMS)).astype("f4")
+    vectors = rng.standard_normal((n, n_dims), dtype="f4")
     for j in range(3):
         vectors += 2 * weights[:, j, None] * concepts[chosen[:, j]]
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -208,6 +212,106 @@ def run_stages(quick, runs):
             )
 
 
+def run_inverted(n, runs, n_dims=96, n_codebooks=4, n_lists=4096, n_queries=128, k=10):
+    """Recall and cost of lists whose codes stand for vectors, or for what a list's center leaves.
+
+    Both have the same lists, by exact embeddings, and codebooks learned on as many rows.
+    """
+    started = time.process_time()
+    step = 20_000
+    with tempfile.TemporaryDirectory() as folder:
+        vectors = np.memmap(f"{folder}/vectors", dtype="f2", mode="w+", shape=(n, n_dims))
+        queries = make_embeddings(n_queries, 0, n_dims)
+        best = np.full((n_queries, k), -np.inf, dtype="f4")
+        nearest = np.zeros((n_queries, k), dtype=np.int64)
+        for start in range(0, n, step):
+            rows = make_embeddings(min(step, n - start), 2 + start, n_dims)
+            vectors[start : start + step] = rows
+            scores = np.hstack([best, queries @ rows.T])
+            numbers = np.arange(start, start + len(rows))
+            numbers = np.hstack([nearest, np.tile(numbers, (n_queries, 1))])
+            top = np.argpartition(-scores, k, axis=1)[:, :k]
+            best, nearest = (np.take_along_axis(x, top, axis=1) for x in (scores, numbers))
+        print(f"{n:,} rows of {n_dims} dimensions made in {time.process_time() - started:.0f} s")
+
+        started = time.process_time()
+        some = make_embeddings(100_000, 1, n_dims)
+        codebooks, _ = learn_codebooks(some, n_codebooks, 256, random_state=0)
+        codes = np.empty((n, n_codebooks), np.uint8)
+        for start in range(0, n, step):
+            rows = np.asarray(vectors[start : start + step], dtype="f4")
+            codes[start : start + step] = encode(rows, codebooks, random_state=0)
+        index = CodeIndex(codebooks, codes)
+        print(f"codes in {time.process_time() - started:.0f} s", flush=True)
+        started = time.process_time()
+        inverted = InvertedCodeIndex(index, n_lists, vectors=vectors, random_state=0)
+        print(f"{n_lists} lists in {time.process_time() - started:.0f} s", flush=True)
+
+        started = time.process_time()
+        centers, order = inverted.directions, inverted._rows
+        of_row = np.empty(n, dtype=np.int32)
+        of_row[order] = np.repeat(np.arange(n_lists), inverted.sizes)
+        # What is left of a row is smaller by a center that is as long as the row's share of it.
+        own = centers[(some @ centers.T).argmax(axis=1)]
+        length = float(np.einsum("nd,nd->n", some, own).mean())
+        centers = length * centers
+        rest_books, _ = learn_codebooks(some - length * own, n_codebooks, 256, random_state=0)
+        rest_codes = np.empty_like(codes)
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            rest = np.asarray(vectors[part], dtype="f4") - centers[of_row[part]]
+            rest_codes[part] = encode(rest, rest_books, random_state=0)
+        of_residuals = CodeIndex(rest_books, rest_codes[order])
+        print(f"codes of residuals in {time.process_time() - started:.0f} s", flush=True)
+
+        starts = np.concatenate([[0], np.cumsum(inverted.sizes)])
+
+        def by_residuals(q, n_probe):
+            found = np.full((len(q), k), -1)
+            near = q @ centers.T
+            for i, table in enumerate(lookup_table(q, rest_books)):
+                lists = np.argpartition(-near[i], n_probe - 1)[:n_probe]
+                parts = [slice(starts[j], starts[j + 1]) for j in lists]
+                held = np.ascontiguousarray(np.concatenate([of_residuals.codes[p] for p in parts]).T)
+                scores = score_codes(table, held) + np.repeat(near[i, lists], inverted.sizes[lists])
+                rows = np.concatenate([order[p] for p in parts])
+                best = np.argsort(-scores) if len(rows) <= k else np.argpartition(-scores, k)[:k]
+                found[i, : len(best)] = rows[best]
+            return found
+
+        calls = {"exhaustive": lambda q: index.search(q, k)[1]}
+        for n_probe in (1, 4, 16, 64, 256):
+            name = f"{n_probe} of {n_lists} lists"
+            calls[f"{name}, vectors"] = lambda q, p=n_probe: inverted.search(q, k, n_probe=p)[1]
+            calls[f"{name}, residuals"] = lambda q, p=n_probe: by_residuals(q, p)
+            calls[f"{name}, vectors, ranked again"] = lambda q, p=n_probe: exactly(
+                q, inverted.search(q, 100, n_probe=p)[1], vectors, k
+            )
+        rivals = [(name, n_queries, lambda c=call: c(queries)) for name, call in calls.items()]
+        times = {name: 1e3 * np.median(t) for name, t in compare(rivals, runs).items()}
+        whole = calls["exhaustive"](queries)
+        for name, call in calls.items():
+            by_code, exact = (
+                np.mean([np.isin(t, f).mean() for t, f in zip(truth, call(queries), strict=True)])
+                for truth in (whole, nearest)
+            )
+            print(
+                f"  {name:40} {times[name]:8.3f} ms/query   recall of codes {by_code:.3f}, "
+                f"of embeddings {exact:.3f}",
+                flush=True,
+            )
+
+
+def exactly(queries, rows, vectors, k):
+    """The k nearest by exact embeddings among some rows (q, s) of each query."""
+    found = []
+    for query, own in zip(queries, rows, strict=True):
+        own = np.sort(own[own >= 0])
+        scores = np.asarray(vectors[own], dtype="f4") @ query
+        found.append(own[np.argsort(-scores, kind="stable")[:k]])
+    return found
+
+
 def run_plot(path, runs):
     """Milliseconds a query against rows and against bits, k = 10."""
     import matplotlib
@@ -265,7 +369,7 @@ def run_plot(path, runs):
         axes[1].semilogy(*zip(*points, strict=True), color=color, marker="o", label=name)
     axes[1].set(xlabel="bits of a code, 1,000,000 rows", xticks=lengths)
     axes[0].legend(fontsize="x-small")
-    axes[1].legend(fontsize="x-small")
+    axes[1].legend(fontsize="x-small", loc="lower right")
     figure.savefig(path, dpi=120)
     for bits in by_rows:
         for n, figures in zip(sizes, by_rows[bits], strict=True):
@@ -279,6 +383,14 @@ def main():
     parser.add_argument("--quick", action="store_true", help="100,000 rows only, 3 runs")
     parser.add_argument("--json", help="file for the figures")
     parser.add_argument("--stages", action="store_true", help="short cuts, instead of the table")
+    parser.add_argument(
+        "--inverted",
+        nargs="?",
+        type=int,
+        const=10_000_000,
+        metavar="ROWS",
+        help="inverted files, instead of the table",
+    )
     parser.add_argument("--plot", help="picture of how cost grows, instead of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -289,6 +401,10 @@ def main():
     )
     if options.plot:
         run_plot(options.plot, 3)
+        return
+    if options.inverted:
+        run_inverted(options.inverted, 3)
+        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB")
         return
     if options.stages:
         run_stages(options.quick, 3)
