@@ -24,7 +24,7 @@ __all__ = ["choose_codes"]
 
 TABLE_SIZE = 1 << 26  # pairwise tables hold at most so many numbers (256 MB in float32)
 TABLE_PAYS = 1  # visits a codeword from which on a table of them pays
-CHUNK_SIZE = 1 << 20  # numbers in a chunk of rows × codewords: few enough for the cache, many a call
+CHUNK_SIZE = 1 << 20  # numbers in a chunk of rows × codewords, few enough for the cache
 
 
 class _TableCosts:

@@ -489,9 +489,7 @@ class TestLearn:
             c, codes = codebooks.learn_codebooks(
                 z, 3, 16, prefix_weight=prefix_weight, random_state=0
             )
-            found.append(
-                [codebooks.quantization_error(z, codes[:, :p], c[:p]) for p in (1, 2, 3)]
-            )
+            found.append([codebooks.quantization_error(z, codes[:, :p], c[:p]) for p in (1, 2, 3)])
         assert found[1][0] < 0.95 * found[0][0]
         assert found[1][1] < found[0][1]
         assert found[1][2] < 1.5 * found[0][2]

@@ -1,6 +1,7 @@
 """Whole fits: seconds and peak memory from features to 32-bit codes.
 
     python tests/benchmarks/fit.py [--features FILE.npy] [--json FILE]
+    python tests/benchmarks/fit.py --profile [--features FILE.npy]     where the time of each goes
 
 Two problems, each in a process of its own: the emoji set (EfficientNet-Lite0 features, extracted
 first unless a file of them is given) and 20,000 × 1280 synthetic features with 1,000 tags. Features
@@ -49,6 +50,53 @@ def large_problem(path):
 PROBLEMS = {"emoji": emoji_problem, "20,000 x 1280": large_problem}
 
 
+# Parts of a fit, by file and function: time within them, and not within another part.
+PARTS = {
+    "tags to concepts": [("_tag_enhancer.py", "fit")],
+    "layers": [("~", "<built-in method torch._C._nn.linear>"), ("_training_network.py", "forward")],
+    "margin loss": [("losses.py", "cosine_margin_loss")],
+    "gradients": [("_tensor.py", "backward")],
+    "optimizer": [("_training_network.py", "step")],
+    "codes": [("codebooks.py", "encode")],
+    "codebooks": [
+        ("codebooks.py", "init_codebooks"),
+        ("codebooks.py", "refill_empty_codewords"),
+        ("codebooks.py", "quantization_error"),
+        ("_codebooks_update.py", "codebook_statistics"),
+        ("_codebooks_update.py", "solve_codebooks"),
+    ],
+}
+
+
+def profile(name, path):
+    """Print seconds and shares of the parts of a fit, and the functions that take most."""
+    import cProfile
+    import pstats
+
+    from skwsdhq import WSDHQuantizer
+
+    warnings.simplefilter("ignore")
+    X, tags, enhancer = PROBLEMS[name](path)
+    profiler = cProfile.Profile(time.process_time)
+    profiler.enable()
+    WSDHQuantizer(tag_enhancer=enhancer, random_state=0).fit(X, tags)
+    profiler.disable()
+    stats = pstats.Stats(profiler)
+    whole = stats.total_tt
+    print(f"{name}: {whole:.1f} s CPU")
+    left = whole
+    for part, functions in PARTS.items():
+        seconds = sum(
+            cumulative
+            for (file, _, function), (_, _, _, cumulative, _) in stats.stats.items()
+            if any(file.rpartition("/")[2] == f and function == g for f, g in functions)
+        )
+        left -= seconds
+        print(f"  {part:20s} {seconds:7.2f} s  {seconds / whole:6.1%}")
+    print(f"  {'everything else':20s} {left:7.2f} s  {left / whole:6.1%}")
+    stats.sort_stats("tottime").print_stats(12)
+
+
 def measure(name, path):
     import torch
 
@@ -78,7 +126,12 @@ def main():
     parser.add_argument("--features", default="")
     parser.add_argument("--json", default="")
     parser.add_argument("--only", default="", choices=["", *PROBLEMS])
+    parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
+    if args.profile:
+        for name in [args.only] if args.only else PROBLEMS:
+            profile(name, args.features)
+        return
     if args.only:
         print(json.dumps(measure(args.only, args.features)))
         return

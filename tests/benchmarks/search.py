@@ -272,8 +272,9 @@ def run_inverted(n, runs, n_dims=96, n_codebooks=4, n_lists=4096, n_queries=128,
             for i, table in enumerate(lookup_table(q, rest_books)):
                 lists = np.argpartition(-near[i], n_probe - 1)[:n_probe]
                 parts = [slice(starts[j], starts[j + 1]) for j in lists]
-                held = np.ascontiguousarray(np.concatenate([of_residuals.codes[p] for p in parts]).T)
-                scores = score_codes(table, held) + np.repeat(near[i, lists], inverted.sizes[lists])
+                held = np.concatenate([of_residuals.codes[p] for p in parts])
+                scores = score_codes(table, np.ascontiguousarray(held.T))
+                scores += np.repeat(near[i, lists], inverted.sizes[lists])
                 rows = np.concatenate([order[p] for p in parts])
                 best = np.argsort(-scores) if len(rows) <= k else np.argpartition(-scores, k)[:k]
                 found[i, : len(best)] = rows[best]
