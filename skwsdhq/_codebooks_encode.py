@@ -171,7 +171,7 @@ def choose_codes(
 
 
 def _chunk_rows(n_rows: int, width: int) -> int:
-    return min(n_rows, max(32, CHUNK_SIZE // width), 2048)
+    return min(n_rows, max(32, CHUNK_SIZE // width), 1024)
 
 
 def _greedy(costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int) -> np.ndarray:
