@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from . import _training
 from ._backbones_run import compute_dtype
+from ._kernel import fit_kernel, kernel_embeddings
 from ._callbacks import (
     CallbackSupportMixin,
     EpochTasks,
@@ -54,10 +55,12 @@ class HypersphereEmbedder(
 ):
     """Embed images on the unit sphere, near the concepts that their tags name.
 
-    Features (given, or those of a frozen pretrained network) go through a small network that
-    ends in tanh, and are normalised. It learns by the adaptive cosine margin loss: an image's
-    own concepts should be nearer than all others, by a margin that grows with how unlike the
-    two are.
+    Two learners look at the same features (given, or those of a pretrained network), and an
+    embedding is the normalised mean of what they say. One is a small network that ends in tanh. It
+    learns by the adaptive cosine margin loss: an image's own concepts should be nearer than all
+    others, by a margin that grows with how unlike the two are. The other is kernel ridge
+    regression of the mean tag vector, which has a closed form. It trusts a tag as far as images
+    that look alike have similar ones, and with few images it is the better of the two.
 
     Parameters
     ----------
@@ -79,6 +82,19 @@ class HypersphereEmbedder(
         images as negatives (arXiv 1806.05804); ``"contrastive"`` the same with a softmax.
     gamma : float, default=1.0
         Exponent of the adaptive margin.
+    kernel_weight : float, default=0.8
+        Share of the kernel regression in the embedding. 0 is the network alone, 1 the regression
+        alone: no network is trained then, and a fit takes a second.
+    kernel_gamma : float, default=2.0
+        The kernel of two images is exp(-kernel_gamma·(1 − cosine of their features)).
+    kernel_alpha : float, default=1.0
+        Ridge: how noisy an image's mean tag vector is, against how much one differs from another.
+    tag_consistency : float, default=2.0
+        A tag counts exp(tag_consistency·cosine) in the regression, by the cosine of its vector to
+        what a first regression without the image says of it. 0 trusts all tags alike.
+    max_landmarks : int, default=4096
+        Images that the kernel compares with. With more tagged ones, so many are drawn, and the
+        regression is fitted to all of them by Nyström's approximation.
     margin : float, default=0.5
         Margin of ``"fixed_margin"`` and ``"wdht"``.
     temperature : float, default=0.3
@@ -168,6 +184,9 @@ class HypersphereEmbedder(
         ``"validation_loss"`` too.
     coefs_, intercepts_ : list of ndarray
         Weights (in, out) and bias (out,) of each layer.
+    kernel_ : dict
+        Of the regression: ``"landmarks"`` (m, d) unit rows, ``"coefs"`` (m, D), ``"gamma"``, and
+        its share in the embedding ``"weight"``; empty where there is none.
     feature_power_ : float
         To which features are raised first.
     feature_mean_ : ndarray of shape (d,) or None
@@ -201,6 +220,11 @@ class HypersphereEmbedder(
         "finetune": [StrOptions({"head", "last", "all"})],
         "loss": [StrOptions({"adaptive_margin", "fixed_margin", "wdht", "contrastive"})],
         "gamma": [Interval(Real, 0, None, closed="left")],
+        "kernel_weight": [Interval(Real, 0, 1, closed="both")],
+        "kernel_gamma": [Interval(Real, 0, None, closed="neither")],
+        "kernel_alpha": [Interval(Real, 0, None, closed="neither")],
+        "tag_consistency": [Interval(Real, 0, None, closed="left")],
+        "max_landmarks": [Interval(Integral, 1, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "n_hard_negatives": [Interval(Integral, 1, None, closed="left"), None],
@@ -243,6 +267,11 @@ class HypersphereEmbedder(
         finetune: str = "head",
         loss: str = "adaptive_margin",
         gamma: float = 1.0,
+        kernel_weight: float = 0.8,
+        kernel_gamma: float = 2.0,
+        kernel_alpha: float = 1.0,
+        tag_consistency: float = 2.0,
+        max_landmarks: int = 4096,
         margin: float = 0.5,
         temperature: float = 0.3,
         n_hard_negatives: int | None = None,
@@ -281,6 +310,11 @@ class HypersphereEmbedder(
         self.finetune = finetune
         self.loss = loss
         self.gamma = gamma
+        self.kernel_weight = kernel_weight
+        self.kernel_gamma = kernel_gamma
+        self.kernel_alpha = kernel_alpha
+        self.tag_consistency = tag_consistency
+        self.max_landmarks = max_landmarks
         self.margin = margin
         self.temperature = temperature
         self.n_hard_negatives = n_hard_negatives
@@ -359,7 +393,9 @@ class HypersphereEmbedder(
 
         The first call fixes the concepts: they are those of its tags (give ``tag_enhancer`` a
         ``vocabulary``, or freeze a fitted one, where later batches bring others). The learning
-        rate stays what it is, and Adam's moments are kept from call to call.
+        rate stays what it is, and Adam's moments are kept from call to call. The network alone
+        learns: the kernel regression stays that of the last ``fit`` (and is given up where the
+        backbone learns along).
 
         Parameters
         ----------
@@ -418,9 +454,20 @@ class HypersphereEmbedder(
     @property
     def _n_epochs(self):
         """Of a fit, at most."""
+        if self._kernel_only:
+            return 0
         return self.max_iter + (0 if self.finetune == "head" else self.head_iter)
 
     # --- helpers ------------------------------------------------------------------------
+
+    @property
+    def _kernel(self):
+        # Models that 0.1's first files hold know of no kernel.
+        return getattr(self, "kernel_", {})
+
+    @property
+    def _kernel_only(self):
+        return self.kernel_weight == 1 and self.finetune == "head"
 
     def _fit(self, X, y, *, alternation=None, partial=False, go_on=None, tasks=None, outer=None):
         """``fit``, with codebooks that are learned along where an alternation is given.
@@ -435,6 +482,11 @@ class HypersphereEmbedder(
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: it "
                 "learns from tags."
+            )
+        if partial and self._kernel_only:
+            raise ValueError(
+                "partial_fit trains the network, which kernel_weight=1 does without; lower "
+                "kernel_weight."
             )
         go_on = self.warm_start and hasattr(self, "coefs_") if go_on is None else go_on
         tags = as_rows_of_tags(y)
@@ -465,13 +517,16 @@ class HypersphereEmbedder(
                 "to learn from."
             )
         concepts = enhancer.concept_vectors_
+        kernel = self._kernel if partial and self.finetune == "head" else {}
+        if self.finetune == "head" and not partial:
+            kernel = self._new_kernel(features, (mean, power), indicator, concepts, seed)
         if alternation is not None:
             alternation.start(metric_vectors(enhancer, alternation.normalize))
         checkpoint = None
         if self.checkpoint_dir is not None and not partial and not go_on:
             checkpoint = self._checkpoint(features, indicator, concepts, seed, alternation)
         run = self._new_run(
-            X, features, backbone, (mean, power), concepts, indicator, seed,
+            X, features, backbone, (mean, power), concepts, indicator, seed, kernel,
             alternation=alternation, partial=partial, go_on=go_on, checkpoint=checkpoint,
         )  # fmt: skip
 
@@ -482,7 +537,12 @@ class HypersphereEmbedder(
                 model.restore(state)
             arrays = _training.network_arrays(model.head)
             tuned = isinstance(model, _training.FineTuned)
+            last = kernel
+            if self.finetune != "head" and not partial:
+                seen = model.features() if tuned else features
+                last = self._new_kernel(seen, (mean, power), indicator, concepts, seed)
             return {
+                "kernel_": last,
                 "tag_enhancer_": enhancer,
                 "feature_mean_": mean,
                 "feature_power_": power,
@@ -526,8 +586,8 @@ class HypersphereEmbedder(
         )
 
     def _new_run(
-        self, X, features, backbone, scaling, concepts, indicator, seed, *, alternation, partial,
-        go_on, checkpoint,
+        self, X, features, backbone, scaling, concepts, indicator, seed, kernel, *, alternation,
+        partial, go_on, checkpoint,
     ):  # fmt: skip
         """The stages of a fit: the head on fixed features, then network and head together."""
         tagged = np.diff(indicator.indptr) > 0
@@ -584,19 +644,41 @@ class HypersphereEmbedder(
                 return Stage(model, optimizer, n_epochs, epochs)
             return Stage(model, optimizer, n_epochs, epochs, alternation, stop)
 
-        n_epochs = 1 if partial else self.max_iter
+        n_epochs = 1 if partial else 0 if self._kernel_only else self.max_iter
         stages = []
         if self.finetune == "head" or not (go_on or partial):
             inputs = _training.prepare_inputs(features, *scaling).astype(np.float32, copy=False)
-            fixed = _training.FixedInputs(head, inputs, device)
+            joined = (_regressed(inputs, kernel), kernel["weight"]) if kernel else ()
+            model = _training.FixedInputs(head, inputs, device, *joined)
             if self.finetune == "head":
-                stages.append(stage(fixed, n_epochs, last=True))
+                stages.append(stage(model, n_epochs, last=True))
             elif self.head_iter:
-                stages.append(stage(fixed, self.head_iter, last=False))
+                stages.append(stage(model, self.head_iter, last=False))
         if self.finetune != "head":
             tuned = self._fine_tuned(X, head, backbone, scaling, device, generator, go_on)
             stages.append(stage(tuned, n_epochs, last=True))
         return Run(stages, generator, checkpoint)
+
+    def _new_kernel(self, features, scaling, indicator, concepts, seed):
+        """What ``kernel_`` is, fitted to these rows."""
+        if not self.kernel_weight:
+            return {}
+        landmarks, coefs = fit_kernel(
+            normalize_rows(_training.prepare_inputs(features, *scaling)),
+            indicator,
+            concepts,
+            gamma=self.kernel_gamma,
+            alpha=self.kernel_alpha,
+            consistency=self.tag_consistency,
+            max_landmarks=self.max_landmarks,
+            random_state=np.random.RandomState(seed),
+        )
+        return {
+            "landmarks": landmarks,
+            "coefs": coefs,
+            "gamma": float(self.kernel_gamma),
+            "weight": float(self.kernel_weight),
+        }
 
     def _fine_tuned(self, X, head, backbone, scaling, device, generator, go_on):
         network = load_backbone(self._network(backbone, self._trunk_state(go_on)))
@@ -726,11 +808,20 @@ class HypersphereEmbedder(
         return outputs
 
     def _forward(self, features):
-        """(n, D) tanh of the last layer, from features as they are."""
+        """(n, D) tanh of the last layer, turned to the kernel's, from features as they are."""
         self._check_width(features)
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
         inputs = _training.prepare_inputs(features, self.feature_mean_, self._power)
-        return _training.forward(inputs, arrays)
+        outputs = _training.forward(inputs, arrays)
+        if kernel := self._kernel:
+            outputs = _training.joined(outputs, _regressed(inputs, kernel), kernel["weight"])
+        return outputs
+
+
+def _regressed(inputs, kernel):
+    """(n, D) unit rows by the kernel regression, from inputs of the network."""
+    units = normalize_rows(inputs)
+    return kernel_embeddings(units, kernel["landmarks"], kernel["coefs"], kernel["gamma"])
 
 
 def metric_vectors(enhancer, normalize):

@@ -42,6 +42,7 @@ def paper_parameters(
         "finetune": finetune,
         "loss": "adaptive_margin",
         "gamma": 1.0,
+        "kernel_weight": 0.0,
         "feature_power": 1.0,
         "batch_size": 256,
         "learning_rate": 3e-4,

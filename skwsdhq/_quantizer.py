@@ -462,6 +462,9 @@ class WSDHQuantizer(
 
         def learned(embedder, embeddings, enhancer, history, alternation=alternation):
             """What is set at the end."""
+            if getattr(embedder, "kernel_", {}) and embedder.finetune != "head":
+                # Codes so far were of a network that had not been joined with it.
+                alternation.codebooks = alternation.codes = None
             sums, error = alternation.finish(embeddings, n_turns, statistics)
             return {
                 "embedder_": embedder,

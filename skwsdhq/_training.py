@@ -37,6 +37,7 @@ __all__ = [
     "build_network",
     "final_codes",
     "forward",
+    "joined",
     "load_trunk_state",
     "make_loss",
     "make_optimizer",
@@ -108,12 +109,23 @@ class FixedInputs:
     inputs : ndarray of shape (n, d), float32
         From :func:`prepare_inputs`.
     device : torch.device
+    fixed, share : ndarray of shape (n, D), float32, or None, and float
+        Unit rows that codes are learned of along with the network's, and their share, see
+        :func:`joined`.
     """
 
-    def __init__(self, head: nn.Sequential, inputs: np.ndarray, device: torch.device) -> None:
+    def __init__(
+        self,
+        head: nn.Sequential,
+        inputs: np.ndarray,
+        device: torch.device,
+        fixed: np.ndarray | None = None,
+        share: float = 0.0,
+    ) -> None:
         self.head, self.device = head, device
-        self._arrays = inputs
+        self._arrays, self._fixed, self._share = inputs, fixed, share
         self._inputs = torch.from_numpy(inputs).to(device)
+        self._fixed_on_device = None if fixed is None else torch.from_numpy(fixed).to(device)
 
     def __len__(self) -> int:
         return len(self._arrays)
@@ -132,7 +144,17 @@ class FixedInputs:
     def embeddings(self, normalize: bool = True) -> np.ndarray:
         """(n, D) unit rows, of all images as they would be transformed now; or of any length."""
         outputs = forward(self._arrays, network_arrays(self.head))
+        if self._fixed is not None:
+            outputs = joined(outputs, self._fixed, self._share)
         return normalize_rows(outputs) if normalize else outputs
+
+    def whole(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """(b, D) of the same direction as the embeddings, from the network's outputs."""
+        if self._fixed_on_device is None:
+            return outputs
+        lengths = outputs.norm(dim=1, keepdim=True)
+        fixed = self._fixed_on_device[rows]
+        return (1 - self._share) * outputs + self._share * lengths * fixed
 
     def state(self) -> list[np.ndarray]:
         """All that is learned, as numpy copies."""
@@ -154,6 +176,15 @@ class FixedInputs:
         if self.device.type != "cpu" or n_products > _DIVISIBLE:
             return nullcontext()
         return one_openmp_thread("torch")
+
+
+def joined(outputs: np.ndarray, fixed: np.ndarray, share: float) -> np.ndarray:
+    """Outputs (n, D) of a network turned towards unit rows, whose share of the direction is given.
+
+    The length is that of the network's outputs, as far as the two agree.
+    """
+    lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
+    return (1 - share) * outputs + share * lengths * fixed.astype(outputs.dtype, copy=False)
 
 
 def train(
@@ -233,7 +264,8 @@ def train(
                 total = loss(outputs, batch)
                 parts = [float(total.detach()), 0.0]
                 if metric is not None:
-                    quantization = _quantization_loss(outputs, alternation, batch, metric)
+                    whole = model.whole(outputs, batch)
+                    quantization = _quantization_loss(whole, alternation, batch, metric)
                     total = total + alternation.weight * quantization
                     parts[1] = float(quantization.detach())
                 if not np.isfinite(parts).all():

@@ -198,10 +198,17 @@ class FineTuned:
 
     def embeddings(self, normalize: bool = True) -> np.ndarray:
         """(n, D) unit rows, of all images as they would be transformed now; or of any length."""
-        features = self._embed_features(self.trunk_state())
-        inputs = prepare_inputs(features, self._mean, self.power)
+        inputs = prepare_inputs(self.features(), self._mean, self.power)
         outputs = forward(inputs, network_arrays(self.head))
         return normalize_rows(outputs) if normalize else outputs
+
+    def features(self) -> np.ndarray:
+        """(n, d) what the network makes of all images now."""
+        return self._embed_features(self.trunk_state())
+
+    def whole(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """The outputs: nothing is joined with them before the network has learned."""
+        return outputs
 
     def trunk_state(self) -> dict[str, np.ndarray]:
         """What the network learned, by the name of the parameter."""

@@ -1,0 +1,212 @@
+"""Kernel regression of tag vectors on features: the part of an embedding that needs no training.
+
+Letters: n rows, m landmarks (rows that the kernel compares with), d features, C concepts, D
+dimensions. Features enter as unit rows; the kernel of x and y is exp(-gamma·(1 − x·y)).
+"""
+
+import numpy as np
+import torch
+
+from .sphere import normalize_rows
+from .utils._threads import on_one_thread, product
+
+__all__ = ["fit_kernel", "kernel_embeddings", "leave_one_out", "rbf_kernel", "tag_targets"]
+
+_BLOCK = 4096  # rows whose kernel with all landmarks is held at once
+_JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
+
+
+def rbf_kernel(units: np.ndarray, landmarks: np.ndarray, gamma: float) -> np.ndarray:
+    """exp(-gamma·(1 − x·y)) of unit rows (n, d) and (m, d): shape (n, m), of their dtype."""
+    kernel = product(units, landmarks.T.astype(units.dtype, copy=False))
+    kernel -= 1
+    kernel *= gamma
+    return np.exp(kernel, out=kernel)
+
+
+def tag_targets(
+    indicator, concept_vectors: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Where the tags of each row say that its embedding should be.
+
+    Parameters
+    ----------
+    indicator : csr_array of shape (n, C)
+    concept_vectors : ndarray of shape (C, D)
+        Unit rows.
+    weights : ndarray of shape (nnz,), default=None
+        Of the entries of ``indicator``, in their order; None are its own values.
+
+    Returns
+    -------
+    ndarray of shape (n, D), float32
+        The direction of the weighted mean of a row's concept vectors, less the mean over all rows
+        that have a tag: what all images share tells none apart. Rows without a tag are zero.
+    """
+    if weights is not None:
+        indicator = type(indicator)(
+            (weights, indicator.indices, indicator.indptr), shape=indicator.shape
+        )
+    tagged = np.diff(indicator.indptr) > 0
+    targets = normalize_rows(np.asarray(indicator @ concept_vectors, dtype=np.float32))
+    centred = targets - targets[tagged].mean(axis=0)
+    # Where all rows have the same tags, what they share is all there is.
+    if np.square(centred[tagged]).sum() > 1e-8 * np.square(targets).sum():
+        targets = centred
+    return np.where(tagged[:, None], targets, 0).astype(np.float32)
+
+
+def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.ndarray:
+    """Ridge regression's prediction of each row from all others, without a fit for each.
+
+    With H = (K + alpha·I)⁻¹ it is tₙ − (H t)ₙ / Hₙₙ (Rasmussen and Williams, Gaussian Processes
+    for Machine Learning, equation 5.12).
+
+    Parameters
+    ----------
+    kernel : ndarray of shape (m, m)
+    targets : ndarray of shape (m, D)
+    alpha : float
+
+    Returns
+    -------
+    ndarray of shape (m, D), float64
+    """
+    factor = _cholesky(kernel, np.full(len(kernel), alpha))
+    inverse = torch.cholesky_inverse(factor).numpy()
+    wide = targets.astype(np.float64)
+    return wide - product(inverse, wide) / np.diag(inverse)[:, None]
+
+
+@on_one_thread
+def fit_kernel(
+    units: np.ndarray,
+    indicator,
+    concept_vectors: np.ndarray,
+    *,
+    gamma: float,
+    alpha: float,
+    consistency: float,
+    max_landmarks: int,
+    random_state: np.random.RandomState,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel ridge regression of rows' tag vectors, tags being trusted as far as others agree.
+
+    A first regression says of each row what the tags of images that look like it would be, its own
+    left out. A tag counts exp(consistency · cosine to that); a row counts the square root of the
+    mean over its tags. The second regression is that of the weighted tags.
+
+    Parameters
+    ----------
+    units : ndarray of shape (n, d)
+        Unit rows.
+    indicator : csr_array of shape (n, C)
+        At least one row has a concept; rows without one take no part.
+    concept_vectors : ndarray of shape (C, D)
+    gamma : float
+        Of the kernel.
+    alpha : float
+        Ridge: how noisy a row's tag vector is against how much one differs from another.
+    consistency : float
+        0 trusts all tags alike.
+    max_landmarks : int
+        With more tagged rows than that, the kernel compares with so many of them, drawn at random,
+        and is fitted to all (Nyström's approximation); else the regression is exact.
+    random_state : numpy RandomState
+
+    Returns
+    -------
+    landmarks : ndarray of shape (m, d), float32
+    coefs : ndarray of shape (m, D), float32
+    """
+    rows = np.flatnonzero(np.diff(indicator.indptr))
+    indicator, units = indicator[rows], units[rows].astype(np.float32, copy=False)
+    n_rows = len(rows)
+    picked = np.arange(n_rows)
+    if n_rows > max_landmarks:
+        picked = np.sort(random_state.permutation(n_rows)[:max_landmarks])
+    landmarks = units[picked]
+    kernel = rbf_kernel(landmarks, landmarks, gamma).astype(np.float64)
+    targets = tag_targets(indicator, concept_vectors)
+    trust = np.ones(n_rows)
+    if consistency > 0:
+        expected = _expected(units, landmarks, picked, kernel, targets, gamma, alpha)
+        weights, trust = _trust(indicator, concept_vectors, expected, consistency)
+        targets = tag_targets(indicator, concept_vectors, weights)
+    if n_rows == len(picked):
+        factor = _cholesky(kernel, alpha / trust)
+        coefs = torch.cholesky_solve(torch.from_numpy(targets.astype(np.float64)), factor).numpy()
+    else:
+        coefs = _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha)
+    return landmarks, coefs.astype(np.float32)
+
+
+@on_one_thread
+def kernel_embeddings(
+    units: np.ndarray, landmarks: np.ndarray, coefs: np.ndarray, gamma: float
+) -> np.ndarray:
+    """Unit rows (n, D) that the regression predicts, of the dtype of ``units``."""
+    coefs = coefs.astype(units.dtype, copy=False)
+    out = np.empty((len(units), coefs.shape[1]), dtype=units.dtype)
+    for start in range(0, len(units), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        product(rbf_kernel(units[block], landmarks, gamma), coefs, out=out[block])
+    return normalize_rows(out)
+
+
+def _expected(units, landmarks, picked, kernel, targets, gamma, alpha) -> np.ndarray:
+    """(n, D) what a regression on the landmarks says of each row, its own tags left out."""
+    expected = np.empty_like(targets)
+    left_out = np.delete(np.arange(len(units)), picked)
+    if len(left_out):
+        factor = _cholesky(kernel, np.full(len(picked), alpha))
+        wide = torch.from_numpy(targets[picked].astype(np.float64))
+        coefs = torch.cholesky_solve(wide, factor).numpy().astype(np.float32)
+        expected[left_out] = kernel_embeddings(units[left_out], landmarks, coefs, gamma)
+    expected[picked] = normalize_rows(leave_one_out(kernel, targets[picked], alpha))
+    return expected
+
+
+def _trust(indicator, concept_vectors, expected, consistency):
+    """Weights (nnz,) of the tags, and (n,) of the rows, these with a mean of 1."""
+    counts = np.diff(indicator.indptr)
+    row = np.repeat(np.arange(len(counts)), counts)
+    weights = np.empty(len(row), dtype=np.float32)
+    for start in range(0, len(row), 1 << 16):
+        pairs = slice(start, start + (1 << 16))
+        agreement = np.einsum(
+            "pd,pd->p", expected[row[pairs]], concept_vectors[indicator.indices[pairs]]
+        )
+        weights[pairs] = np.exp(consistency * agreement)
+    trust = np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
+    return weights, trust / trust.mean()
+
+
+def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndarray:
+    """(m, D) coefficients of landmarks, fitted to all rows.
+
+    With K = LLᵀ over landmarks and Φ = K(rows, landmarks) L⁻ᵀ it is plain ridge regression on Φ;
+    that is well-conditioned where normal equations in K are not.
+    """
+    factor = _cholesky(kernel, np.zeros(len(kernel)))
+    narrow = factor.float()
+    n_landmarks, n_dims = len(landmarks), targets.shape[1]
+    gram = torch.zeros((n_landmarks, n_landmarks), dtype=torch.float64)
+    moments = torch.zeros((n_landmarks, n_dims), dtype=torch.float64)
+    for start in range(0, len(units), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        against = torch.from_numpy(rbf_kernel(units[block], landmarks, gamma))
+        scale = torch.from_numpy(np.sqrt(trust[block]).astype(np.float32))[:, None]
+        mapped = torch.linalg.solve_triangular(narrow, against.T, upper=False).T * scale
+        gram += (mapped.T @ mapped).double()
+        moments += (mapped.T @ (torch.from_numpy(targets[block]) * scale)).double()
+    gram.diagonal().add_(alpha)
+    solved = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
+    return torch.linalg.solve_triangular(factor.T, solved, upper=True).numpy()
+
+
+def _cholesky(kernel: np.ndarray, diagonal: np.ndarray) -> torch.Tensor:
+    """Lower factor of the kernel with that, and a jitter, added to its diagonal."""
+    added = torch.from_numpy(kernel.copy())
+    added.diagonal().add_(torch.from_numpy(diagonal + _JITTER))
+    return torch.linalg.cholesky(added)
