@@ -124,7 +124,8 @@ def as_codes(
 def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
     """(D, D) float64, symmetric and positive definite.
 
-    One that is only semidefinite gets a millionth of its mean diagonal added.
+    One that is only semidefinite gets a millionth of its mean diagonal added. A multiple of the
+    identity is None: it chooses the same codes.
     """
     if metric is None:
         return None
@@ -140,6 +141,8 @@ def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
             f"metric differs from its transpose by {asymmetry:.3g}, should be symmetric; "
             "(metric + metric.T) / 2 is."
         )
+    if size and metric[0, 0] > 0 and (metric == metric[0, 0] * np.eye(n_dims)).all():
+        return None
     try:
         np.linalg.cholesky(metric)
     except np.linalg.LinAlgError:

@@ -100,6 +100,7 @@ def _check_embedder(embedder: Any) -> None:
     _need(isinstance(power, float) and 0 < power < math.inf, "a positive feature_power_")
     if hasattr(embedder, "n_features_in_"):
         _need(embedder.n_features_in_ == weights[0].shape[0], "n_features_in_ rows in coefs_[0]")
+    _check_kernel(getattr(embedder, "kernel_", {}), weights[0].shape[0], width)
     backbone = embedder.backbone_
     _need(backbone is None or isinstance(backbone, str), "a name as backbone_")
     _check_nested(embedder.tag_enhancer_, "tag_enhancer_", width)
@@ -111,6 +112,19 @@ def _check_embedder(embedder: Any) -> None:
     state = getattr(embedder, "_generator_state", None)
     known = state is None or (isinstance(state, np.ndarray) and state.dtype == np.uint8)
     _need(known and (state is None or state.ndim == 1), "bytes as the state of the generator")
+
+
+def _check_kernel(kernel: Any, n_features: int, n_dims: int | None) -> None:
+    if kernel == {}:
+        return
+    known = isinstance(kernel, dict) and set(kernel) == {"landmarks", "coefs", "gamma", "weight"}
+    _need(known, "landmarks, coefs, gamma and weight in kernel_")
+    landmarks, coefs = kernel["landmarks"], kernel["coefs"]
+    _matrix(landmarks, "landmarks of kernel_", None, n_features)
+    _matrix(coefs, "coefs of kernel_", len(landmarks), n_dims)
+    gamma, weight = kernel["gamma"], kernel["weight"]
+    _need(isinstance(gamma, float) and 0 < gamma < math.inf, "a positive gamma of kernel_")
+    _need(isinstance(weight, float) and 0 < weight <= 1, "a weight of kernel_ from 0 to 1")
 
 
 def _check_trunk(state: Any) -> None:

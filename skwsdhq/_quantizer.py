@@ -71,10 +71,13 @@ class WSDHQuantizer(
     init : {"residual", "subspace"}, default="residual"
         First codebooks: k-means of what the codebooks before leave over, or of a slice of the
         dimensions for each codebook (as the published code does).
-    ridge : float, default=1e-3
-        Added to the diagonal of the codewords' normal equations.
+    ridge : float, default=0.03
+        Added to the diagonal of the codewords' normal equations, where a row counts 1. With few
+        rows for each codeword (the published 1e-3 is for many) less of it lets codewords of
+        several codebooks grow against each other, and no search finds the codes they were made for.
     codebook_iters : int, default=20
-        Turns of codes and codewords after the network has been trained.
+        Turns of codes and codewords after the network has been trained, beginning anew (see
+        :func:`skwsdhq.codebooks.learn_codebooks`); 0 leaves those that followed the training.
     tag_enhancer : TagEnhancer or None, default=None
         With ``embedder=None``, the embedder's. With ``embedder="passthrough"``, gives the metric
         where its vectors have X's dimension; None is Euclidean, and y may be None.
@@ -165,7 +168,7 @@ class WSDHQuantizer(
         metric_mix: float = 0.0,
         normalize: bool = True,
         init: str = "residual",
-        ridge: float = 1e-3,
+        ridge: float = 0.03,
         codebook_iters: int = 20,
         tag_enhancer: Any = None,
         top_k: int = 5000,

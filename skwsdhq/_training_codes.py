@@ -104,6 +104,7 @@ class CodeAlternation:
         self.random_state = random_state
         self.metric: np.ndarray | None = None
         self.codebooks = codebooks
+        self.goes_on = codebooks is not None
         self.normalize = normalize
         self.codes = None
 
@@ -186,6 +187,9 @@ class CodeAlternation:
     ) -> tuple[tuple[np.ndarray, np.ndarray], list[float]]:
         """Bring codebooks and codes up to date with embeddings that move no more.
 
+        Codebooks that an earlier fit has left go on from there. Otherwise they are learned anew:
+        those that followed the embeddings began when these were far from where they are now.
+
         Parameters
         ----------
         embeddings : ndarray of shape (n, D)
@@ -199,10 +203,24 @@ class CodeAlternation:
         statistics : tuple (counts, sums)
             With this batch's added.
         errors : list of float
-            Mean squared error of each turn.
+            Mean squared error of each turn; of the last one where they were learned anew.
         """
         earlier = statistics
         errors = []
+        if n_turns and not self.goes_on:
+            self.codebooks, codes = _codebooks.learn_codebooks(
+                embeddings,
+                self.n_codebooks,
+                self.n_codewords,
+                metric=self.metric,
+                n_iter=n_turns,
+                method=self.method,
+                ridge=self.ridge,
+                random_state=self.random_state,
+                **self.encode_options,
+            )
+            errors = [_codebooks.quantization_error(embeddings, codes, self.codebooks)]
+            n_turns = 0
         for _ in range(max(n_turns, self.codebooks is None)):
             errors.append(self.update(embeddings, earlier))
         self.codes = final_codes(embeddings, self.codebooks, self.metric, self.encode_options)

@@ -315,7 +315,7 @@ def learn_codebooks(
     n_sweeps: int = 3,
     beam_size: int | None = 8,
     method: str = "residual",
-    ridge: float = 1e-3,
+    ridge: float = 0.03,
     prefix_weight: float = 0.0,
     random_state: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -343,8 +343,9 @@ def learn_codebooks(
     method : {"residual", "subspace"}, default="residual"
         Start with one codebook after the other, each by k-means on what a beam search leaves, all
         fitted anew each time; or with k-means on slices of the dimensions (`init_codebooks`).
-    ridge : float, default=1e-3
-        As in `update_codebooks`.
+    ridge : float, default=0.03
+        As in `update_codebooks`. With few rows for each codeword less of it lets codewords grow
+        against each other, and encoding no longer finds the codes that they were made for.
     prefix_weight : float, default=0.0
         As in `encode`, for codes and codebooks: above 0 the first codewords of a code are a code
         that is useful by itself.

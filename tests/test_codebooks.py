@@ -533,3 +533,12 @@ class TestLearn:
             codebooks.init_codebooks(z, 6, 4, method="subspace")
         with pytest.raises(ValueError, match="n_iter=-1"):
             codebooks.learn_codebooks(z, 1, 4, n_iter=-1)
+
+
+def test_a_multiple_of_the_identity_is_no_metric():
+    rows = np.random.RandomState(0).normal(size=(80, 6)).astype(np.float32)
+    options = {"n_iter": 3, "random_state": 0}
+    expected = codebooks.learn_codebooks(rows, 2, 8, **options)
+    found = codebooks.learn_codebooks(rows, 2, 8, metric=3.7 * np.eye(6), **options)
+    for a, b in zip(expected, found, strict=True):
+        assert_array_equal(a, b)

@@ -117,7 +117,7 @@ def test_embeddings_of_ten_crops(pictures, finetune):
     """The mean is of what the last layer gives, not of the features."""
     embedder = HypersphereEmbedder(
         backbone=convolution(), finetune=finetune, max_iter=2, head_iter=1, batch_size=8,
-        hidden_layer_sizes=(5,), random_state=0, dtype="float32",
+        hidden_layer_sizes=(5,), kernel_weight=0.0, random_state=0, dtype="float32",
     ).fit(pictures, TAGS)  # fmt: skip
     network = embedder._network(embedder.backbone_, embedder.backbone_state_)
     once = embedder.transform(pictures)
@@ -147,8 +147,9 @@ def test_codes_of_fitted_pictures_are_of_ten_crops(pictures):
 
 def test_features_as_they_are(made, tmp_path):
     embedder = HypersphereEmbedder(
-        feature_scaling=False, feature_power=1.0, hidden_layer_sizes=(), max_iter=3, random_state=0
-    ).fit(made.data, made.tags)
+        feature_scaling=False, feature_power=1.0, hidden_layer_sizes=(), kernel_weight=0.0,
+        max_iter=3, random_state=0,
+    ).fit(made.data, made.tags)  # fmt: skip
     assert embedder.feature_mean_ is None
     expected = unit(outputs(embedder, made.data))
     assert_allclose(embedder.transform(made.data), expected, rtol=1e-4, atol=1e-5)
@@ -160,7 +161,7 @@ def test_a_network_hands_its_features_on_as_they_are(pictures):
     embedder = HypersphereEmbedder(
         backbone=convolution(), feature_scaling=False, feature_power=1.0, finetune="all",
         hidden_layer_sizes=(), max_iter=2, head_iter=0, batch_size=8, random_state=0,
-        dtype="float32",
+        dtype="float32", kernel_weight=0.0,
     ).fit(pictures, TAGS)  # fmt: skip
     network = embedder._network(embedder.backbone_, embedder.backbone_state_)
     expected = unit(outputs(embedder, extract_features(pictures, network)))
@@ -205,7 +206,7 @@ def test_the_rate_falls_every_so_many_batches(made):
 def unnormalized(made, **parameters):
     embedder = HypersphereEmbedder(
         TagEnhancer(made.word_vectors, tau=1.0, eps=0.0), hidden_layer_sizes=(16,),
-        max_iter=4, batch_size=64, learning_rate=0.01,
+        max_iter=4, batch_size=64, learning_rate=0.01, kernel_weight=0.0,
     )  # fmt: skip
     options = {"n_codebooks": 2, "n_codewords": 16, "metric_mix": 1.0, "random_state": 0}
     return WSDHQuantizer(embedder, normalize=False, **{**options, **parameters})
@@ -280,8 +281,9 @@ def test_codes_follow_raw_embeddings_while_the_network_learns(made):
 
 def test_frozen_and_passed_embeddings_keep_their_length(made):
     fitted = HypersphereEmbedder(
-        TagEnhancer(made.word_vectors), hidden_layer_sizes=(8,), max_iter=2, random_state=0
-    ).fit(made.data, made.tags)
+        TagEnhancer(made.word_vectors), kernel_weight=0.0, hidden_layer_sizes=(8,), max_iter=2,
+        random_state=0,
+    ).fit(made.data, made.tags)  # fmt: skip
     quantizer = unnormalized(made, metric_mix=0.0).set_params(embedder=FrozenEstimator(fitted))
     quantizer.fit(made.data, made.tags)
     rows = quantizer.transform(made.data)

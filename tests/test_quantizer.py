@@ -147,7 +147,8 @@ def test_score_where_nothing_is_relevant(made, fitted):
 def test_quantization_loss_draws_embeddings_to_their_codes(made):
     def error(weight):
         quantizer = small(
-            quantization_weight=weight, embedder=embedder(max_iter=30, random_state=0)
+            quantization_weight=weight,
+            embedder=embedder(kernel_weight=0.0, max_iter=30, random_state=0),
         )
         quantizer.fit(made.data, made.tags)
         decoded = quantizer.decode(quantizer.codes_)

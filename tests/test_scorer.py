@@ -27,7 +27,7 @@ def made():
 
 def embedder():
     return HypersphereEmbedder(
-        hidden_layer_sizes=(16,), max_iter=4, learning_rate=3e-3, random_state=0
+        kernel_weight=0.0, hidden_layer_sizes=(16,), max_iter=4, learning_rate=3e-3, random_state=0
     )
 
 

@@ -1,0 +1,54 @@
+"""Kernel regression of tag vectors, row by row."""
+
+import math
+
+import numpy as np
+
+
+def kernel(x, y, gamma):
+    return math.exp(-gamma * (1 - float(np.dot(x, y))))
+
+
+def unit(vector):
+    length = math.sqrt(float(np.dot(vector, vector)))
+    return vector / length if length > 0 else vector
+
+
+def targets(rows_of_concepts, vectors, rows_of_weights=None):
+    """Direction of each row's weighted mean vector, less the mean of these over all rows."""
+    directions = []
+    for n, concepts in enumerate(rows_of_concepts):
+        weights = [1.0] * len(concepts) if rows_of_weights is None else rows_of_weights[n]
+        total = sum(w * vectors[c] for w, c in zip(weights, concepts, strict=True))
+        directions.append(unit(total))
+    mean = sum(directions) / len(directions)
+    return np.array([direction - mean for direction in directions])
+
+
+def ridge(rows, wanted, gamma, noise, asked):
+    """What the regression with that noise variance of each row says of the rows asked for."""
+    n = len(rows)
+    gram = np.array([[kernel(rows[i], rows[j], gamma) for j in range(n)] for i in range(n)])
+    coefs = np.linalg.solve(gram + np.diag(noise), wanted)
+    return np.array([sum(kernel(x, rows[j], gamma) * coefs[j] for j in range(n)) for x in asked])
+
+
+def embeddings(rows, rows_of_concepts, vectors, gamma, alpha, consistency, asked):
+    """The whole method; every row has a concept."""
+    n = len(rows)
+    wanted = targets(rows_of_concepts, vectors)
+    weights = []
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        (expected,) = ridge(
+            [rows[j] for j in others], wanted[others], gamma, [alpha] * (n - 1), [rows[i]]
+        )
+        expected = unit(expected)
+        weights.append(
+            [math.exp(consistency * float(expected @ vectors[c])) for c in rows_of_concepts[i]]
+        )
+    trust = [math.sqrt(sum(w) / len(w)) for w in weights]
+    trust = [t / (sum(trust) / n) for t in trust]
+    wanted = targets(rows_of_concepts, vectors, weights)
+    found = ridge(rows, wanted, gamma, [alpha / t for t in trust], asked)
+    return np.array([unit(z) for z in found])
