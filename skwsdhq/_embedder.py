@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 
 from . import _training
 from ._backbones_run import compute_dtype
-from ._kernel import fit_kernel, kernel_embeddings
 from ._callbacks import (
     CallbackSupportMixin,
     EpochTasks,
@@ -27,6 +26,7 @@ from ._callbacks import (
     hold_out,
     with_callbacks,
 )
+from ._kernel import fit_kernel, kernel_embeddings
 from ._tag_enhancer import TagEnhancer
 from ._training_checkpoint import Checkpoint, fingerprint
 from ._training_run import Run, Stage

@@ -541,4 +541,4 @@ def test_a_multiple_of_the_identity_is_no_metric():
     expected = codebooks.learn_codebooks(rows, 2, 8, **options)
     found = codebooks.learn_codebooks(rows, 2, 8, metric=3.7 * np.eye(6), **options)
     for a, b in zip(expected, found, strict=True):
-        assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, b)

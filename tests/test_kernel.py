@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from reference import kernel as reference
 from scipy import sparse
 
-from reference import kernel as reference
 from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
 from skwsdhq._kernel import (
     fit_kernel,
@@ -74,7 +74,7 @@ def test_two_rows_by_hand():
 
 
 def test_leaving_out_is_a_fit_without():
-    units, concepts, indicator, vectors = problem(3)
+    units, _concepts, indicator, vectors = problem(3)
     wanted = tag_targets(indicator, vectors)
     kernel = rbf_kernel(units.astype(np.float64), units, 2.0)
     found = leave_one_out(kernel, wanted, 0.5)
