@@ -30,6 +30,7 @@ def paper_parameters(
         "code_update_period": 2,
         "icm_iters": 3,
         "beam_size": None,
+        "prefix_weight": 0.0,
         "metric_mix": 1.0,
         "normalize": not code,
         "init": "subspace" if code else "residual",

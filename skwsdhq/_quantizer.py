@@ -60,6 +60,11 @@ class WSDHQuantizer(
     beam_size : int or None, default=4
         Partial codes that encoding keeps from codebook to codebook; None starts ICM from the
         greedy choice (in training, from the codes as they are).
+    prefix_weight : float, default=0.1
+        Weight of the errors of the first 1, 2, ... codewords of a code, beside that of all: with
+        it these are coarser codes by themselves, nearly as good as codes learned at that length,
+        at no loss of the whole one (see :meth:`skwsdhq.search.CodeIndex.search`). 0 learns whole
+        codes only.
     metric_mix : float, default=0.0
         In which metric codes and codewords are near: 1 is that of the tags, VᵀV (the paper's), 0
         is Euclidean, between is a mix.
@@ -138,6 +143,7 @@ class WSDHQuantizer(
         "code_update_period": [Interval(Integral, 1, None, closed="left")],
         "icm_iters": [Interval(Integral, 0, None, closed="left")],
         "beam_size": [Interval(Integral, 1, None, closed="left"), None],
+        "prefix_weight": [Interval(Real, 0, None, closed="left")],
         "metric_mix": [Interval(Real, 0, 1, closed="both")],
         "normalize": ["boolean"],
         "init": [StrOptions({"residual", "subspace"})],
@@ -165,6 +171,7 @@ class WSDHQuantizer(
         code_update_period: int = 2,
         icm_iters: int = 3,
         beam_size: int | None = 4,
+        prefix_weight: float = 0.1,
         metric_mix: float = 0.0,
         normalize: bool = True,
         init: str = "residual",
@@ -185,6 +192,7 @@ class WSDHQuantizer(
         self.code_update_period = code_update_period
         self.icm_iters = icm_iters
         self.beam_size = beam_size
+        self.prefix_weight = prefix_weight
         self.metric_mix = metric_mix
         self.normalize = normalize
         self.init = init
@@ -580,7 +588,11 @@ class WSDHQuantizer(
 
     @property
     def _encode_options(self):
-        return {"n_sweeps": self.icm_iters, "beam_size": self.beam_size}
+        return {
+            "n_sweeps": self.icm_iters,
+            "beam_size": self.beam_size,
+            "prefix_weight": self.prefix_weight,
+        }
 
     def _encode(self, embeddings):
         return _training.final_codes(

@@ -65,7 +65,7 @@ class CodeAlternation:
     weight : float
         lambda, of the quantization loss.
     encode_options : dict
-        ``n_sweeps`` and ``beam_size``.
+        ``n_sweeps``, ``beam_size`` and ``prefix_weight``.
     method : str
         Of the initial codebooks.
     ridge : float
@@ -159,7 +159,9 @@ class CodeAlternation:
         counts, sums = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
         if earlier is not None:
             counts, sums = counts + earlier[0], sums + earlier[1]
-        updated = _codebooks.solve_codebooks(counts, sums, self.n_codebooks, self.ridge)
+        updated = _codebooks.solve_codebooks(
+            counts, sums, self.n_codebooks, self.ridge, self.encode_options["prefix_weight"]
+        )
         updated = updated.astype(np.float32)
         error = _codebooks.quantization_error(embeddings, self.codes, updated)
         if earlier is None:

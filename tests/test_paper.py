@@ -253,8 +253,9 @@ def test_the_metric_is_of_raw_tag_vectors(made):
 
 def test_the_quantization_loss_sees_no_unit_rows():
     """One row: its output is y, its code stands for r, the metric is M: (y - r)'M(y - r)."""
+    options = {"n_sweeps": 1, "beam_size": None, "prefix_weight": 0.0}
     alternation = _training.CodeAlternation(
-        1, 2, period=1, weight=1.0, encode_options={"n_sweeps": 1, "beam_size": None},
+        1, 2, period=1, weight=1.0, encode_options=options,
         method="residual", ridge=1e-3, metric_mix=1.0, random_state=np.random.RandomState(0),
         codebooks=np.array([[[1.0, 0.0], [0.0, 1.0]]], dtype=np.float32), normalize=False,
     )  # fmt: skip

@@ -274,7 +274,7 @@ def test_partial_fit_adds_up(made):
 def test_partial_fit_of_embeddings_equals_the_sums_over_batches(made):
     rows = np.random.default_rng(0).standard_normal((90, 6))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    quantizer = small(embedder="passthrough", n_codewords=8, ridge=1e-3)
+    quantizer = small(embedder="passthrough", n_codewords=8, prefix_weight=0.0, ridge=1e-3)
     quantizer.partial_fit(rows[:50])
     start = quantizer.codebooks_
     first_codes = quantizer.codes_
@@ -438,3 +438,19 @@ def test_a_failed_fit_loses_nothing(made):
 def test_one_query(made, fitted):
     assert fitted.encode(made.data[:1]).shape == (1, 2)
     assert fitted.kneighbors(made.data[:1], 1)[1].shape == (1, 1)
+
+
+def test_the_first_codewords_of_a_code_are_a_code(made):
+    def errors(prefix_weight):
+        model = small(n_codebooks=3, prefix_weight=prefix_weight, random_state=0)
+        model.fit(made.data, made.tags)
+        rows = model.transform(made.data)
+        return [
+            codebooks.quantization_error(rows, model.codes_[:, :m], model.codebooks_[:m])
+            for m in (1, 2, 3)
+        ]
+
+    whole, nested = errors(0.0), errors(0.2)
+    assert nested[0] < whole[0]
+    assert nested[0] > nested[1] > nested[2]
+    assert nested[2] < 1.3 * whole[2] + 1e-3
