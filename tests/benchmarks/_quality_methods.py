@@ -286,6 +286,8 @@ def from_paper(split):
 
 
 def embedder(enhancing=None, **parameters):
+    """The default embedder but for these parameters."""
+
     def make(split):
         enhancer = enhancer_of(split, **(enhancing or {}))
         return HypersphereEmbedder(enhancer, random_state=split.seed, **parameters)
@@ -296,7 +298,14 @@ def embedder(enhancing=None, **parameters):
 def dvsq(split):
     """Given tag vectors as they are: no graph, no centring, no joined vectors."""
     enhancer = enhancer_of(split, tau=1.0, eps=0.0, cooccurrence_weight=0, remove_components=None)
-    return HypersphereEmbedder(enhancer, loss="adaptive_margin", gamma=1.0, random_state=split.seed)
+    return HypersphereEmbedder(
+        enhancer, loss="adaptive_margin", gamma=1.0, kernel_weight=0.0, random_state=split.seed
+    )
+
+
+def network(**parameters):
+    """A network alone, as rivals have it."""
+    return embedder(kernel_weight=0.0, **parameters)
 
 
 METHODS = {
@@ -304,16 +313,19 @@ METHODS = {
     "ours two-stage": ours_two_stage,
     "paper": joint(from_paper),
     # Ablations of "ours two-stage": four times as fast as those of the joint training.
+    "network alone": two_stage(network()),
+    "kernel alone": two_stage(embedder(kernel_weight=1.0)),
+    "all tags trusted alike": two_stage(embedder(tag_consistency=0.0)),
     "no graph": two_stage(embedder({"tau": 1.0, "eps": 0.0})),
     "no co-occurrence": two_stage(embedder({"cooccurrence_weight": 0})),
-    "no normalisation": unnormalized(embedder(), supervised=False),
+    "no normalisation": unnormalized(network(), supervised=False),
     "WDHT binary": hashed(
         lambda split, n_bits: WDHTHasher(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
     ),
     # Two margins: on validation rows each is the better one on half of the sets of labels.
-    "WDHT loss .7, our codes": two_stage(embedder(loss="wdht", margin=0.7)),
-    "WDHT loss 1.5, our codes": two_stage(embedder(loss="wdht", margin=1.5)),
-    "contrastive": two_stage(embedder(loss="contrastive", temperature=1.0)),
+    "WDHT loss .7, our codes": two_stage(network(loss="wdht", margin=0.7)),
+    "WDHT loss 1.5, our codes": two_stage(network(loss="wdht", margin=1.5)),
+    "contrastive": two_stage(network(loss="contrastive", temperature=1.0)),
     "DVSQ-style": unnormalized(dvsq, supervised=True),
     "CCA-ITQ": hashed(
         lambda split, n_bits: CCAITQ(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
