@@ -82,8 +82,8 @@ enhancer = TagEnhancer(emoji.word_vectors)
 table = {}
 
 # %%
-# This library's default, and its codebooks behind two other losses. Embeddings that are learned
-# first serve every number of bits.
+# This library's default, and its codebooks behind networks that learn by two other losses.
+# Embeddings that are learned first serve every number of bits.
 
 embedder = HypersphereEmbedder(enhancer, random_state=SEED).fit(X, tags)
 rows, asked = embedder.transform(X), embedder.transform(X_new)
@@ -99,7 +99,8 @@ def coded(rows):
 table["skwsdhq"] = keep_codes("skwsdhq", asked, coded(rows))
 whole = rows
 for loss in ("contrastive", "wdht"):
-    other = HypersphereEmbedder(enhancer, loss=loss, random_state=SEED).fit(X, tags)
+    other = HypersphereEmbedder(enhancer, loss=loss, kernel_weight=0.0, random_state=SEED)
+    other.fit(X, tags)
     name = f"{loss} loss"
     table[name] = keep_codes(name, other.transform(X_new), coded(other.transform(X)))
 

@@ -70,12 +70,13 @@ pipeline["images"].fit_transform(emoji.images)
 # %%
 # The grid
 # --------
-# Four thresholds of the tag graph, three widths of the hidden layer, two exponents of the margin.
+# Four thresholds of the tag graph, three shares of the kernel regression, from the network alone to
+# the regression alone, and two ridges of the regression.
 
 grid = {
     "embedder__tag_enhancer__tau": [0.7, 0.8, 0.9, 1.0],
-    "embedder__hidden_layer_sizes": [(), (256,), (1024,)],
-    "embedder__gamma": [0.5, 1.0],
+    "embedder__kernel_weight": [0.0, 0.8, 1.0],
+    "embedder__kernel_alpha": [0.5, 1.0],
 }
 scoring = {
     "groups": make_retrieval_scorer(labels="attached"),
@@ -122,21 +123,19 @@ say(f"rows of features kept: {kept.stat().st_size // 32}, different pictures: {n
 # ----------
 
 shape = [len(values) for _, values in sorted(grid.items())]  # in the order of ParameterGrid
-scores = results["mean_test_groups"].reshape(shape)  # gamma, hidden layers, tau
+scores = results["mean_test_groups"].reshape(shape)  # alpha, weight, tau
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
 limits = {"vmin": scores.min(), "vmax": scores.max()}
-for axis, gamma, table in zip(axes, grid["embedder__gamma"], scores, strict=True):
+for axis, alpha, table in zip(axes, grid["embedder__kernel_alpha"], scores, strict=True):
     image = axis.imshow(table, cmap="viridis", aspect="auto", **limits)
     for (row, column), value in np.ndenumerate(table):
         dark = value < scores.min() + 0.6 * np.ptp(scores)
         axis.text(column, row, f"{value:.3f}", ha="center", va="center", color="w" if dark else "k")
     axis.set_xticks(range(4), grid["embedder__tag_enhancer__tau"])
-    axis.set_yticks(
-        range(3), ["none" if not s else s[0] for s in grid["embedder__hidden_layer_sizes"]]
-    )
+    axis.set_yticks(range(3), grid["embedder__kernel_weight"])
     axis.set_xlabel("tau, threshold of the tag graph")
-    axis.set_title(f"gamma = {gamma}")
-axes[0].set_ylabel("hidden units")
+    axis.set_title(f"kernel_alpha = {alpha}")
+axes[0].set_ylabel("kernel_weight")
 figure.colorbar(image, ax=axes, label="mAP on groups, 16 bits")
 picture = Path(os.environ.get("GRID_SEARCH_PICTURE", "grid_search.png"))
 figure.savefig(picture, dpi=110)
