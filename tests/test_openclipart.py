@@ -119,6 +119,15 @@ def test_untagged_and_families_on_request(library):
     assert "cleaned: kept" in data.DESCR
 
 
+def test_addresses_in_memory_are_no_tags(library):
+    add(library, "food/date", ["0x851ce54", "HASH(0x8589fd4)", "0xmas", "hash brown"], 9)
+    add(library, "food/fig", ["0x851ce54", "HASH(0x8589fd4)"], 10)
+    data = load_openclipart(library)
+    assert data.tags[data.names.index("date")] == ["0xmas", "hash brown"]
+    assert "fig" not in data.names
+    assert "cleaned: 2 dropped" in data.DESCR
+
+
 def test_huge_pictures_and_broken_drawings(library):
     head = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + head + bytes(4)

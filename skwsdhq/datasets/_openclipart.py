@@ -23,6 +23,7 @@ _FAMILIES = ("shapes/stars", "computer/icons", "unsorted")
 # Written by the tool that uploaded the pictures (Perl's print of a table, and its default folder),
 # and words for the format.
 _UPLOAD_TAGS = {"hash", "unsorted", "upload", "image", "clip art", "clipart", "svg"}
+_ADDRESS = re.compile(r"0x[0-9a-f]+|hash\(0x[0-9a-f]+\)")  # of that table in memory
 _MAX_PIXELS = 40_000_000
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _RDF_ITEM = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
@@ -45,7 +46,7 @@ def load_openclipart(
     drop_folders: Sequence[str] = _FAMILIES,
     return_X_y: bool = False,
 ) -> Any:
-    """Load some 4,000 drawings with their artists' tags, from Debian's openclipart packages.
+    """Load some 2,700 drawings with their artists' tags, from Debian's openclipart packages.
 
     The artists tagged what they uploaded; the library's editors sorted it into folders, which serve
     as labels to evaluate by. Tags that merely say the folder are taken away, so that tags are no
@@ -103,9 +104,9 @@ def load_openclipart(
     -----
     In this order: pictures of ``drop_folders`` go, then those of more than 40 million pixels, then
     copies, which are files with the same compressed pixels. Tags come from the keywords in the
-    metadata of the SVG. Those that the upload tool wrote (as ``"hash"``), words for the format
-    (as ``"clipart"``), addresses and the artist's own name go; words of the folders' names, in
-    singular and plural, are taken out of tags.
+    metadata of the SVG. Those that the upload tool wrote (as ``"hash"`` and ``"hash(0x851ce54)"``), words
+    for the format (as ``"clipart"``), addresses and the artist's own name go; words of the folders'
+    names, in singular and plural, are taken out of tags.
 
     Examples
     --------
@@ -243,6 +244,8 @@ def _read_metadata(picture: _Picture) -> None:
                 tag = tidy_tag(tag)
                 if tag in _UPLOAD_TAGS or tag in artists or "://" in tag or "@" in tag:
                     continue
+                if _ADDRESS.fullmatch(tag):
+                    continue
                 picture.tags.add(" ".join(word for word in tag.split() if word not in own))
     picture.tags -= {"", *_UPLOAD_TAGS}
 
@@ -326,7 +329,7 @@ Left out:
 - {n_copies} copies, whose labels and tags the kept picture bears;
 - pictures without a tag once tags are cleaned: {n_untagged}.
 
-Tags are the keywords of the drawings without what the upload tool wrote ("hash", "unsorted"), words
-for the format ("clipart", "svg"), addresses and the
-artists' own names, and without words of the names of the folders that are labels.
+Tags are the keywords of the drawings without what the upload tool wrote ("hash", "unsorted",
+"hash(0x851ce54)"), words for the format ("clipart", "svg"), addresses and the artists' own names, and
+without words of the names of the folders that are labels.
 """
