@@ -137,6 +137,10 @@ class HypersphereEmbedder(
     augment : bool, default=True
         Whether a backbone that learns sees random crops (of 7/8 of the picture's side) and mirror
         images.
+    crop_size : int or None, default=None
+        Side, in pixels, of the pictures that a backbone learns from; None is that of its input.
+        Smaller ones take less time, and serve as well where the network takes any size: 128 for
+        160, say. Features are always those of pictures of its input's size.
     ten_crop : bool, default=False
         Whether the embedding of a picture is the mean over ten crops (four corners, the middle,
         and their mirror images) of what the network gives, which takes ten times as long. Training
@@ -244,6 +248,7 @@ class HypersphereEmbedder(
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "augment": ["boolean"],
+        "crop_size": [Interval(Integral, 1, None, closed="left"), None],
         "ten_crop": ["boolean"],
         "micro_batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "dtype": [StrOptions({"auto", "float32", "bfloat16"})],
@@ -291,6 +296,7 @@ class HypersphereEmbedder(
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
         augment: bool = True,
+        crop_size: int | None = None,
         ten_crop: bool = False,
         micro_batch_size: int | None = None,
         dtype: str = "auto",
@@ -334,6 +340,7 @@ class HypersphereEmbedder(
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
         self.augment = augment
+        self.crop_size = crop_size
         self.ten_crop = ten_crop
         self.micro_batch_size = micro_batch_size
         self.dtype = dtype
@@ -530,8 +537,11 @@ class HypersphereEmbedder(
             alternation=alternation, partial=partial, go_on=go_on, checkpoint=checkpoint,
         )  # fmt: skip
 
+        seen = None  # the features that a network which learned gives last
+
         def learned(state=None):
             """What is set at the end, with the weights as they are, or with others."""
+            nonlocal seen
             model = run.stage.model
             if state is not None:
                 model.restore(state)
@@ -560,10 +570,10 @@ class HypersphereEmbedder(
         keep = partial or self.warm_start
         self._optimizer_state = run.stage.optimizer.state() if keep else None
         self._generator_state = run.generator.get_state().numpy().copy() if keep else None
-        if self.backbone_state_ or self.ten_crop:
+        if self.ten_crop or (self.backbone_state_ and seen is None):
             outputs = self._outputs(X)
         else:
-            outputs = self._forward(features)
+            outputs = self._forward(features if seen is None else seen)
         normalize = alternation is None or alternation.normalize
         return normalize_rows(outputs) if normalize else outputs, failure
 
@@ -691,10 +701,11 @@ class HypersphereEmbedder(
         def embed_features(state):
             return extract_features(X, self._network(backbone, state), device=self.device)
 
-        side = _training.FineTuned.side(network.size, self.augment)
+        size = network.size if self.crop_size is None else self.crop_size
+        side = _training.FineTuned.side(size, self.augment)
         return _training.FineTuned(
             head,
-            network,
+            dataclasses.replace(network, size=size),
             ResizedImages(X, side, cache_dir=self.cache_dir),
             scaling[0],
             power=scaling[1],

@@ -155,6 +155,26 @@ class Pictures:
         return self.images[indices]
 
 
+def test_a_network_learns_from_smaller_pictures_than_it_sees_later(emoji):
+    learned_from, seen = [], []
+    network = backbone()
+    network.module.register_forward_pre_hook(
+        lambda module, inputs: (learned_from if torch.is_grad_enabled() else seen).append(
+            tuple(inputs[0].shape[2:])
+        )
+    )
+    tuned = embedder(backbone=network, crop_size=20, max_iter=1).fit(*emoji)
+    assert set(learned_from) == {(20, 20)}
+    assert set(seen) == {(32, 32)}
+    assert len(tuned.transform(emoji[0])) == 120
+    # Of pictures as large as the crops nothing else is seen.
+    plain = embedder(backbone=backbone(size=20), max_iter=1).fit(*emoji)
+    same = embedder(backbone=backbone(size=20), crop_size=20, max_iter=1).fit(*emoji)
+    assert_array_equal(same.transform(emoji[0]), plain.transform(emoji[0]))
+    with pytest.raises(ValueError, match="'crop_size' parameter"):
+        embedder(crop_size=0).fit(*emoji)
+
+
 def test_crops():
     generator = torch.Generator().manual_seed(0)
     pictures = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(1, 6, 6, 3).repeat(40, axis=0)

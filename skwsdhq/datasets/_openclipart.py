@@ -104,9 +104,9 @@ def load_openclipart(
     -----
     In this order: pictures of ``drop_folders`` go, then those of more than 40 million pixels, then
     copies, which are files with the same compressed pixels. Tags come from the keywords in the
-    metadata of the SVG. Those that the upload tool wrote (as ``"hash"`` and ``"hash(0x851ce54)"``), words
-    for the format (as ``"clipart"``), addresses and the artist's own name go; words of the folders'
-    names, in singular and plural, are taken out of tags.
+    metadata of the SVG. Those that the upload tool wrote (as ``"hash"`` or ``"0x851ce54"``),
+    words for the format (as ``"clipart"``), addresses and the artist's own name go; words of the
+    folders' names, in singular and plural, are taken out of tags.
 
     Examples
     --------
@@ -330,6 +330,6 @@ Left out:
 - pictures without a tag once tags are cleaned: {n_untagged}.
 
 Tags are the keywords of the drawings without what the upload tool wrote ("hash", "unsorted",
-"hash(0x851ce54)"), words for the format ("clipart", "svg"), addresses and the artists' own names, and
+"0x851ce54"), words for the format ("clipart", "svg"), addresses and the artists' own names, and
 without words of the names of the folders that are labels.
 """
