@@ -171,6 +171,8 @@ def _check_quantizer(quantizer: Any) -> None:
         _matrix(quantizer.metric_, "metric_", n_dims, n_dims)
         metric = quantizer.metric_
         _need(np.allclose(metric, metric.T) and (np.diag(metric) >= 0).all(), "a symmetric metric_")
+    prefix = getattr(quantizer, "prefix_weight_", 0.0)
+    _need(isinstance(prefix, float) and 0 <= prefix < math.inf, "a prefix_weight_ of at least 0")
     embedder = quantizer.embedder_
     if embedder != "passthrough":
         _check_nested(embedder, "embedder_", None)

@@ -483,6 +483,7 @@ class WSDHQuantizer(
                 "codebooks_": alternation.codebooks,
                 "codes_": alternation.codes,
                 "metric_": alternation.metric,
+                "prefix_weight_": float(self.prefix_weight),
                 "n_bits_": self.n_codebooks * math.ceil(math.log2(self.n_codewords)),
                 "history_": {**history, "quantization_error": error},
                 "n_iter_": max(1, len(history.get("loss", error))),
@@ -595,6 +596,6 @@ class WSDHQuantizer(
         }
 
     def _encode(self, embeddings):
-        return _training.final_codes(
-            embeddings, self.codebooks_, self.metric_, self._encode_options
-        )
+        # Models of 0.1's first files were learned without.
+        options = {**self._encode_options, "prefix_weight": getattr(self, "prefix_weight_", 0.0)}
+        return _training.final_codes(embeddings, self.codebooks_, self.metric_, options)
