@@ -108,6 +108,8 @@ class WSDHQuantizer(
         Fitted.
     tag_enhancer_ : TagEnhancer or None
         Fitted; the embedder's where there is one.
+    prefix_weight_ : float
+        By which the codebooks were learned, and codes are chosen.
     n_bits_ : int
         Bits of a code, M·⌈log2 K⌉.
     n_iter_ : int
