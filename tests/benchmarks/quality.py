@@ -362,6 +362,40 @@ def plot(folds, path):
         plt.close(figure)
 
 
+def plot_noise(folds, path):
+    """mAP at the longest codes against the noise of the tags, where several noises were tried."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = {}
+    for (dataset, backbone, part, noise, labels), lines in folds.items():
+        for line, by_bits in lines.items():
+            place = curves.setdefault((dataset, backbone, part), {}).setdefault(labels, {})
+            n_bits = 32 if 32 in by_bits else max(by_bits)
+            value = np.mean(seed_means(by_bits[n_bits]))
+            place.setdefault((" ".join(filter(None, line)), n_bits), {})[float(noise)] = value
+    for table, panels in curves.items():
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(5 * len(panels), 4), squeeze=False, layout="constrained"
+        )
+        for axis, (labels, lines) in zip(axes[0], sorted(panels.items()), strict=True):
+            for (name, n_bits), values in sorted(lines.items()):
+                if len(values) > 1:
+                    noises = sorted(values)
+                    scores = [values[noise] for noise in noises]
+                    axis.plot(noises, scores, "o-", label=f"{name}, {n_bits} bits")
+            axis.set(
+                xlabel="fraction of tags replaced", ylabel="mAP", title=f"{table[0]}, {labels}"
+            )
+            if axis.lines:
+                axis.legend(fontsize=8)
+        if any(axis.lines for axis in axes[0]):
+            figure.savefig(path.with_name(f"{path.stem}-{'-'.join(table)}-noise.png"), dpi=80)
+        plt.close(figure)
+
+
 def _mean_curve(seeds, column):
     curves = [row[column].split() for folds in seeds.values() for row in folds.values()]
     return np.mean(np.array(curves, dtype=float), axis=0)
@@ -437,6 +471,7 @@ def main():
     show(folds)
     if not args.no_plots:
         plot(folds, args.output)
+        plot_noise(folds, args.output)
 
 
 if __name__ == "__main__":
