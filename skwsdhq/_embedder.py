@@ -825,7 +825,9 @@ class HypersphereEmbedder(
         inputs = _training.prepare_inputs(features, self.feature_mean_, self._power)
         outputs = _training.forward(inputs, arrays)
         if kernel := self._kernel:
-            outputs = _training.joined(outputs, _regressed(inputs, kernel), kernel["weight"])
+            lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
+            rows = _regressed(inputs, kernel)
+            outputs = _training.joined(outputs, rows, kernel["weight"], lengths)
         return outputs
 
 

@@ -488,7 +488,7 @@ class WSDHQuantizer(
                 "prefix_weight_": float(self.prefix_weight),
                 "n_bits_": self.n_codebooks * math.ceil(math.log2(self.n_codewords)),
                 "history_": {**history, "quantization_error": error},
-                "n_iter_": max(1, len(history.get("loss", error))),
+                "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
                 "_statistics": sums if partial else None,
             }
 

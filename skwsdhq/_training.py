@@ -145,7 +145,8 @@ class FixedInputs:
         """(n, D) unit rows, of all images as they would be transformed now; or of any length."""
         outputs = forward(self._arrays, network_arrays(self.head))
         if self._fixed is not None:
-            outputs = joined(outputs, self._fixed, self._share)
+            lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
+            outputs = joined(outputs, self._fixed, self._share, lengths)
         return normalize_rows(outputs) if normalize else outputs
 
     def whole(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
@@ -153,8 +154,7 @@ class FixedInputs:
         if self._fixed_on_device is None:
             return outputs
         lengths = outputs.norm(dim=1, keepdim=True)
-        fixed = self._fixed_on_device[rows]
-        return (1 - self._share) * outputs + self._share * lengths * fixed
+        return joined(outputs, self._fixed_on_device[rows], self._share, lengths)
 
     def state(self) -> list[np.ndarray]:
         """All that is learned, as numpy copies."""
@@ -178,13 +178,13 @@ class FixedInputs:
         return one_openmp_thread("torch")
 
 
-def joined(outputs: np.ndarray, fixed: np.ndarray, share: float) -> np.ndarray:
+def joined(outputs: Any, fixed: Any, share: float, lengths: Any) -> Any:
     """Outputs (n, D) of a network turned towards unit rows, whose share of the direction is given.
 
-    The length is that of the network's outputs, as far as the two agree.
+    The length is that of the network's outputs, ``lengths`` (n, 1), as far as the two agree. All
+    are arrays of one dtype, or tensors.
     """
-    lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
-    return (1 - share) * outputs + share * lengths * fixed.astype(outputs.dtype, copy=False)
+    return (1 - share) * outputs + share * lengths * fixed
 
 
 def train(

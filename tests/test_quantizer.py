@@ -440,6 +440,13 @@ def test_one_query(made, fitted):
     assert fitted.kneighbors(made.data[:1], 1)[1].shape == (1, 1)
 
 
+def test_turns_are_counted_where_no_network_was_trained(made):
+    rows = np.random.default_rng(0).standard_normal((60, 6))
+    assert small(embedder="passthrough", codebook_iters=7).fit(rows).n_iter_ == 7
+    alone = small(embedder=embedder(kernel_weight=1.0), codebook_iters=5)
+    assert alone.fit(made.data, made.tags).n_iter_ == 5
+
+
 def test_the_first_codewords_of_a_code_are_a_code(made):
     def errors(prefix_weight):
         model = small(n_codebooks=3, prefix_weight=prefix_weight, random_state=0)

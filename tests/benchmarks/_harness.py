@@ -12,7 +12,9 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import contextlib
+import csv
 import ctypes
+import fcntl
 import importlib.metadata
 import json
 import platform
@@ -159,3 +161,21 @@ def _seconds(value):
 def write_json(path, environment, rows):
     with open(path, "w") as file:
         json.dump({"environment": environment, "rows": rows}, file, indent=1)
+
+
+def read_rows(path):
+    """Rows of a CSV as dictionaries; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append_rows(path, rows, columns):
+    """At the end of a CSV, in one write, whoever else writes at the same time."""
+    with path.open("a", newline="") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.DictWriter(file, columns)
+        if not file.tell():
+            writer.writeheader()
+        writer.writerows(rows)

@@ -25,7 +25,6 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 
 import argparse
-import csv
 import dataclasses
 import functools
 import time
@@ -33,7 +32,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from _harness import environment
+from _harness import append_rows, environment, read_rows
 from quality import _parameter, word_vectors
 from sklearn.model_selection import train_test_split
 
@@ -164,22 +163,6 @@ def key_of(row):
     return tuple(str(row[name]) for name in KEY)
 
 
-def read_rows(path):
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def keep(path, rows):
-    """At the end, in one write."""
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if not file.tell():
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 def show(rows):
     """Mean and deviation over seeds; the last column is what is gained on frozen, by seed."""
     table = {}
@@ -245,7 +228,7 @@ def main():
             if key in map(key_of, read_rows(args.output)):
                 continue
             rows = run(data, seed, variant, args)
-            keep(args.output, rows)
+            append_rows(args.output, rows, COLUMNS)
             found = " ".join(f"{r['labels']} {r['bits']}b {r['map']:.4f};" for r in rows)
             print(
                 f"seed {seed} {variant} {args.label} {rows[0]['seconds']:.0f}s: {found}", flush=True

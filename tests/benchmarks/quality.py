@@ -25,8 +25,6 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import ast
-import csv
-import fcntl
 import importlib
 import json
 import multiprocessing
@@ -37,7 +35,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from _harness import environment
+from _harness import append_rows, environment, read_rows
 from _quality_methods import METHODS, Split
 from sklearn.model_selection import KFold, train_test_split
 
@@ -201,21 +199,8 @@ def key_of(row):
     return tuple(str(row[name]) for name in KEY)
 
 
-def read_rows(path):
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["precision_at_recall"]]
-
-
-def append_rows(path, rows):
-    """At the end, in one write, whoever else writes at the same time."""
-    with path.open("a", newline="") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.DictWriter(file, COLUMNS)
-        if not file.tell():
-            writer.writeheader()
-        writer.writerows(rows)
+def whole_rows(path):
+    return [row for row in read_rows(path) if row["precision_at_recall"]]
 
 
 def work_to_do(args, done):
@@ -448,11 +433,11 @@ def main():
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     for dataset in args.datasets:
         prepare(dataset, args.backbone, args.features, args.data_home)
-    work = list(work_to_do(args, {key_of(row) for row in read_rows(args.output)}))
+    work = list(work_to_do(args, {key_of(row) for row in whole_rows(args.output)}))
     print(f"{len(work)} fits of a method on a fold to do", flush=True)
 
     def keep(rows):
-        append_rows(args.output, rows)
+        append_rows(args.output, rows, COLUMNS)
         found = " ".join(f"{r['labels']} {r['bits']}b {r['map']:.3f};" for r in rows)
         row = rows[0]
         where = f"{row['dataset']} seed {row['seed']} fold {row['fold']} noise {row['noise']}"
@@ -467,7 +452,7 @@ def main():
         with ProcessPoolExecutor(args.n_jobs, mp_context=context) as pool:
             for future in as_completed([pool.submit(run, piece) for piece in work]):
                 keep(future.result())
-    folds = summarize(read_rows(args.output))
+    folds = summarize(whole_rows(args.output))
     show(folds)
     if not args.no_plots:
         plot(folds, args.output)
