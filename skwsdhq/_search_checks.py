@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_codebooks", "check_k", "check_unique", "next_id"]
+__all__ = ["check_codebooks", "check_k", "check_shortlist", "check_unique", "next_id"]
 
 
 def check_codebooks(codebooks: Any) -> np.ndarray:
@@ -44,3 +44,15 @@ def check_k(k: Any, name: str) -> int:
     if k < 1:
         raise ValueError(f"{name}={k} should be at least 1.")
     return int(k)
+
+
+def check_shortlist(shortlist: Any, k: int, has_second_stage: bool, stages: str) -> int:
+    """Rows that the first stage finds: the shortlist of a second one, or k."""
+    if not has_second_stage:
+        if shortlist is not None:
+            raise ValueError(f"shortlist needs a second stage: give {stages} as well.")
+        return k
+    depth = max(10 * k, 100) if shortlist is None else check_k(shortlist, "shortlist")
+    if depth < k:
+        raise ValueError(f"shortlist={depth} should be at least k={k}.")
+    return depth

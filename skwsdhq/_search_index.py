@@ -6,7 +6,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._search_checks import check_codebooks, check_k, check_unique, next_id
+from ._search_checks import (
+    check_codebooks,
+    check_k,
+    check_shortlist,
+    check_unique,
+    next_id,
+)
 from ._search_engines import Engine
 from ._search_ids import as_ids, find_rows, read_excluded, read_filter
 from ._search_select import build_engine, choose_engine, drop_rows, search_each
@@ -243,14 +249,9 @@ class CodeIndex:
         k = check_k(k, "k")
         excluded = read_excluded(exclude, exclude_self, self._ids, len(self), len(queries))
         allowed = read_filter(filter, self._ids, len(self), len(queries))
-        first, depth = self, k
-        if n_codebooks is not None or vectors is not None:
-            depth = max(10 * k, 100) if shortlist is None else check_k(shortlist, "shortlist")
-            if depth < k:
-                raise ValueError(f"shortlist={depth} should be at least k={k}.")
-            first = self if n_codebooks is None else self.prefix(n_codebooks)
-        elif shortlist is not None:
-            raise ValueError("shortlist needs a second stage: give n_codebooks or vectors as well.")
+        has_second_stage = n_codebooks is not None or vectors is not None
+        depth = check_shortlist(shortlist, k, has_second_stage, "n_codebooks or vectors")
+        first = self if n_codebooks is None else self.prefix(n_codebooks)
         depth = min(depth, first._n_findable(len(queries), excluded, allowed))
         similarities = np.empty((len(queries), min(k, depth)), dtype=np.float32)
         rows = np.empty((len(queries), min(k, depth)), dtype=np.int64)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["order_by_score", "order_rows_by_score", "top_k"]
+__all__ = ["order_by_score", "order_rows_by_score", "reaching_top", "top_k"]
 
 # Below this length a sample says too little about the k-th largest to be worth its cost.
 _MIN_SAMPLED = 4096
@@ -87,13 +87,20 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
         return np.zeros(0, dtype=np.intp)
     if k == n:
         return order_by_score(scores)
-    candidates = None
-    if n >= _MIN_SAMPLED:
-        candidates = _above_sampled_threshold(scores, k)
-    if candidates is None:
-        threshold = np.partition(scores, n - k)[n - k]
-        candidates = np.flatnonzero(scores >= threshold)
+    candidates = reaching_top(scores, k)
     return candidates[order_by_score(scores[candidates])[:k]]
+
+
+def reaching_top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions, ascending, of all that are as large as the k-th largest score, and of a few more.
+
+    scores : (n,), no NaN.  k : from 1 to n.
+    """
+    n = len(scores)
+    candidates = _above_sampled_threshold(scores, k) if n >= _MIN_SAMPLED else None
+    if candidates is None:
+        candidates = np.flatnonzero(scores >= np.partition(scores, n - k)[n - k])
+    return candidates
 
 
 def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:

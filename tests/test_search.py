@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import search as reference
 
-from skwsdhq import _search_scan, _search_select
+from skwsdhq import _search_lists, _search_scan, _search_select, _search_store
 from skwsdhq._search_engines import BucketEngine, NumpyEngine, distinct_codes
 from skwsdhq._search_faiss import FaissEngine, pack_codes, unpack_codes
 from skwsdhq._search_scan import ScanEngine
+from skwsdhq.codebooks import learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table, rerank
 
 ENGINES = ["buckets", "scan", "faiss", "numpy"]
@@ -600,7 +601,8 @@ def test_few_lists_give_the_ranking_of_their_rows():
     vectors = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float16)
     for exact in (None, vectors):
         index = CodeIndex(codebooks, codes)
-        inverted = InvertedCodeIndex(index, 12, vectors=exact, random_state=0)
+        inverted = InvertedCodeIndex(index, 12, vectors=exact, residuals=False, random_state=0)
+        assert inverted.centers is None
         places = index.reconstruct() if exact is None else vectors.astype("f4")
         lists = (places @ inverted.directions.T).argmax(axis=1)
         nearest = np.argsort(-(queries @ inverted.directions.T), axis=1, kind="stable")[:, :3]
@@ -609,7 +611,7 @@ def test_few_lists_give_the_ranking_of_their_rows():
         found = index.search(queries, 20, filter=np.array(allowed))
         for one, other in zip(ours, found, strict=True):
             np.testing.assert_array_equal(one, other)
-    again = InvertedCodeIndex(index, 12, vectors=vectors, random_state=0)
+    again = InvertedCodeIndex(index, 12, vectors=vectors, residuals=False, random_state=0)
     np.testing.assert_array_equal(again.directions, inverted.directions)
 
 
@@ -633,7 +635,7 @@ def test_an_inverted_file_is_saved(tmp_path):
     expected = inverted.search(queries, 7, n_probe=2)
     for ours, theirs in zip(loaded.search(queries, 7, n_probe=2), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert "90 rows in 6 lists" in repr(loaded)
+    assert "90 rows in 6 lists, codes of vectors" in repr(loaded)
     with pytest.raises(ValueError, match="not a saved CodeIndex"):
         CodeIndex.load(tmp_path / "lists")
     index.save(tmp_path / "codes")
@@ -653,6 +655,223 @@ def test_an_inverted_file_names_what_is_wrong():
     with pytest.raises(ValueError, match="n_probe=0"):
         InvertedCodeIndex(index, 5, random_state=0).search(queries, 3, n_probe=0)
     assert len(InvertedCodeIndex(CodeIndex(codebooks, codes[:1]), random_state=0)) == 1
+
+
+def residual_problem(seed=0, n=300, n_lists=12, n_dims=6, **options):
+    """Every row twice; an inverted file with codes of their residuals."""
+    rng = np.random.default_rng(seed)
+    vectors = 0.4 * rng.normal(size=(n // 2, n_dims)).repeat(2, axis=0)[rng.permutation(n)]
+    vectors = vectors.astype(np.float16)
+    codebooks = rng.normal(size=(3, 16, n_dims))
+    index = CodeIndex(codebooks, rng.integers(0, 16, (n, 3)), ids=options.pop("ids", None))
+    options = {"vectors": vectors, "random_state": 0, **options}
+    inverted = InvertedCodeIndex(index, n_lists, **options)
+    return inverted, index, vectors, rng.integers(-3, 4, (70, n_dims)).astype("f4")
+
+
+def codes_and_lists(inverted):
+    """Codes in the order of the rows, and the list of each row."""
+    codes = np.empty((len(inverted), len(inverted.codebooks)), dtype=np.int64)
+    lists = np.empty(len(inverted), dtype=np.int64)
+    codes[inverted._rows] = inverted._sorted.codes
+    lists[inverted._rows] = np.repeat(np.arange(len(inverted.sizes)), inverted.sizes)
+    return codes, lists
+
+
+def test_residuals_are_what_the_mean_of_a_list_leaves():
+    inverted, index, vectors, _ = residual_problem()
+    codes, lists = codes_and_lists(inverted)
+    exact = vectors.astype("f4")
+    np.testing.assert_array_equal(lists, (exact @ inverted.directions.T).argmax(axis=1))
+    centers = reference.list_centers(exact.tolist(), lists, 12)
+    assert inverted.centers.dtype == np.float32
+    np.testing.assert_allclose(inverted.centers, centers, atol=1e-6)
+    assert inverted.codebooks.shape == index.codebooks.shape
+    decoded = inverted.centers[lists] + reference.decode(codes, inverted.codebooks)
+    # Learned codebooks leave little of what the centers have left.
+    assert ((exact - decoded) ** 2).sum() < 0.2 * ((exact - centers[lists]) ** 2).sum()
+
+
+@pytest.mark.parametrize("ids", [None, [f"row {i}" for i in range(300)]])
+def test_codes_of_residuals_are_ranked_as_the_loop_ranks_them(ids):
+    inverted, index, _, queries = residual_problem(ids=ids)
+    codes, lists = codes_and_lists(inverted)
+    queries = queries[:60]  # one block: the last bits of a product depend on its shape
+    tables, products = lookup_table(queries, inverted.codebooks), queries @ inverted.centers.T
+    order = np.argsort(-(queries @ inverted.directions.T), axis=1, kind="stable")
+    excluded = [{q, q + 100, q + 200} for q in range(60)]
+    for n_probe, k, left_out in ((1, 5, None), (3, 40, None), (3, 40, excluded), (12, 300, None)):
+        options = {}
+        if left_out is not None:
+            options["exclude"] = [[index.ids[row] for row in rows] for rows in left_out]
+        similarities, found = inverted.search(queries, k, n_probe=n_probe, **options)
+        expected = reference.search_lists(
+            tables, products, codes, lists, order[:, :n_probe], k, left_out
+        )
+        for q, pairs in enumerate(expected):
+            assert found[q, : len(pairs)].tolist() == [index.ids[row] for _, row in pairs]
+            assert similarities[q, : len(pairs)].tolist() == [float(value) for value, _ in pairs]
+            assert np.isneginf(similarities[q, len(pairs) :]).all()
+
+
+def test_equal_rows_of_a_list_tie_and_come_in_order():
+    inverted, _, vectors, queries = residual_problem()
+    _, first, partner = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
+    assert len(first) == 150
+    twins = [(first[u], np.flatnonzero(partner == u)[1:]) for u in range(len(first))]
+    similarities, rows = inverted.search(queries, 300, n_probe=12)
+    for q in range(len(queries)):
+        place = np.argsort(rows[q])
+        for one, others in twins:
+            for other in others:
+                assert similarities[q, place[one]] == similarities[q, place[other]]
+                assert place[one] < place[other]
+
+
+def test_codes_of_residuals_depend_on_the_seed_alone(tmp_path):
+    inverted, index, vectors, queries = residual_problem()
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    again = InvertedCodeIndex(index, 12, vectors=mapped, residuals=True, random_state=0, n_jobs=2)
+    np.testing.assert_array_equal(again.centers, inverted.centers)
+    np.testing.assert_array_equal(again.codebooks, inverted.codebooks)
+    for one, other in zip(again.search(queries, 9), inverted.search(queries, 9), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch):
+    inverted, index, vectors, _ = residual_problem()
+    monkeypatch.setattr(_search_lists, "_BLOCK_ROWS", 64)
+    again = InvertedCodeIndex(index, 12, vectors=vectors, random_state=0)
+    np.testing.assert_allclose(again.centers, inverted.centers, atol=1e-6)
+    assert (again._rows == inverted._rows).all()
+    assert (again._sorted.codes == inverted._sorted.codes).mean() > 0.99
+
+
+def test_codes_of_residuals_find_more_than_codes_of_vectors():
+    rng = np.random.default_rng(0)
+    concepts = 3 * rng.normal(size=(20, 16))
+    vectors = concepts[rng.integers(0, 20, 3000)] + rng.normal(size=(3000, 16))
+    queries = concepts[rng.integers(0, 20, 60)] + rng.normal(size=(60, 16))
+    codebooks, codes = learn_codebooks(vectors, 2, 16, n_iter=6, random_state=0)
+    nearest = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    index = CodeIndex(codebooks, codes)
+
+    def recall(residuals, **options):
+        inverted = InvertedCodeIndex(
+            index, 20, vectors=vectors, residuals=residuals, random_state=0
+        )
+        found = inverted.search(queries, 10, n_probe=8, **options)[1]
+        return np.mean([np.isin(t, f).mean() for t, f in zip(nearest, found, strict=True)])
+
+    plain, of_residuals = recall(False), recall(True)
+    assert of_residuals > plain + 0.05
+    again = recall(None, vectors=vectors, shortlist=100)
+    assert again > of_residuals + 0.2
+
+
+@pytest.mark.parametrize("residuals", [False, True])
+def test_a_shortlist_of_lists_is_ranked_again(residuals):
+    inverted, _, vectors, queries = residual_problem(residuals=residuals)
+    _, shortlists = inverted.search(queries, 30, n_probe=2)
+    options = {"n_probe": 2, "vectors": vectors}
+    for one, other in zip(
+        inverted.search(queries, 5, shortlist=30, **options),
+        rerank(queries, shortlists, vectors, 5),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    # Without a number a shortlist has 10 k rows, at least 100.
+    for k, shortlist in ((5, 100), (12, 120)):
+        for one, other in zip(
+            inverted.search(queries, k, **options),
+            inverted.search(queries, k, shortlist=shortlist, **options),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other)
+    # All lists and all rows: the ranking by exact embeddings, save what is left out.
+    similarities, rows = inverted.search(
+        vectors.astype("f4"), 8, n_probe=12, vectors=vectors, shortlist=400, exclude_self=True
+    )
+    exact = np.einsum("qd,nd->qn", vectors.astype("f4"), vectors.astype("f4"))
+    np.fill_diagonal(exact, -np.inf)
+    np.testing.assert_allclose(similarities, -np.sort(-exact, axis=1)[:, :8], rtol=1e-5, atol=1e-6)
+    assert (rows != np.arange(300)[:, None]).all()
+
+
+def test_few_rows_have_residuals_too():
+    rng = np.random.default_rng(0)
+    codebooks = rng.normal(size=(2, 16, 4))
+    for n in (1, 3, 9):  # fewer than codewords, and lists of one row, whose residual is nothing
+        vectors = rng.normal(size=(n, 4))
+        index = CodeIndex(codebooks, np.zeros((n, 2), dtype=int))
+        inverted = InvertedCodeIndex(index, n, vectors=vectors, random_state=0)
+        assert inverted.codebooks.shape == (2, n, 4)
+        similarities, rows = inverted.search(vectors, n, n_probe=n)
+        assert (np.sort(rows, axis=1) == np.arange(n)).all()
+        exact = np.take_along_axis(vectors @ vectors.T, rows, axis=1)
+        np.testing.assert_allclose(similarities, exact, rtol=1e-4, atol=1e-4)
+    equal = InvertedCodeIndex(index, 4, vectors=np.ones((9, 4)), random_state=0)
+    assert (equal.sizes == 0).any()  # lists without a row
+    assert np.isfinite(equal.centers).all()
+    similarities, rows = equal.search(np.ones((2, 4)), 9, n_probe=4)
+    assert (rows == np.arange(9)).all()
+    np.testing.assert_allclose(similarities, 4, rtol=1e-5)
+    assert equal.search(np.ones((0, 4)), 3)[1].shape == (0, 3)
+
+
+def test_residuals_are_saved(tmp_path):
+    inverted, _, vectors, queries = residual_problem(ids=np.arange(300) * 2)
+    inverted.save(tmp_path / "lists")
+    for mmap in (True, False):
+        loaded = InvertedCodeIndex.load(tmp_path / "lists", mmap=mmap, n_jobs=2)
+        assert "300 rows in 12 lists, codes of residuals" in repr(loaded)
+        np.testing.assert_array_equal(loaded.centers, inverted.centers)
+        for options in ({}, {"vectors": vectors}):
+            expected = inverted.search(queries, 7, n_probe=2, **options)
+            found = loaded.search(queries, 7, n_probe=2, **options)
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+    # Versions without residuals look for this kind, and must not take codes of residuals for it.
+    arrays, extra = _search_store.load_arrays(tmp_path / "lists", mmap=False, verify=True)
+    assert extra["kind"] != "InvertedCodeIndex"
+    del arrays["centers"]
+    _search_store.save_arrays(tmp_path / "without", arrays, extra)
+    with pytest.raises(ValueError, match="not a saved InvertedCodeIndex"):
+        InvertedCodeIndex.load(tmp_path / "without")
+    # What those versions saved is an index with codes of vectors.
+    _search_store.save_arrays(tmp_path / "old", arrays, {"kind": "InvertedCodeIndex"})
+    assert InvertedCodeIndex.load(tmp_path / "old").centers is None
+
+
+@pytest.mark.parametrize("residuals", [False, True])
+def test_vectors_that_are_no_numbers_are_named(residuals):
+    rng = np.random.default_rng(0)
+    index = CodeIndex(rng.normal(size=(2, 8, 4)), rng.integers(0, 8, (90, 2)))
+    for wrong in (np.nan, np.inf):
+        vectors = rng.normal(size=(90, 4))
+        vectors[41, 2] = wrong
+        with pytest.raises(ValueError, match="NaN or infinity, or exceed float32, in row 41"):
+            InvertedCodeIndex(index, 5, vectors=vectors, residuals=residuals, random_state=0)
+    vectors = np.full((90, 4), 1e200)
+    with pytest.raises(ValueError, match="in row 0"):
+        InvertedCodeIndex(index, 5, vectors=vectors, residuals=residuals)
+
+
+def test_residuals_name_what_is_wrong():
+    inverted, index, vectors, queries = residual_problem()
+    with pytest.raises(ValueError, match="give vectors= as well"):
+        InvertedCodeIndex(index, 5, residuals=True)
+    with pytest.raises(TypeError, match="residuals='yes' should be True, False or None"):
+        InvertedCodeIndex(index, 5, vectors=vectors, residuals="yes")
+    with pytest.raises(ValueError, match=r"vectors should have shape \(n, D\)=\(300, 6\)"):
+        InvertedCodeIndex(index, 5, vectors=vectors[:, :5])
+    with pytest.raises(ValueError, match=r"vectors should have shape \(n, D\)=\(300, 6\)"):
+        inverted.search(queries, 3, vectors=vectors[:9])
+    with pytest.raises(ValueError, match="shortlist needs a second stage: give vectors"):
+        inverted.search(queries, 3, shortlist=30)
+    with pytest.raises(ValueError, match="shortlist=2 should be at least k=3"):
+        inverted.search(queries, 3, vectors=vectors, shortlist=2)
 
 
 # -- storage -------------------------------------------------------------------------------------

@@ -57,3 +57,35 @@ def decode(codes, codebooks):
         for m, k in enumerate(code):
             decoded[n] += codebooks[m][k]
     return decoded
+
+
+def list_centers(rows, lists, n_lists):
+    """Mean of the rows of each list, zeros where there are none."""
+    centers = np.zeros((n_lists, len(rows[0])))
+    for i in range(n_lists):
+        own = [n for n in range(len(rows)) if lists[n] == i]
+        for n in own:
+            for d, entry in enumerate(rows[n]):
+                centers[i, d] += float(entry) / len(own)
+    return centers
+
+
+def search_lists(tables, products, codes, lists, visited, k, excluded=None):
+    """As `search`, among the rows of some lists, whose centers are part of the similarity.
+
+    products[q][i] : inner product of query q and the center of list i.  lists[n] : the list of
+    row n.  visited[q] : the lists that query q looks at.
+    """
+    rankings = []
+    for q, table in enumerate(tables):
+        pairs = []
+        for row, code in enumerate(codes):
+            if lists[row] not in visited[q]:
+                continue
+            if excluded is not None and row in excluded[q]:
+                continue
+            total = np.float32(similarity(table, code) + np.float32(products[q][lists[row]]))
+            pairs.append((total, row))
+        pairs.sort(key=lambda pair: (-pair[0], pair[1]))
+        rankings.append(pairs[:k])
+    return rankings
