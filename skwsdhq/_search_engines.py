@@ -131,12 +131,14 @@ class BucketEngine:
     """
 
     def __init__(self, columns: np.ndarray, n_codewords: int) -> None:
+        from ._search_pairs import PairEngine
         from ._search_scan import ScanEngine
 
         distinct, self.rows, self.starts, self.sizes = distinct_codes(columns, n_codewords)
         self.distinct = distinct
-        self.scan = ScanEngine(np.ascontiguousarray(distinct.T), n_codewords)
-        self.one_by_one = NumpyEngine(distinct)
+        codes = np.ascontiguousarray(distinct.T)
+        self.scan = ScanEngine(codes, n_codewords)
+        self.one_by_one = PairEngine(codes)
 
     def search(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         n_distinct = self.distinct.shape[1]

@@ -20,7 +20,7 @@ from ._search_tables import decode_rows, lookup_table, rerank, rerank_codes
 
 __all__ = ["CodeIndex"]
 
-ENGINES = ("auto", "buckets", "scan", "faiss", "numpy")
+ENGINES = ("auto", "buckets", "scan", "pairs", "faiss", "numpy")
 
 # Queries whose look-up tables are computed together. The last bits of a matrix product depend on
 # its shape, so the number is the same for all engines and any n_jobs.
@@ -44,10 +44,11 @@ class CodeIndex:
     ids : array-like of shape (n,), default=None
         Distinct integers or strings; what `search` returns. None numbers the rows, and goes on
         numbering in `add`.
-    engine : {"auto", "buckets", "scan", "faiss", "numpy"}, default="auto"
+    engine : {"auto", "buckets", "scan", "pairs", "faiss", "numpy"}, default="auto"
         ``"buckets"`` scores distinct codes once (8 and 16 bits), ``"scan"`` scores many queries in
-        one pass, ``"faiss"`` is the product-quantization scan of faiss (few queries, at most 1024
-        codewords), ``"numpy"`` the reference. ``"auto"`` chooses by size and number of queries.
+        one pass, ``"pairs"`` a few, each by tables of two codebooks at once; ``"faiss"`` is the
+        product-quantization scan of faiss (at most 1024 codewords), ``"numpy"`` the reference.
+        ``"auto"`` chooses by size and number of queries, and never faiss.
     n_jobs : int, default=None
         Threads over blocks of 64 queries, by joblib; None is 1 unless joblib's context says
         otherwise. Within a block torch and faiss run on that one thread; how many they use
@@ -327,7 +328,7 @@ class CodeIndex:
         for start in range(0, len(queries), BLOCK):
             block = slice(start, start + BLOCK)
             tables = lookup_table(queries[block], self.codebooks)
-            engine = self._get_engine(len(queries), len(self))
+            engine = self._get_engine(len(queries))
             for b, (scores, found) in enumerate(engine.above(tables, thresholds[block]), start):
                 kept = np.ones(len(found), dtype=bool)
                 if allowed is not None:
@@ -550,10 +551,10 @@ class CodeIndex:
             most = max(most, len(own) - int(n_left_out))
         return most
 
-    def _get_engine(self, n_queries: int, k: int) -> Engine:
+    def _get_engine(self, n_queries: int) -> Engine:
         name = self.engine
         if name == "auto":
-            name = choose_engine(len(self), self.codebooks.shape, n_queries, k)
+            name = choose_engine(len(self), self.codebooks.shape, n_queries)
         if name not in self._engines:
             self._engines[name] = build_engine(name, self.codes, self.codebooks.shape[1])
         return self._engines[name]
@@ -571,10 +572,10 @@ class CodeIndex:
 
         engine: Engine | None = None
         if allowed is None:
-            engine = self._get_engine(len(queries), k)
+            engine = self._get_engine(len(queries))
         elif not isinstance(allowed, list):
             shape = self.codebooks.shape
-            name = choose_engine(len(allowed), shape, len(queries), k)
+            name = choose_engine(len(allowed), shape, len(queries))
             engine = build_engine(name, self.codes[allowed], shape[1])
 
         size = int(np.clip(_BLOCK_RESULTS // max(k, 1), 1, BLOCK))  # deep rankings: fewer
@@ -609,5 +610,5 @@ class CodeIndex:
     def _tied_rows(self, tables: np.ndarray, similarities: np.ndarray) -> list[np.ndarray]:
         """For each query of a block the rows whose similarity is exactly the given one (B, 1)."""
         similarities = similarities[:, 0]
-        found = self._get_engine(len(tables), len(self)).above(tables, similarities)
+        found = self._get_engine(len(tables)).above(tables, similarities)
         return [rows[scores == s] for (scores, rows), s in zip(found, similarities, strict=True)]

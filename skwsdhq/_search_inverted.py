@@ -1,5 +1,6 @@
 """An inverted file: rows in lists by place on the sphere, of which a query visits a few."""
 
+import itertools
 import os
 from typing import Any, Self
 
@@ -10,10 +11,14 @@ from ._search_engines import score_codes
 from ._search_ids import read_excluded
 from ._search_index import BLOCK, CodeIndex
 from ._search_lists import assign_rows, learn_residual_codes, train_directions
+from ._search_pairs import pair_columns, pair_tables, rough_scores, rough_slack
 from ._search_tables import decode_rows, lookup_table, rerank
 from ._search_topk import reaching_top, top_k
 
 __all__ = ["InvertedCodeIndex"]
+
+_GROUP_ROWS = 2**17  # scored at once for a query
+_MIN_PAIR_ROWS = 2**14
 
 # Kinds of files. Versions that know no residuals take the second for no index of theirs, and don't
 # read its codes as those of vectors.
@@ -244,17 +249,42 @@ class InvertedCodeIndex:
 
         table : (M, K).  offsets : (n_probe,), the query's inner products with the lists' centers.
         """
-        parts = [slice(self._starts[i], self._starts[i + 1]) for i in lists]
-        codes = np.concatenate([self._sorted.codes[part] for part in parts])
-        rows = np.concatenate([self._rows[part] for part in parts])
-        scores = score_codes(table, np.ascontiguousarray(codes.T))
-        if offsets is not None:
-            scores += np.repeat(offsets, [part.stop - part.start for part in parts])
+        starts, stops = self._starts[lists], self._starts[lists + 1]
+        ends = np.cumsum(stops - starts)
         n_more = k if left_out is None else k + len(left_out)
-        if n_more < len(rows):
-            # Rows come by list: everything as good as the k-th, then by row.
-            kept = reaching_top(scores, n_more)
-            scores, rows = scores[kept], rows[kept]
+        # Of many rows most are known to be too far by sums of pairs, in another order.
+        pairs = pair_tables(table) if ends[-1] >= _MIN_PAIR_ROWS else None
+        margin = 0.0
+        if pairs is not None:
+            margin = 2 * rough_slack(table, 0.0 if offsets is None else float(abs(offsets).max()))
+        best: list[tuple[np.ndarray, np.ndarray]] = []
+        # Some lists at a time, whose scores stay in the cache and in memory that is mapped already.
+        bounds = np.flatnonzero(np.diff(ends // _GROUP_ROWS)) + 1
+        for first, last in itertools.pairwise([0, *bounds, len(lists)]):
+            parts = [slice(starts[i], stops[i]) for i in range(first, last)]
+            codes = np.concatenate([self._sorted.codes[part] for part in parts])
+            if pairs is None:
+                scores = score_codes(table, np.ascontiguousarray(codes.T))
+            else:
+                scores = rough_scores(pairs, pair_columns(codes))
+            sizes = stops[first:last] - starts[first:last]
+            if offsets is not None:
+                scores += np.repeat(offsets[first:last], sizes)
+            kept = np.arange(len(scores))
+            if n_more < len(scores):
+                kept = reaching_top(scores, n_more, margin)
+            # for i in kept: i - (rows of the lists before its own) + (where its own begins)
+            own_ends = np.cumsum(sizes)
+            own = np.searchsorted(own_ends, kept, side="right")
+            rows = self._rows[kept + (stops[first:last] - own_ends)[own]]
+            if pairs is None:
+                scores = scores[kept]
+            else:
+                scores = score_codes(table, codes[kept].T)
+                if offsets is not None:
+                    scores += offsets[first:last][own]
+            best.append((scores, rows))
+        scores, rows = (np.concatenate(parts) for parts in zip(*best, strict=True))
         if left_out is not None:
             kept = np.flatnonzero(~np.isin(rows, left_out))
             scores, rows = scores[kept], rows[kept]

@@ -7,19 +7,18 @@ from ._search_engines import MIN_SCAN_QUERIES, BucketEngine, Engine, NumpyEngine
 __all__ = ["build_engine", "choose_engine", "drop_rows", "search_each"]
 
 _MAX_BUCKETS = 2**16
-_MIN_FAISS_ROWS = 20_000
+_MIN_PAIR_ROWS = 8192
 
 
-def choose_engine(n: int, shape: tuple[int, ...], n_queries: int, k: int) -> str:
-    """The fastest engine for n rows, codebooks of a shape (M, K, D) and k of n for q queries."""
+def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
+    """The fastest engine for n rows, codebooks of a shape (M, K, D) and some queries."""
     n_codebooks, n_codewords, _ = shape
     if n_codewords**n_codebooks <= _MAX_BUCKETS:
         return "buckets"
     if n_queries >= MIN_SCAN_QUERIES:
         return "scan"
-    # faiss keeps the k best in a heap, which is slow to fill when k is a large part of n.
-    fits = n >= _MIN_FAISS_ROWS and k <= n // 64 and n_codewords <= 1024
-    return "faiss" if fits else "numpy"
+    # Tables of pairs have to be made first.
+    return "pairs" if n >= _MIN_PAIR_ROWS else "numpy"
 
 
 def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
@@ -27,6 +26,10 @@ def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
         from ._search_faiss import FaissEngine
 
         return FaissEngine(codes, n_codewords)
+    if name == "pairs":
+        from ._search_pairs import PairEngine
+
+        return PairEngine(np.ascontiguousarray(codes))
     if name == "scan":
         from ._search_scan import ScanEngine
 

@@ -91,20 +91,20 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     return candidates[order_by_score(scores[candidates])[:k]]
 
 
-def reaching_top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions, ascending, of all that are as large as the k-th largest score, and of a few more.
+def reaching_top(scores: np.ndarray, k: int, margin: float = 0.0) -> np.ndarray:
+    """Positions, ascending, of all that reach the k-th largest score less a margin, and a few more.
 
     scores : (n,), no NaN.  k : from 1 to n.
     """
     n = len(scores)
-    candidates = _above_sampled_threshold(scores, k) if n >= _MIN_SAMPLED else None
+    candidates = _above_sampled_threshold(scores, k, margin) if n >= _MIN_SAMPLED else None
     if candidates is None:
-        candidates = np.flatnonzero(scores >= np.partition(scores, n - k)[n - k])
+        candidates = np.flatnonzero(scores >= np.partition(scores, n - k)[n - k] - margin)
     return candidates
 
 
-def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:
-    """Positions of at least k scores that hold all of the k largest; None when the sample misled.
+def _above_sampled_threshold(scores: np.ndarray, k: int, margin: float) -> np.ndarray | None:
+    """As `reaching_top`; None when the sample misled.
 
     A threshold guessed low from a part of the scores costs a tenth of an exact partition.
     It is exact all the same: when k scores reach it, the k largest do.
@@ -114,5 +114,8 @@ def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:
     if rank >= len(sample):
         return None
     threshold = np.partition(sample, len(sample) - rank)[len(sample) - rank]
-    candidates = np.flatnonzero(scores >= threshold)
-    return candidates if len(candidates) >= k else None
+    candidates = np.flatnonzero(scores >= threshold - margin)
+    n_sure = len(candidates)
+    if margin and n_sure >= k:
+        n_sure = np.count_nonzero(scores[candidates] >= threshold)
+    return candidates if n_sure >= k else None

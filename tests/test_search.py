@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import search as reference
 
-from skwsdhq import _search_lists, _search_scan, _search_select, _search_store
+from skwsdhq import _search_inverted, _search_lists, _search_scan, _search_select, _search_store
 from skwsdhq._search_engines import BucketEngine, NumpyEngine, distinct_codes
 from skwsdhq._search_faiss import FaissEngine, pack_codes, unpack_codes
+from skwsdhq._search_pairs import PairEngine, pair_columns, pair_tables, rough_scores, rough_slack
 from skwsdhq._search_scan import ScanEngine
 from skwsdhq.codebooks import learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table, rerank
 
-ENGINES = ["buckets", "scan", "faiss", "numpy"]
+ENGINES = ["buckets", "scan", "pairs", "faiss", "numpy"]
 
 
 def problem(seed, n=120, n_codebooks=2, n_codewords=8, n_dims=4, n_queries=9, scale=1.0):
@@ -118,6 +119,7 @@ def check_engines(n, n_codebooks, n_codewords, n_queries, depths, seed, ties=Tru
     engines = [
         BucketEngine(columns, n_codewords),
         ScanEngine(codes, n_codewords),
+        PairEngine(codes),
         FaissEngine(codes, n_codewords),
     ]
     plain = NumpyEngine(columns)
@@ -150,6 +152,37 @@ def test_engines_agree_on_ten_thousand_queries(n_codebooks, n_codewords):
         check_engines(4000, n_codebooks, n_codewords, 250, (10, 100), part, part % 4 != 0)
 
 
+@pytest.mark.parametrize("n_codewords", [5, 256, 300])
+@pytest.mark.parametrize("n_codebooks", [1, 2, 3, 4, 5])
+def test_pairs_of_entries_are_the_sums_of_both(n_codebooks, n_codewords):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, n_codewords, (500, n_codebooks))
+    codes = codes.astype(np.uint8 if n_codewords <= 256 else np.uint16)
+    table = rng.standard_normal((n_codebooks, n_codewords)).astype("f4")
+    rough = rough_scores(pair_tables(table), pair_columns(codes))
+    exact = np.array([reference.similarity(table, code) for code in codes])
+    assert rough.dtype == np.float32
+    assert np.abs(rough - exact).max() <= rough_slack(table)
+    if n_codebooks < 4:
+        np.testing.assert_array_equal(rough, exact)  # one order of adding
+
+
+def test_pairs_find_what_rounding_makes_the_best():
+    # One after the other, 1 + 2⁻²⁴ + 2⁻²⁴ loses both and 1 + 1.5 · 2⁻²⁴ - 0.9 · 2⁻²⁴ is 1 + 2⁻²³;
+    # with the last two added first it is the other way round.
+    table = np.array([[[1, 0], [0, 0], [1, 1.5], [1, -0.9]]], dtype=np.float32)
+    table[:, 2:] *= 2.0**-24
+    codes = np.zeros((10_000, 4), dtype=np.uint8)
+    codes[777] = [0, 0, 1, 1]
+    engine = PairEngine(codes)
+    similarities, rows = engine.search(table, 3)
+    assert rows.tolist() == [[777, 0, 1]]
+    assert similarities.tolist() == [[1 + 2.0**-23, 1, 1]]
+    scores, found = engine.above(table, np.array([1 + 2.0**-23], dtype=np.float32))[0]
+    assert found.tolist() == [777]
+    assert scores.tolist() == [1 + 2.0**-23]
+
+
 def test_scan_survives_a_sample_that_misleads():
     # Every sampled row is among the worst: hardly a threshold at all, and then among the best.
     for good in (0, 1):
@@ -158,12 +191,12 @@ def test_scan_survives_a_sample_that_misleads():
         step = 40_000 // len(engine.sample)
         codes[::step] = good
         codes[7] = 2
-        engine = ScanEngine(codes, 3)
         tables = np.array([[[0.0, 1.0, 2.0]]] * 6, dtype=np.float32)
-        similarities, rows = engine.search(tables, 3000)
         expected = NumpyEngine(codes.T).search(tables, 3000)
-        np.testing.assert_array_equal(rows, expected[1])
-        np.testing.assert_array_equal(similarities, expected[0])
+        for engine in (ScanEngine(codes, 3), PairEngine(codes)):
+            similarities, rows = engine.search(tables, 3000)
+            np.testing.assert_array_equal(rows, expected[1])
+            np.testing.assert_array_equal(similarities, expected[0])
 
 
 def test_faiss_fetches_on_while_the_last_place_ties():
@@ -184,12 +217,10 @@ def test_faiss_engine_refuses_large_codebooks():
 
 def test_auto_chooses_by_size():
     choose = _search_select.choose_engine
-    assert choose(1_000_000, (2, 256, 8), 1, 10) == "buckets"
-    assert choose(1_000_000, (4, 256, 8), 100, 10) == "scan"
-    assert choose(1_000_000, (4, 256, 8), 1, 10) == "faiss"
-    assert choose(1_000_000, (4, 256, 8), 1, 100_000) == "numpy"
-    assert choose(1_000_000, (4, 2048, 8), 1, 10) == "numpy"
-    assert choose(1_000, (4, 256, 8), 1, 10) == "numpy"
+    assert choose(1_000_000, (2, 256, 8), 1) == "buckets"
+    assert choose(1_000_000, (4, 256, 8), 100) == "scan"
+    assert choose(1_000_000, (4, 256, 8), 1) == "pairs"
+    assert choose(1_000, (4, 256, 8), 1) == "numpy"
 
 
 def test_distinct_codes_come_in_order_of_first_row():
@@ -576,7 +607,9 @@ def test_rerank_orders_equals_by_row_and_skips_gaps():
 
 
 @pytest.mark.parametrize("ids", [None, [f"row {i}" for i in range(300)]])
-def test_all_lists_together_give_the_whole_ranking(ids):
+def test_all_lists_together_give_the_whole_ranking(ids, monkeypatch):
+    if ids is not None:
+        monkeypatch.setattr(_search_inverted, "_MIN_PAIR_ROWS", 0)
     codebooks, codes, queries = problem(11, 300, 3, 16, n_queries=70, scale=0.37)
     index = CodeIndex(codebooks, codes, ids=ids)
     inverted = InvertedCodeIndex(index, 10, random_state=0, n_jobs=2)
@@ -692,9 +725,13 @@ def test_residuals_are_what_the_mean_of_a_list_leaves():
     assert ((exact - decoded) ** 2).sum() < 0.2 * ((exact - centers[lists]) ** 2).sum()
 
 
+@pytest.mark.parametrize("in_pairs", [False, True])
 @pytest.mark.parametrize("ids", [None, [f"row {i}" for i in range(300)]])
-def test_codes_of_residuals_are_ranked_as_the_loop_ranks_them(ids):
+def test_codes_of_residuals_are_ranked_as_the_loop_ranks_them(ids, in_pairs, monkeypatch):
     inverted, index, _, queries = residual_problem(ids=ids)
+    if in_pairs:
+        monkeypatch.setattr(_search_inverted, "_MIN_PAIR_ROWS", 0)
+        monkeypatch.setattr(_search_inverted, "_GROUP_ROWS", 64)
     codes, lists = codes_and_lists(inverted)
     queries = queries[:60]  # one block: the last bits of a product depend on its shape
     tables, products = lookup_table(queries, inverted.codebooks), queries @ inverted.centers.T
