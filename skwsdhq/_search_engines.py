@@ -152,8 +152,17 @@ class BucketEngine:
             scores = tables[:, 0].take(self.distinct[0], axis=1)
             for m in range(1, tables.shape[1]):
                 scores += tables[:, m].take(self.distinct[m], axis=1)
+            queries = np.arange(len(tables))
+            first = scores.argmax(axis=1)
+            largest = scores[queries, first][:, None]
+            if (self.sizes[first] >= k).all() and (scores == largest).sum() == len(tables):
+                # One code holds the k best of each query: the others needn't be ordered.
+                return largest.repeat(k, axis=1), self.rows[
+                    self.starts[first][:, None] + np.arange(k)
+                ]
             best = order_rows_by_score(scores)[:, :n_best]
-            scores = np.take_along_axis(scores, best, axis=1)
+            # for b: scores[b] = scores[b, best[b]]
+            scores = scores[queries[:, None], best]
         else:
             engine = self.scan if len(tables) >= MIN_SCAN_QUERIES else self.one_by_one
             scores, best = engine.search(tables, n_best)
@@ -165,7 +174,7 @@ class BucketEngine:
         """Rows (B, k) of ranked distinct codes (B, j); codes of equal score mix by row."""
         sizes = self.sizes[best]  # (B, j)
         before = np.cumsum(sizes, axis=1) - sizes
-        taken = np.clip(k - before, 0, sizes)  # what is still missing of the k
+        taken = np.minimum(np.maximum(k - before, 0), sizes)  # what is still missing of the k
         equal = scores[:, 1:] == scores[:, :-1]
         tied = np.zeros(best.shape, dtype=bool)
         if equal.any():

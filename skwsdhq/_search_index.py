@@ -578,7 +578,7 @@ class CodeIndex:
             name = choose_engine(len(allowed), shape, len(queries))
             engine = build_engine(name, self.codes[allowed], shape[1])
 
-        size = int(np.clip(_BLOCK_RESULTS // max(k, 1), 1, BLOCK))  # deep rankings: fewer
+        size = max(min(_BLOCK_RESULTS // max(k, 1), BLOCK), 1)  # deep rankings: fewer
 
         def rank_block(start: int) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
             first = start - start % BLOCK

@@ -117,5 +117,5 @@ def _above_sampled_threshold(scores: np.ndarray, k: int, margin: float) -> np.nd
     candidates = np.flatnonzero(scores >= threshold - margin)
     n_sure = len(candidates)
     if margin and n_sure >= k:
-        n_sure = np.count_nonzero(scores[candidates] >= threshold)
+        n_sure = int(np.count_nonzero(scores[candidates] >= threshold))
     return candidates if n_sure >= k else None
