@@ -57,7 +57,8 @@ class InvertedCodeIndex:
         Iterations of k-means, over at most 64 rows a list.
     random_state : int, RandomState instance or None, default=None
     n_jobs : int, default=None
-        Threads over blocks of 64 queries; None is 1 unless joblib's context says otherwise.
+        Threads over blocks of 64 queries, and of 16,384 rows whose residuals are encoded; None is 1
+        unless joblib's context says otherwise.
 
     Attributes
     ----------
@@ -133,7 +134,7 @@ class InvertedCodeIndex:
         if residuals or (residuals is None and vectors is not None):
             self.centers = centers
             codebooks, codes = learn_residual_codes(
-                get_rows, nearest, centers, len(codebooks), codebooks.shape[1], rng
+                get_rows, nearest, centers, len(codebooks), codebooks.shape[1], rng, n_jobs
             )
         order = np.argsort(nearest, kind="stable")  # ascending rows within a list
         self._rows = order.astype(np.int32 if n < 2**31 else np.int64)

@@ -72,12 +72,15 @@ def learn_residual_codes(
     n_codebooks: int,
     n_codewords: int,
     rng: np.random.RandomState,
+    n_jobs: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codebooks and codes of the rows less the centers of their lists.
 
     nearest : (n,), the list of each row.  centers : (n_lists, D).  Returns (M, K', D) and (n, M);
     K' is n_codewords, or n where there are fewer rows.
     """
+    from joblib import Parallel, delayed
+
     n = len(nearest)
     n_codewords = min(n_codewords, n)
     wanted = int(np.clip(_ROWS_PER_CODEWORD * n_codewords, _MIN_SAMPLE, _MAX_SAMPLE))
@@ -86,7 +89,10 @@ def learn_residual_codes(
     codebooks, _ = learn_codebooks(residuals, n_codebooks, n_codewords, random_state=rng)
     seed = int(rng.randint(2**31 - 1))  # one order of the sweeps, so that blocks don't matter
     codes = np.empty((n, n_codebooks), dtype=np.uint8 if n_codewords <= 256 else np.uint16)
-    for part in _blocks(n):
+
+    def encode_block(part: slice) -> None:
         residuals = get_rows(part) - centers[nearest[part]]
         codes[part] = encode(residuals, codebooks, random_state=seed)
+
+    Parallel(n_jobs=n_jobs, backend="threading")(delayed(encode_block)(p) for p in _blocks(n))
     return codebooks, codes

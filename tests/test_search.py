@@ -779,7 +779,7 @@ def test_codes_of_residuals_depend_on_the_seed_alone(tmp_path):
 def test_blocks_of_rows_change_nothing(monkeypatch):
     inverted, index, vectors, _ = residual_problem()
     monkeypatch.setattr(_search_lists, "_BLOCK_ROWS", 64)
-    again = InvertedCodeIndex(index, 12, vectors=vectors, random_state=0)
+    again = InvertedCodeIndex(index, 12, vectors=vectors, random_state=0, n_jobs=2)
     np.testing.assert_allclose(again.centers, inverted.centers, atol=1e-6)
     assert (again._rows == inverted._rows).all()
     assert (again._sorted.codes == inverted._sorted.codes).mean() > 0.99
