@@ -47,7 +47,7 @@ class _TableCosts:
             # Codebook m and an earlier one meet in shares[m] codes, as codebook m and the row do.
             duals = duals * shares[:, None, None]
             self._half_norms *= shares[:, None]
-        self._minus = [np.ascontiguousarray(-dual.T) for dual in duals]  # M times (D, K)
+        self._minus = -duals  # (M, K, D)
         # pairs[m, m'] (K, K): row b' holds the products of codeword b' of m' with all of m.
         self._pairs: dict[tuple[int, int], np.ndarray] = {}
         for m in range(n_codebooks):
@@ -63,9 +63,8 @@ class _TableCosts:
         """Take a chunk of rows (B, D)."""
         self._n_rows = len(rows)
         for m, minus in enumerate(self._minus):
-            unary = self._unary[m, : len(rows)]
-            product(rows, minus, out=unary)
-            unary += self._half_norms[m]
+            # One product of all M would be faster, but not to read from: rows of one lie apart.
+            product(rows, minus.T, out=self._unary[m, : len(rows)], plus=self._half_norms[m])
 
     def of(
         self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray

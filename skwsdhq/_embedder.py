@@ -572,6 +572,8 @@ class HypersphereEmbedder(
         self._generator_state = run.generator.get_state().numpy().copy() if keep else None
         if self.ten_crop or (self.backbone_state_ and seen is None):
             outputs = self._outputs(X)
+        elif self.finetune == "head" and features.dtype == np.float32:
+            outputs = run.stage.model.embeddings(normalize=False)  # their regression is at hand
         else:
             outputs = self._forward(features if seen is None else seen)
         normalize = alternation is None or alternation.normalize

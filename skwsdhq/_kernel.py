@@ -13,6 +13,7 @@ from .utils._threads import on_one_thread, product
 __all__ = ["fit_kernel", "kernel_embeddings", "leave_one_out", "rbf_kernel", "tag_targets"]
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
+_GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
 _JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
 
 
@@ -198,7 +199,9 @@ def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndar
         against = torch.from_numpy(rbf_kernel(units[block], landmarks, gamma))
         scale = torch.from_numpy(np.sqrt(trust[block]).astype(np.float32))[:, None]
         mapped = torch.linalg.solve_triangular(narrow, against.T, upper=False).T * scale
-        gram += (mapped.T @ mapped).double()
+        for a in range(0, n_landmarks, _GRAM_COLUMNS):  # below the diagonal alone
+            columns = slice(a, a + _GRAM_COLUMNS)
+            gram[a:, columns] += mapped[:, a:].T @ mapped[:, columns]
         moments += (mapped.T @ (torch.from_numpy(targets[block]) * scale)).double()
     gram.diagonal().add_(alpha)
     solved = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))

@@ -42,16 +42,21 @@ def on_one_thread(function: _Function) -> _Function:
     return on_calling_thread  # type: ignore[return-value]
 
 
-def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """a @ b by torch, whose number of threads is the calling thread's own.
+def product(
+    a: np.ndarray,
+    b: np.ndarray,
+    out: np.ndarray | None = None,
+    plus: np.ndarray | None = None,
+) -> np.ndarray:
+    """a @ b, or plus + a @ b, by torch, whose number of threads is the calling thread's own.
 
     That of numpy is the process's, and its threads wait for each other at every product: where
     the machine is busy, small products take twenty times as long.
     """
     import torch
 
-    tensors = [torch.from_numpy(x if x.flags.writeable else x.copy()) for x in (a, b)]
-    if out is None:
-        return torch.matmul(*tensors).numpy()
-    torch.matmul(*tensors, out=torch.from_numpy(out))
-    return out
+    given = (a, b) if plus is None else (plus, a, b)
+    tensors = [torch.from_numpy(x if x.flags.writeable else x.copy()) for x in given]
+    into = None if out is None else torch.from_numpy(out)
+    multiply = torch.matmul if plus is None else torch.addmm
+    return multiply(*tensors, out=into).numpy()
