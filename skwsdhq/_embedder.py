@@ -111,13 +111,13 @@ class HypersphereEmbedder(
         Units of the hidden layers; ``()`` is one linear layer.
     dropout : float, default=0.5
         Probability that a hidden unit is left out of a step.
-    max_iter : int, default=40
+    max_iter : int, default=25
         Epochs; those of ``head_iter`` not counted.
     head_iter : int, default=20
         With ``finetune="last"`` or ``"all"``, epochs of the head alone on frozen features before
         the backbone learns along.
     batch_size : int, default=256
-    learning_rate : float, default=3e-4
+    learning_rate : float, default=1e-3
         Adam's.
     last_layer_factor : float, default=1.0
         The last layer's rate is that many times ``learning_rate``, its bias's twice that. 10 is
@@ -284,10 +284,10 @@ class HypersphereEmbedder(
         feature_scaling: bool = True,
         hidden_layer_sizes: Sequence[int] = (1024,),
         dropout: float = 0.5,
-        max_iter: int = 40,
+        max_iter: int = 25,
         head_iter: int = 20,
         batch_size: int = 256,
-        learning_rate: float = 3e-4,
+        learning_rate: float = 1e-3,
         last_layer_factor: float = 1.0,
         backbone_factor: float = 0.1,
         learning_rate_decay: float = 0.5,

@@ -45,6 +45,7 @@ def paper_parameters(
         "gamma": 1.0,
         "kernel_weight": 0.0,
         "feature_power": 1.0,
+        "max_iter": 40,
         "batch_size": 256,
         "learning_rate": 3e-4,
         "learning_rate_decay": 0.5,

@@ -295,17 +295,26 @@ def embedder(enhancing=None, **parameters):
     return make
 
 
-def dvsq(split):
-    """Given tag vectors as they are: no graph, no centring, no joined vectors."""
-    enhancer = enhancer_of(split, tau=1.0, eps=0.0, cooccurrence_weight=0, remove_components=None)
-    return HypersphereEmbedder(
-        enhancer, loss="adaptive_margin", gamma=1.0, kernel_weight=0.0, random_state=split.seed
-    )
+# Chosen on validation rows for the rivals' losses: .001 better than the defaults.
+SCHEDULE = {"max_iter": 25, "learning_rate": 6e-4}
 
 
 def network(**parameters):
     """A network alone, as rivals have it."""
-    return embedder(kernel_weight=0.0, **parameters)
+    return embedder(kernel_weight=0.0, **SCHEDULE, **parameters)
+
+
+def dvsq(split):
+    """Given tag vectors as they are: no graph, no centring, no joined vectors."""
+    enhancer = enhancer_of(split, tau=1.0, eps=0.0, cooccurrence_weight=0, remove_components=None)
+    return HypersphereEmbedder(
+        enhancer,
+        loss="adaptive_margin",
+        gamma=1.0,
+        kernel_weight=0.0,
+        random_state=split.seed,
+        **SCHEDULE,
+    )
 
 
 METHODS = {
@@ -313,12 +322,14 @@ METHODS = {
     "ours two-stage": ours_two_stage,
     "paper": joint(from_paper),
     # Ablations of "ours two-stage": four times as fast as those of the joint training.
-    "network alone": two_stage(network()),
+    "network alone": two_stage(embedder(kernel_weight=0.0)),
     "kernel alone": two_stage(embedder(kernel_weight=1.0)),
     "all tags trusted alike": two_stage(embedder(tag_consistency=0.0)),
     "no graph": two_stage(embedder({"tau": 1.0, "eps": 0.0})),
     "no co-occurrence": two_stage(embedder({"cooccurrence_weight": 0})),
-    "no normalisation": unnormalized(network(), supervised=False),
+    "tag vectors not centred": two_stage(embedder({"remove_components": None})),
+    "features as they are": two_stage(embedder(feature_power=1.0)),
+    "no normalisation": unnormalized(embedder(kernel_weight=0.0), supervised=False),
     "WDHT binary": hashed(
         lambda split, n_bits: WDHTHasher(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
     ),
