@@ -17,14 +17,21 @@ logger = logging.getLogger("skwsdhq.backbones")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
-def compute_dtype(dtype: str, device: Any) -> Any:
-    """The torch.dtype that a network computes in: ``"auto"`` is bfloat16 where it is fast."""
+_LARGE_BATCH = 32  # images of a step, from which on bfloat16 pays on a CPU (16: 41 ms against 30)
+
+
+def compute_dtype(dtype: str, device: Any, batch_size: int | None = None) -> Any:
+    """The torch.dtype that a network computes in: ``"auto"`` is bfloat16 where it is fast.
+
+    ``batch_size`` is that of a step of training, for which small batches are faster in float32.
+    """
     import torch
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} should be one of {', '.join(map(repr, DTYPES))}.")
     if dtype == "auto":
-        dtype = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+        small = device.type == "cpu" and batch_size is not None and batch_size < _LARGE_BATCH
+        dtype = "float32" if small or not _has_fast_bfloat16(device) else "bfloat16"
     return getattr(torch, dtype)
 
 

@@ -151,7 +151,7 @@ class HypersphereEmbedder(
         a second pass.
     dtype : {"auto", "float32", "bfloat16"}, default="auto"
         In which a backbone that learns multiplies; ``"auto"`` is bfloat16 where the device is
-        faster by it, else float32.
+        faster by it (a CPU with instructions for it, in steps of 32 images and more), else float32.
     early_stopping : bool, default=False
         Whether to keep ``validation_fraction`` of the tagged images apart, stop when their loss
         falls no more, and take the weights of the epoch where it was lowest. ``partial_fit``
@@ -717,7 +717,7 @@ class HypersphereEmbedder(
             finetune=self.finetune,
             augment=self.augment,
             micro_batch_size=self.micro_batch_size,
-            dtype=compute_dtype(self.dtype, device),
+            dtype=compute_dtype(self.dtype, device, self.micro_batch_size or self.batch_size),
         )
 
     def _watch(self, run, learned, tasks, outer):

@@ -306,6 +306,8 @@ def test_auto_is_bfloat16_only_where_it_is_fast(monkeypatch):
     assert compute_dtype("auto", CPU) == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert compute_dtype("auto", CPU) == torch.bfloat16
+    assert compute_dtype("auto", CPU, 32) == torch.bfloat16
+    assert compute_dtype("auto", CPU, 16) == torch.float32
     assert compute_dtype("auto", torch.device("mps")) == torch.float32
     assert compute_dtype("float32", CPU) == torch.float32
 
