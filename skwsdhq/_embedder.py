@@ -89,9 +89,10 @@ class HypersphereEmbedder(
         The kernel of two images is exp(-kernel_gamma·(1 − cosine of their features)).
     kernel_alpha : float, default=1.0
         Ridge: how noisy an image's mean tag vector is, against how much one differs from another.
-    tag_consistency : float, default=2.0
+    tag_consistency : "auto" or float, default="auto"
         A tag counts exp(tag_consistency·cosine) in the regression, by the cosine of its vector to
-        what a first regression without the image says of it. 0 trusts all tags alike.
+        what a first regression without the image says of it. 0 trusts all tags alike; ``"auto"``
+        is 8 times the share of wrong tags, which is estimated from these cosines.
     max_landmarks : int, default=4096
         Images that the kernel compares with. With more tagged ones, so many are drawn, and the
         regression is fitted to all of them by Nyström's approximation.
@@ -189,8 +190,9 @@ class HypersphereEmbedder(
     coefs_, intercepts_ : list of ndarray
         Weights (in, out) and bias (out,) of each layer.
     kernel_ : dict
-        Of the regression: ``"landmarks"`` (m, d) unit rows, ``"coefs"`` (m, D), ``"gamma"``, and
-        its share in the embedding ``"weight"``; empty where there is none.
+        Of the regression: ``"landmarks"`` (m, d) unit rows, ``"coefs"`` (m, D), ``"gamma"``, its
+        share in the embedding ``"weight"``, and the ``"consistency"`` of tags that it was fitted
+        with; empty where there is none.
     feature_power_ : float
         To which features are raised first.
     feature_mean_ : ndarray of shape (d,) or None
@@ -227,7 +229,7 @@ class HypersphereEmbedder(
         "kernel_weight": [Interval(Real, 0, 1, closed="both")],
         "kernel_gamma": [Interval(Real, 0, None, closed="neither")],
         "kernel_alpha": [Interval(Real, 0, None, closed="neither")],
-        "tag_consistency": [Interval(Real, 0, None, closed="left")],
+        "tag_consistency": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "max_landmarks": [Interval(Integral, 1, None, closed="left")],
         "margin": [Interval(Real, 0, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
@@ -275,7 +277,7 @@ class HypersphereEmbedder(
         kernel_weight: float = 0.8,
         kernel_gamma: float = 2.0,
         kernel_alpha: float = 1.0,
-        tag_consistency: float = 2.0,
+        tag_consistency: float | str = "auto",
         max_landmarks: int = 4096,
         margin: float = 0.5,
         temperature: float = 0.3,
@@ -675,7 +677,7 @@ class HypersphereEmbedder(
         """What ``kernel_`` is, fitted to these rows."""
         if not self.kernel_weight:
             return {}
-        landmarks, coefs = fit_kernel(
+        landmarks, coefs, consistency = fit_kernel(
             normalize_rows(_training.prepare_inputs(features, *scaling)),
             indicator,
             concepts,
@@ -690,6 +692,7 @@ class HypersphereEmbedder(
             "coefs": coefs,
             "gamma": float(self.kernel_gamma),
             "weight": float(self.kernel_weight),
+            "consistency": consistency,
         }
 
     def _fine_tuned(self, X, head, backbone, scaling, device, generator, go_on):

@@ -10,10 +10,18 @@ import torch
 from .sphere import normalize_rows
 from .utils._threads import on_one_thread, product
 
-__all__ = ["fit_kernel", "kernel_embeddings", "leave_one_out", "rbf_kernel", "tag_targets"]
+__all__ = [
+    "fit_kernel",
+    "kernel_embeddings",
+    "leave_one_out",
+    "rbf_kernel",
+    "tag_targets",
+    "wrong_share",
+]
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
 _GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
+_DOUBT = 8.0  # consistency for each unit of the share of wrong tags
 _JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
 
 
@@ -87,10 +95,10 @@ def fit_kernel(
     *,
     gamma: float,
     alpha: float,
-    consistency: float,
+    consistency: float | str,
     max_landmarks: int,
     random_state: np.random.RandomState,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Kernel ridge regression of rows' tag vectors, tags being trusted as far as others agree.
 
     A first regression says of each row what the tags of images that look like it would be, its own
@@ -108,8 +116,8 @@ def fit_kernel(
         Of the kernel.
     alpha : float
         Ridge: how noisy a row's tag vector is against how much one differs from another.
-    consistency : float
-        0 trusts all tags alike.
+    consistency : float or "auto"
+        0 trusts all tags alike; "auto" is 8 times the :func:`wrong_share` of the tags.
     max_landmarks : int
         With more tagged rows than that, the kernel compares with so many of them, drawn at random,
         and is fitted to all (Nyström's approximation); else the regression is exact.
@@ -119,6 +127,7 @@ def fit_kernel(
     -------
     landmarks : ndarray of shape (m, d), float32
     coefs : ndarray of shape (m, D), float32
+    consistency : float
     """
     rows = np.flatnonzero(np.diff(indicator.indptr))
     indicator, units = indicator[rows], units[rows].astype(np.float32, copy=False)
@@ -130,16 +139,51 @@ def fit_kernel(
     kernel = rbf_kernel(landmarks, landmarks, gamma).astype(np.float64)
     targets = tag_targets(indicator, concept_vectors)
     trust = np.ones(n_rows)
-    if consistency > 0:
+    if consistency != 0:
         expected = _expected(units, landmarks, picked, kernel, targets, gamma, alpha)
-        weights, trust = _trust(indicator, concept_vectors, expected, consistency)
+        agreement = _agreement(indicator, indicator.indices, concept_vectors, expected)
+        if isinstance(consistency, str):
+            shuffled = random_state.permutation(indicator.indices)
+            chance = _agreement(indicator, shuffled, concept_vectors, expected)
+            consistency = _DOUBT * wrong_share(agreement, chance)
+        weights = np.exp(consistency * agreement)
+        trust = _trust(indicator, weights)
         targets = tag_targets(indicator, concept_vectors, weights)
     if n_rows == len(picked):
         factor = _cholesky(kernel, alpha / trust)
         coefs = torch.cholesky_solve(torch.from_numpy(targets.astype(np.float64)), factor).numpy()
     else:
         coefs = _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha)
-    return landmarks, coefs.astype(np.float32)
+    return landmarks, coefs.astype(np.float32), float(consistency)
+
+
+def wrong_share(agreement: np.ndarray, chance: np.ndarray) -> float:
+    """Estimated share of tags that say nothing about their image.
+
+    Such tags agree with what is expected of an image as tags of other images do: a quarter of them
+    less than a quarter of these. Few tags that are right agree so little. (Storey's estimate of
+    the share of true null hypotheses, JRSS B 2002.)
+
+    Parameters
+    ----------
+    agreement : ndarray of shape (P,)
+        Cosine of each tag with what is expected of its image.
+    chance : ndarray of shape (P,)
+        The same with tags exchanged between images.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> chance = np.arange(100.0)
+    >>> wrong_share(np.append(chance, np.full(300, 99.0)), chance)  # a quarter is random
+    0.25
+    """
+    return min(1.0, 4 * float(np.mean(agreement < np.quantile(chance, 0.25))))
 
 
 @on_one_thread
@@ -168,19 +212,24 @@ def _expected(units, landmarks, picked, kernel, targets, gamma, alpha) -> np.nda
     return expected
 
 
-def _trust(indicator, concept_vectors, expected, consistency):
-    """Weights (nnz,) of the tags, and (n,) of the rows, these with a mean of 1."""
-    counts = np.diff(indicator.indptr)
-    row = np.repeat(np.arange(len(counts)), counts)
-    weights = np.empty(len(row), dtype=np.float32)
+def _agreement(indicator, concepts, concept_vectors, expected) -> np.ndarray:
+    """Cosine of concepts (nnz,), in the rows of ``indicator``, to what is expected of their row."""
+    row = np.repeat(np.arange(indicator.shape[0]), np.diff(indicator.indptr))
+    agreement = np.empty(len(row), dtype=np.float32)
     for start in range(0, len(row), 1 << 16):
         pairs = slice(start, start + (1 << 16))
-        agreement = np.einsum(
-            "pd,pd->p", expected[row[pairs]], concept_vectors[indicator.indices[pairs]]
+        agreement[pairs] = np.einsum(
+            "pd,pd->p", expected[row[pairs]], concept_vectors[concepts[pairs]]
         )
-        weights[pairs] = np.exp(consistency * agreement)
+    return agreement
+
+
+def _trust(indicator, weights) -> np.ndarray:
+    """(n,) how much rows count by the weights (nnz,) of their tags, with a mean of 1."""
+    counts = np.diff(indicator.indptr)
+    row = np.repeat(np.arange(len(counts)), counts)
     trust = np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
-    return weights, trust / trust.mean()
+    return trust / trust.mean()
 
 
 def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndarray:

@@ -117,7 +117,10 @@ def _check_embedder(embedder: Any) -> None:
 def _check_kernel(kernel: Any, n_features: int, n_dims: int | None) -> None:
     if kernel == {}:
         return
-    known = isinstance(kernel, dict) and set(kernel) == {"landmarks", "coefs", "gamma", "weight"}
+    # 0.1's first files do not tell the consistency, which only informs.
+    known = isinstance(kernel, dict) and set(kernel) | {"consistency"} == {
+        "landmarks", "coefs", "gamma", "weight", "consistency"
+    }  # fmt: skip
     _need(known, "landmarks, coefs, gamma and weight in kernel_")
     landmarks, coefs = kernel["landmarks"], kernel["coefs"]
     _matrix(landmarks, "landmarks of kernel_", None, n_features)
@@ -125,6 +128,7 @@ def _check_kernel(kernel: Any, n_features: int, n_dims: int | None) -> None:
     gamma, weight = kernel["gamma"], kernel["weight"]
     _need(isinstance(gamma, float) and 0 < gamma < math.inf, "a positive gamma of kernel_")
     _need(isinstance(weight, float) and 0 < weight <= 1, "a weight of kernel_ from 0 to 1")
+    _need(isinstance(kernel.get("consistency", 0.0), float), "a consistency of kernel_")
 
 
 def _check_trunk(state: Any) -> None:

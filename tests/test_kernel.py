@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import kernel as reference
 from scipy import sparse
@@ -17,6 +18,7 @@ from skwsdhq._kernel import (
     leave_one_out,
     rbf_kernel,
     tag_targets,
+    wrong_share,
 )
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.sphere import normalize_rows
@@ -38,7 +40,7 @@ def problem(seed, n=25, d=6, n_concepts=7, n_dims=4):
 
 def fitted(units, indicator, vectors, asked, **options):
     options = {**OPTIONS, "random_state": np.random.RandomState(0), **options}
-    landmarks, coefs = fit_kernel(units, indicator, vectors, **options)
+    landmarks, coefs, _ = fit_kernel(units, indicator, vectors, **options)
     return kernel_embeddings(asked, landmarks, coefs, options["gamma"])
 
 
@@ -61,6 +63,29 @@ def test_equal_to_the_loops(seed, gamma, alpha, consistency):
     options = {"gamma": gamma, "alpha": alpha, "consistency": consistency}
     found = fitted(units, indicator, vectors, units, **options)
     assert_allclose(found, expected, atol=2e-4)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10**6))
+def test_estimated_consistency_equals_the_loops(seed):
+    units, concepts, indicator, vectors = problem(seed)
+    drawn = np.random.RandomState(0).permutation(indicator.indices)
+    expected = reference.embeddings(
+        units.astype(float), concepts, vectors.astype(float), 2.0, 0.7, None,
+        units.astype(float), drawn,
+    )  # fmt: skip
+    found = fitted(units, indicator, vectors, units, consistency="auto")
+    assert_allclose(found, expected, atol=2e-4)
+
+
+@given(
+    agreement=arrays(np.float64, st.integers(1, 30), elements=st.floats(-1, 1)),
+    chance=arrays(np.float64, st.integers(1, 30), elements=st.floats(-1, 1)),
+)
+def test_wrong_share_equals_the_loops(agreement, chance):
+    found = wrong_share(agreement, chance)
+    assert 0 <= found <= 1
+    assert found == pytest.approx(reference.wrong_share(agreement, chance))
 
 
 def test_two_rows_by_hand():
@@ -102,7 +127,7 @@ def test_landmarks_stand_in_for_all_rows():
 def test_nystroem_is_ridge_regression_on_the_landmarks_kernel():
     units, _, indicator, vectors = problem(2, n=50)
     random = np.random.RandomState(0)
-    landmarks, coefs = fit_kernel(
+    landmarks, coefs, _ = fit_kernel(
         units, indicator, vectors, gamma=2.0, alpha=0.7, consistency=0.0, max_landmarks=12,
         random_state=random,
     )  # fmt: skip
@@ -127,6 +152,16 @@ def test_a_wrong_tag_counts_less():
     trusting = fitted(units, sparse.csr_array(indicator), vectors, units, consistency=0.0)
     doubting = fitted(units, sparse.csr_array(indicator), vectors, units, consistency=4.0)
     assert doubting[0] @ vectors[1] < trusting[0] @ vectors[1] - 0.02
+
+
+def test_the_share_of_wrong_tags_is_found():
+    shares = []
+    for wrong in (0.0, 0.3, 0.6):
+        noisy = make_tagged_images(400, wrong=wrong, random_state=0)
+        model = embedder(kernel_weight=1.0).fit(noisy.data, noisy.tags)
+        shares.append(model.kernel_["consistency"] / 8)
+    assert shares[0] < 0.1
+    assert shares[0] + 0.1 < shares[1] < shares[2] - 0.1
 
 
 def test_rows_without_tags_take_no_part():
@@ -230,7 +265,7 @@ def test_models_without_the_regression_still_work(made):
     ("name", "value"),
     [
         ("kernel_weight", 1.1), ("kernel_weight", -0.1), ("kernel_gamma", 0), ("kernel_alpha", 0),
-        ("tag_consistency", -1), ("max_landmarks", 0),
+        ("tag_consistency", -1), ("tag_consistency", "some"), ("max_landmarks", 0),
     ],
 )  # fmt: skip
 def test_bad_parameters(made, name, value):

@@ -33,20 +33,36 @@ def ridge(rows, wanted, gamma, noise, asked):
     return np.array([sum(kernel(x, rows[j], gamma) * coefs[j] for j in range(n)) for x in asked])
 
 
-def embeddings(rows, rows_of_concepts, vectors, gamma, alpha, consistency, asked):
-    """The whole method; every row has a concept."""
+def wrong_share(agreement, chance):
+    """Four times the share that agrees less than the lower quarter of chance, at most 1."""
+    ordered = sorted(chance)
+    place = (len(ordered) - 1) / 4  # the quarter lies between two neighbours
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    quarter = below + (place - math.floor(place)) * (above - below)
+    return min(1.0, 4 * sum(a < quarter for a in agreement) / len(agreement))
+
+
+def embeddings(rows, rows_of_concepts, vectors, gamma, alpha, consistency, asked, drawn=None):
+    """The whole method; every row has a concept.
+
+    With drawn concepts, as many as the rows have, the consistency is 8 times the wrong share.
+    """
     n = len(rows)
     wanted = targets(rows_of_concepts, vectors)
-    weights = []
+    agreement, chance = [], []
+    drawn = None if drawn is None else list(drawn)
     for i in range(n):
         others = [j for j in range(n) if j != i]
         (expected,) = ridge(
             [rows[j] for j in others], wanted[others], gamma, [alpha] * (n - 1), [rows[i]]
         )
         expected = unit(expected)
-        weights.append(
-            [math.exp(consistency * float(expected @ vectors[c])) for c in rows_of_concepts[i]]
-        )
+        agreement.append([float(expected @ vectors[c]) for c in rows_of_concepts[i]])
+        if drawn is not None:
+            chance += [float(expected @ vectors[drawn.pop(0)]) for _ in rows_of_concepts[i]]
+    if drawn is not None:
+        consistency = 8 * wrong_share([a for own in agreement for a in own], chance)
+    weights = [[math.exp(consistency * a) for a in own] for own in agreement]
     trust = [math.sqrt(sum(w) / len(w)) for w in weights]
     trust = [t / (sum(trust) / n) for t in trust]
     wanted = targets(rows_of_concepts, vectors, weights)
