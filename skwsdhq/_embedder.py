@@ -92,7 +92,7 @@ class HypersphereEmbedder(
     tag_consistency : "auto" or float, default="auto"
         A tag counts exp(tag_consistency·cosine) in the regression, by the cosine of its vector to
         what a first regression without the image says of it. 0 trusts all tags alike; ``"auto"``
-        is 8 times the share of wrong tags, which is estimated from these cosines.
+        is 10·w·(1 − w), with w the share of wrong tags, which is estimated from these cosines.
     max_landmarks : int, default=4096
         Images that the kernel compares with. With more tagged ones, so many are drawn, and the
         regression is fitted to all of them by Nyström's approximation.

@@ -21,7 +21,7 @@ __all__ = [
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
 _GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
-_DOUBT = 8.0  # consistency for each unit of the share of wrong tags
+_DOUBT = 10.0  # consistency for each unit of the variance of being wrong
 _JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
 
 
@@ -117,7 +117,8 @@ def fit_kernel(
     alpha : float
         Ridge: how noisy a row's tag vector is against how much one differs from another.
     consistency : float or "auto"
-        0 trusts all tags alike; "auto" is 8 times the :func:`wrong_share` of the tags.
+        0 trusts all tags alike; "auto" is 10·w·(1 − w), with w the :func:`wrong_share` of the
+        tags: none where all seem right, and none where nothing can be told of any.
     max_landmarks : int
         With more tagged rows than that, the kernel compares with so many of them, drawn at random,
         and is fitted to all (Nyström's approximation); else the regression is exact.
@@ -145,7 +146,8 @@ def fit_kernel(
         if isinstance(consistency, str):
             shuffled = random_state.permutation(indicator.indices)
             chance = _agreement(indicator, shuffled, concept_vectors, expected)
-            consistency = _DOUBT * wrong_share(agreement, chance)
+            wrong = wrong_share(agreement, chance)
+            consistency = _DOUBT * wrong * (1 - wrong)
         weights = np.exp(consistency * agreement)
         trust = _trust(indicator, weights)
         targets = tag_targets(indicator, concept_vectors, weights)

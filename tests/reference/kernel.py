@@ -45,7 +45,8 @@ def wrong_share(agreement, chance):
 def embeddings(rows, rows_of_concepts, vectors, gamma, alpha, consistency, asked, drawn=None):
     """The whole method; every row has a concept.
 
-    With drawn concepts, as many as the rows have, the consistency is 8 times the wrong share.
+    With drawn concepts, as many as the rows have, the consistency is ten times the variance of
+    being wrong.
     """
     n = len(rows)
     wanted = targets(rows_of_concepts, vectors)
@@ -61,7 +62,8 @@ def embeddings(rows, rows_of_concepts, vectors, gamma, alpha, consistency, asked
         if drawn is not None:
             chance += [float(expected @ vectors[drawn.pop(0)]) for _ in rows_of_concepts[i]]
     if drawn is not None:
-        consistency = 8 * wrong_share([a for own in agreement for a in own], chance)
+        wrong = wrong_share([a for own in agreement for a in own], chance)
+        consistency = 10 * wrong * (1 - wrong)
     weights = [[math.exp(consistency * a) for a in own] for own in agreement]
     trust = [math.sqrt(sum(w) / len(w)) for w in weights]
     trust = [t / (sum(trust) / n) for t in trust]
