@@ -53,6 +53,7 @@ PROBLEMS = {"emoji": emoji_problem, "20,000 x 1280": large_problem}
 # Parts of a fit, by file and function: time within them, and not within another part.
 PARTS = {
     "tags to concepts": [("_tag_enhancer.py", "fit")],
+    "kernel regression": [("_kernel.py", "fit_kernel"), ("_embedder.py", "_regressed")],
     "layers": [("~", "<built-in method torch._C._nn.linear>"), ("_training_network.py", "forward")],
     "margin loss": [("losses.py", "cosine_margin_loss")],
     "gradients": [("_tensor.py", "backward")],
