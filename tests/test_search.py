@@ -18,6 +18,7 @@ from skwsdhq._search_engines import BucketEngine, NumpyEngine, distinct_codes
 from skwsdhq._search_faiss import FaissEngine, pack_codes, unpack_codes
 from skwsdhq._search_pairs import PairEngine, pair_columns, pair_tables, rough_scores, rough_slack
 from skwsdhq._search_scan import ScanEngine
+from skwsdhq._search_topk import sampled_rank
 from skwsdhq.codebooks import learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table, rerank
 
@@ -197,6 +198,20 @@ def test_scan_survives_a_sample_that_misleads():
             similarities, rows = engine.search(tables, 3000)
             np.testing.assert_array_equal(rows, expected[1])
             np.testing.assert_array_equal(similarities, expected[0])
+
+
+def test_pairs_go_on_where_too_few_rows_reach_the_threshold():
+    # The sample has all rows that are good, just enough to take them for the threshold.
+    codes = np.zeros((40_000, 1), dtype=np.uint8)
+    n_sampled = len(PairEngine(codes).sample[0])
+    rank = sampled_rank(3000, 40_000, n_sampled)
+    step = 40_000 // n_sampled
+    codes[: rank * step : step] = 1
+    tables = np.array([[[0.0, 1.0]]], dtype=np.float32)
+    similarities, rows = PairEngine(codes).search(tables, 3000)
+    expected = NumpyEngine(codes.T).search(tables, 3000)
+    np.testing.assert_array_equal(rows, expected[1])
+    np.testing.assert_array_equal(similarities, expected[0])
 
 
 def test_faiss_fetches_on_while_the_last_place_ties():
