@@ -339,7 +339,7 @@ def plot(folds, path):
         for axis in axes:
             if axis.get_legend():
                 axis.get_legend().remove()
-        axes[1].set_title(", ".join(table))
+        axes[1].set_title(f"{table[0]}, {table[-1]}")
         axes[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.tight_layout()
         name = "-".join(part.replace(" ", "_") for part in table)
