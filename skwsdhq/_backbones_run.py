@@ -15,8 +15,6 @@ __all__ = ["DTYPES", "compute_dtype", "features_of"]
 logger = logging.getLogger("skwsdhq.backbones")
 
 DTYPES = ("auto", "float32", "bfloat16")
-
-
 _LARGE_BATCH = 32  # images of a step, from which on bfloat16 pays on a CPU (16: 41 ms against 30)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ._search_topk import order_by_score, order_rows_by_score, top_k
+from ._search_topk import order_rows_by_score, reaching, top_k
 
 __all__ = ["BucketEngine", "Engine", "NumpyEngine", "distinct_codes", "score_codes"]
 
@@ -69,8 +69,7 @@ class NumpyEngine:
         found = []
         for table, threshold in zip(tables, thresholds, strict=True):
             scores = score_codes(table, self.columns)
-            rows = np.flatnonzero(scores >= threshold)
-            rows = rows[order_by_score(scores[rows])]
+            rows = reaching(scores, threshold)
             found.append((scores[rows], rows))
         return found
 

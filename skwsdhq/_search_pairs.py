@@ -3,7 +3,7 @@
 import numpy as np
 
 from ._search_engines import NumpyEngine, score_codes
-from ._search_topk import order_by_score, sampled_rank
+from ._search_topk import order_by_score, reaching, sampled_rank
 
 __all__ = ["PairEngine", "pair_columns", "pair_tables", "rough_scores", "rough_slack"]
 
@@ -108,8 +108,7 @@ class PairEngine:
         for table, threshold in zip(tables, thresholds, strict=True):
             _, rows = self._above(pair_tables(table), threshold - 2 * rough_slack(table))
             scores = score_codes(table, self.codes[rows].T)
-            kept = np.flatnonzero(scores >= threshold)
-            kept = kept[order_by_score(scores[kept])]
+            kept = reaching(scores, threshold)
             found.append((scores[kept], rows[kept]))
         return found
 

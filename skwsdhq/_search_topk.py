@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["order_by_score", "order_rows_by_score", "reaching_top", "top_k"]
+__all__ = ["order_by_score", "order_rows_by_score", "reaching", "reaching_top", "top_k"]
 
 # Below this length a sample says too little about the k-th largest to be worth its cost.
 _MIN_SAMPLED = 4096
@@ -89,6 +89,12 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
         return order_by_score(scores)
     candidates = reaching_top(scores, k)
     return candidates[order_by_score(scores[candidates])[:k]]
+
+
+def reaching(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Positions of all scores (n,) that reach a threshold, ordered as by `order_by_score`."""
+    positions = np.flatnonzero(scores >= threshold)
+    return positions[order_by_score(scores[positions])]
 
 
 def reaching_top(scores: np.ndarray, k: int, margin: float = 0.0) -> np.ndarray:
