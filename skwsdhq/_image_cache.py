@@ -5,17 +5,18 @@ bytes for each row. Rows are written before their keys, so that what a crash lea
 has no key and is written over. Processes take turns by a lock on a third file.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["FeatureCache", "image_key", "network_key", "turn"]
+from .utils._files import turn
+
+__all__ = ["FeatureCache", "image_key", "network_key"]
 
 _KEY_BYTES = 32
 _FORMAT = "1"
@@ -177,32 +178,8 @@ class FeatureCache:
         _write_at(self.folder / "keys", len(self._rows) * _KEY_BYTES, b"".join(keys))
 
 
-@contextlib.contextmanager
-def turn(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which the system releases if this process ends."""
-    with open(path, "ab") as file:
-        _lock(file)
-        yield
-
-
 def _write_at(path: Path, place: int, content: bytes) -> None:
     with open(path, "r+b" if path.exists() else "xb") as file:
         file.truncate(place)  # what a crash may have left
         file.seek(place)
         file.write(content)
-
-
-def _lock(file: Any) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        while True:
-            try:
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
-                return
-            except OSError:  # it waits for ten seconds only
-                continue
-    fcntl.flock(file, fcntl.LOCK_EX)

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ._image_cache import image_key, turn
+from ._image_cache import image_key
 from ._images_read import blank, input_kind, resized, rgb_of
+from .utils._files import turn
 
 __all__ = [
     "ResizedImages",

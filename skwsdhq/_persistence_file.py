@@ -17,10 +17,11 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from .utils._files import replacing
 
 __all__ = ["FORMAT", "LoadError", "SealedFile", "parse_json", "write_sealed"]
 
@@ -57,11 +58,7 @@ class LoadError(ValueError):
 def write_sealed(
     path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Write arrays and texts; a file that is there is replaced at once.
-
-    It is written beside its place and renamed, so that a crash leaves the old one as it was.
-    """
-    path = Path(path)
+    """Write arrays and texts; a file that is there is replaced at once (`replacing`)."""
     little = {}
     for name, array in arrays.items():
         dtype = array.dtype.newbyteorder("<")
@@ -91,18 +88,10 @@ def write_sealed(
     for name in names:
         seal.update(_memory(little[name]))
     text = text.replace(b'"sha256":"' + _ZEROS, b'"sha256":"' + seal.hexdigest().encode(), 1)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(_LENGTH.pack(len(text)) + text)
-            for name in names:
-                file.write(_memory(little[name]))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(_LENGTH.pack(len(text)) + text)
+        for name in names:
+            file.write(_memory(little[name]))
 
 
 class SealedFile:
