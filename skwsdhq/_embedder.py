@@ -499,8 +499,9 @@ class HypersphereEmbedder(
             )
         go_on = self.warm_start and hasattr(self, "coefs_") if go_on is None else go_on
         tags = as_rows_of_tags(y)
+        kind = input_kind(X)
         check_consistent_length(X, tags)
-        if self.finetune != "head" and input_kind(X) == "features":
+        if self.finetune != "head" and kind == "features":
             raise ValueError(
                 f"finetune={self.finetune!r} trains a network on images, but X is a feature "
                 "matrix; pass images, or set finetune='head'."
@@ -792,12 +793,17 @@ class HypersphereEmbedder(
     def _features(self, X, reset):
         """(n, d) features, X itself or what a network makes of images, and that network."""
         if input_kind(X) == "features":
-            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset), None
+            features = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+            if not reset and not hasattr(self, "n_features_in_"):
+                self._check_features_of_images(features)
+            return features, None
         backbone = resolve_backbone(self.backbone) if reset else self.backbone_
+        if backbone is None and reset:
+            raise ValueError("X holds images, but there is no backbone given.")
         if backbone is None:
             raise ValueError(
-                "X holds images, but there is no backbone"
-                + (" given." if reset else ": fit saw feature matrices.")
+                f"X holds images, but fit saw feature matrices of {len(self.coefs_[0])} columns; "
+                "pass such features of the images, or fit on images."
             )
         if reset:
             forget_features(self)
@@ -806,6 +812,14 @@ class HypersphereEmbedder(
         if not reset:
             self._check_width(features)
         return features, backbone
+
+    def _check_features_of_images(self, features):
+        """Features are taken by a model of images where they may be those of its own network."""
+        if features.shape[1] != len(self.coefs_[0]):
+            raise ValueError(
+                f"X is a feature matrix of shape {features.shape}, but fit saw images, which have "
+                f"{len(self.coefs_[0])} features each; pass images."
+            )
 
     def _check_width(self, features):
         if features.shape[1] != len(self.coefs_[0]):

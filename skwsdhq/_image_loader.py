@@ -188,10 +188,16 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         is_features = input_kind(X) == "features"
         if self._passes:
             if not is_features:
-                raise ValueError("X holds images, but fit saw a feature matrix.")
+                raise ValueError(
+                    f"X holds images, but fit saw a feature matrix of {self.n_features_in_} "
+                    "columns; pass features, or fit on images."
+                )
             return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         if is_features:
-            raise ValueError("X is no images, as fit saw; it looks like a feature matrix.")
+            raise ValueError(
+                f"X is no images, as fit saw, but a feature matrix of shape {np.shape(X)}; pass "
+                "images."
+            )
         if self.backbone_ is None:
             return self._pictures(X)
         features, skipped = self._extract(X, self.backbone_)

@@ -6,65 +6,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["blank", "input_kind", "read_image", "resized"]
+__all__ = ["blank", "read_image", "resized"]
 
 # Large JPEGs are decoded at a half, a quarter or an eighth as long as this many pixels are left
 # for each of the result: what is left is resized, so that the difference can't be seen.
 _REDUCING_GAP = 2
-
-
-def input_kind(X: Any) -> str:
-    """Which form of input X is: ``"features"``, ``"array"``, ``"arrays"`` or ``"paths"``.
-
-    Parameters
-    ----------
-    X : array-like, sequence
-        Feature matrix (n, d); uint8 pictures (n, H, W, 3), or any lazy object of that ``shape``
-        that slices as an array; a sequence of pictures of unequal sizes; a sequence of paths.
-        What is none of the last three counts as features, to be validated as such.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If a 4-D array is not uint8 RGB.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skwsdhq.images import input_kind
-    >>> input_kind(["cat.jpg", "dog.png"]), input_kind(np.zeros((2, 5)))
-    ('paths', 'features')
-    """
-    shape = getattr(X, "shape", None)
-    if shape is not None and len(shape) == 4:
-        dtype = getattr(X, "dtype", np.dtype(np.uint8))
-        if shape[3] != 3 or dtype != np.uint8:
-            raise ValueError(
-                f"an array of images should be uint8 of shape (n, H, W, 3); got {dtype} of shape "
-                f"{tuple(shape)}."
-            )
-        return "array"
-    if shape is not None and len(shape) != 1:
-        return "features"
-    if isinstance(X, (str, bytes, os.PathLike)) or not hasattr(X, "__len__") or not len(X):
-        return "features"
-    first = X.iloc[0] if hasattr(X, "iloc") else X[0]
-    if isinstance(first, (str, os.PathLike)):
-        return "paths"
-    if _is_picture(first):
-        return "arrays"
-    return "features"
-
-
-def _is_picture(value: Any) -> bool:
-    if hasattr(value, "getbands"):  # a Pillow image
-        return True
-    # A row of features has one dimension, a picture two (grey) or three.
-    return getattr(value, "ndim", 0) in (2, 3) and getattr(value, "dtype", None) == np.uint8
 
 
 def read_image(source: Any, *, background: str | Sequence[int] = "white") -> Any:

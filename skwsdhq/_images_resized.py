@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ._image_cache import image_key
-from ._images_read import blank, input_kind, resized, rgb_of
+from ._images_kind import input_kind
+from ._images_read import blank, resized, rgb_of
 from .utils._files import turn
 
 __all__ = [
@@ -92,8 +93,8 @@ class ResizedImages:
             raise ValueError(f"size={size} should be >= 1 pixel.")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error={on_error!r} should be 'raise' or 'skip'.")
-        kind = input_kind(images) if len(images) else "arrays"
-        if kind == "features":
+        kind = input_kind(images)
+        if kind == "features" and len(images):
             raise TypeError(
                 "images should be an array (n, H, W, 3) of uint8, a list of pictures or a list of "
                 f"paths; got what looks like features: {type(images).__name__}."

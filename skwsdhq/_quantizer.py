@@ -338,8 +338,7 @@ class WSDHQuantizer(
         """
         check_is_fitted(self)
         if self.embedder_ == "passthrough":
-            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-            return self._scaled(X)
+            return self._scaled(self._check_features(X, reset=False))
         self._check_features(X, reset=False)
         return self._embeddings(self.embedder_, X)
 
@@ -509,6 +508,7 @@ class WSDHQuantizer(
 
     def _fit_embedder(self, X, y, alternation, seed, go_on, partial, tasks, so_far):
         """Fitted embedder and enhancer, embeddings (n, D) of X, history, and error or None."""
+        input_kind(X)  # refuses what has no rows
         n_rows = _num_samples(X)
         if n_rows < self.n_codewords and not go_on:
             raise ValueError(
@@ -516,7 +516,7 @@ class WSDHQuantizer(
                 "n_codewords."
             )
         if isinstance(self.embedder, str):  # "passthrough"
-            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=not go_on)
+            X = self._check_features(X, reset=not go_on)
             embeddings = self._scaled(X)
             enhancer = None
             if self.tag_enhancer is not None:
@@ -574,9 +574,15 @@ class WSDHQuantizer(
     def _check_features(self, X, reset):
         """Validate features as scikit-learn does, in this estimator's name; images are not."""
         if input_kind(X) == "features":
-            validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
-        elif reset:
+            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        if isinstance(self.embedder if reset else self.embedder_, str):
+            raise ValueError(
+                'X holds images, but embedder="passthrough" takes embeddings (n, D); name another '
+                "embedder, or put one before the quantizer in a Pipeline."
+            )
+        if reset:
             forget_features(self)
+        return X
 
     def _embeddings(self, embedder, X):
         """What a fitted embedder makes of X, to be quantized."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._backbones_run import compute_dtype, features_of
+from ._images_kind import input_kind
 from ._images_resized import ResizedImages, side_for_crops
 
 __all__ = ["Backbone", "extract_features", "load_backbone", "resolve_auto"]
@@ -443,6 +444,7 @@ def features_and_skipped(
     ``then``, where it is given, is called with the features of a batch, and its rows take their
     place (before the mean over crops).
     """
+    input_kind(images)  # refuses what has no length
     if not len(images):
         raise ValueError("there should be at least one image; got none.")
     device = resolve_device(device)

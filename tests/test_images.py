@@ -64,7 +64,6 @@ class Lazy:
         (np.array(["a.png", "b.png"]), "paths"),
         (pd.Series(["a.png", "b.png"], index=[5, 6]), "paths"),
         ([], "features"),
-        ("a.png", "features"),
     ],
 )
 def test_kind_of_input(X, kind):
