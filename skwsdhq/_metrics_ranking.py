@@ -14,6 +14,7 @@ from ._metrics_precision import (
     tie_groups,
 )
 from ._metrics_relevance import Relevance, relate
+from ._search_checks import check_embeddings
 from ._search_topk import top_k as _top_k
 from .search import CodeIndex
 
@@ -152,10 +153,13 @@ def _rank_codes(
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, Any]]:
     """Similarities, rows, and a function that gives for each query of the block all rows, within
     R and past it, that are exactly as similar as its last."""
-    queries = index._check_embeddings(queries)
+    database, engine = index._rows, index.engine  # as they are now, whatever other threads add
+    queries = check_embeddings(queries, database.codebooks.shape[2])
     excluded = np.arange(len(queries))[:, None] if exclude_self else None
-    for block, tables, similarities, rows in index._rank(queries, depth, excluded):
-        yield block, similarities, rows, partial(index._tied_rows, tables, similarities[:, -1:])
+    ranked = database.rank(queries, depth, excluded, engine=engine, n_jobs=index.n_jobs)
+    for block, tables, similarities, rows in ranked:
+        tied_rows = partial(database.tied_rows, tables, similarities[:, -1:], engine)
+        yield block, similarities, rows, tied_rows
 
 
 def _rank_embeddings(

@@ -4,7 +4,20 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_codebooks", "check_k", "check_shortlist", "check_unique", "next_id"]
+__all__ = [
+    "check_codebooks",
+    "check_codes",
+    "check_embeddings",
+    "check_k",
+    "check_shortlist",
+    "check_unique",
+    "check_vectors",
+    "code_dtype",
+    "next_id",
+    "number_ids",
+]
+
+_MAX_ID = 2**63 - 1
 
 
 def check_codebooks(codebooks: Any) -> np.ndarray:
@@ -24,18 +37,76 @@ def check_codebooks(codebooks: Any) -> np.ndarray:
     return kept
 
 
+def code_dtype(n_codewords: int) -> np.dtype:
+    return np.dtype(np.uint8 if n_codewords <= 256 else np.uint16)
+
+
+def check_codes(codes: Any, shape: tuple[int, ...], name: str = "codes") -> np.ndarray:
+    """A copy of codes (n, M) of codebooks of a shape (M, K, D)."""
+    n_codebooks, n_codewords, _ = shape
+    array = np.asarray(codes)
+    if array.ndim != 2 or array.shape[1] != n_codebooks:
+        raise ValueError(
+            f"{name} should have shape (n, M={n_codebooks}), a column for each codebook; got "
+            f"{array.shape}."
+        )
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"{name} should be integers; got dtype {array.dtype}.")
+    if array.size and (array.min() < 0 or array.max() >= n_codewords):
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ValueError(
+            f"{name} should lie from 0 to {n_codewords - 1}, K={n_codewords} codewords; "
+            f"got {wrong}."
+        )
+    return np.array(array, dtype=code_dtype(n_codewords), order="C")
+
+
+def check_embeddings(embeddings: Any, n_dims: int) -> np.ndarray:
+    """Embeddings (q, D) as float32."""
+    array = np.asarray(embeddings)
+    if array.ndim != 2 or array.shape[1] != n_dims:
+        raise ValueError(
+            f"embeddings should have shape (q, D={n_dims}), the D of the codebooks; got "
+            f"{array.shape}."
+        )
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"embeddings should be numbers; got dtype {array.dtype}.")
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            array = np.asarray(array, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError("embeddings contain NaN or infinity, or exceed float32.")
+    return array
+
+
+def check_vectors(vectors: Any, shape: tuple[int, int]) -> Any:
+    if np.shape(vectors) != shape:
+        raise ValueError(f"vectors should have shape (n, D)={shape}; got {np.shape(vectors)}.")
+    return vectors
+
+
 def check_unique(ids: np.ndarray, n: int) -> None:
     if len(ids) != n:
         raise ValueError(f"ids should be {n}, one for each row of codes; got {len(ids)}.")
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) != n:
-        raise ValueError(f"ids should be distinct; {unique[counts > 1][0].item()!r} comes twice.")
+    if (ids[1:] > ids[:-1]).all():  # as most are: no need to sort
+        return
+    ordered = np.sort(ids)
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(twice):
+        raise ValueError(f"ids should be distinct; {ordered[twice[0]].item()!r} comes twice.")
 
 
 def next_id(ids: np.ndarray | None, n: int) -> int:
+    """The number that comes after all integer ids."""
     if ids is None:
         return n
     return int(ids.max()) + 1 if len(ids) and ids.dtype.kind == "i" else 0
+
+
+def number_ids(first: int, n: int) -> np.ndarray:
+    if first + n - 1 > _MAX_ID:
+        raise ValueError(f"There is no integer id after {first - 1}; give ids= for the new rows.")
+    return np.arange(first, first + n) if n else np.zeros(0, dtype=np.int64)
 
 
 def check_k(k: Any, name: str) -> int:

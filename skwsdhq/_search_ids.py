@@ -5,23 +5,57 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_ids", "find_rows", "read_excluded", "read_filter"]
+__all__ = ["as_ids", "find_rows", "ids_of", "read_excluded", "read_filter"]
+
+_MAX_ID = 2**63 - 1
+_NONE = object()
 
 
 def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
-    """Ids as a 1-D array of int64 or of strings."""
+    """Ids as a 1-D array of int64 or of strings.
+
+    An array says what it holds by its dtype. Elsewhere each id is looked at, since numpy makes
+    strings of whatever stands beside one.
+    """
     if isinstance(ids, str | bytes):
         raise TypeError(f"{name} should be a list of ids; got one {type(ids).__name__}, {ids!r}.")
-    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
-    if array.ndim != 1:
+    if np.ma.is_masked(ids):
+        raise TypeError(f"{name} should be all integers or all strings; some are masked.")
+    array = np.asarray(ids) if hasattr(ids, "__array__") else None
+    if array is not None and array.ndim != 1:
         raise ValueError(f"{name} should have 1 dimension; got shape {array.shape}.")
-    if array.dtype == object and all(isinstance(entry, str) for entry in array):
-        array = array.astype(str)
-    if array.dtype.kind in "iu" or not len(array):
-        return array.astype(np.int64) if array.dtype.kind != "U" else array
+    if array is None or array.dtype.kind in "OT":  # objects, and numpy's strings of any length
+        return _of_elements(list(ids if array is None else array), name)
     if array.dtype.kind == "U":
+        return array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind not in "iu" and len(array):
+        raise TypeError(f"{name} should be all integers or all strings; got dtype {array.dtype}.")
+    if array.dtype.kind == "u" and len(array) and array.max() > _MAX_ID:
+        raise ValueError(f"{name} should lie within int64; got {array.max()}.")
+    return array.astype(np.int64)
+
+
+def _of_elements(ids: list, name: str) -> np.ndarray:
+    """`as_ids` of Python's objects."""
+    kinds = set(map(type, ids))
+    if all(issubclass(kind, str) for kind in kinds) and ids:
+        array = np.array(ids, dtype=str)
+        # numpy takes zeros at the end for no part of a string: two ids would be one.
+        ends = next((entry for entry in ids if entry.endswith("\0")), None)
+        if ends is not None:
+            raise ValueError(f"{name} should not end in a NUL character; got {ends!r}.")
         return array
-    raise TypeError(f"{name} should be all integers or all strings; got dtype {array.dtype}.")
+    wrong = {kind for kind in kinds if not issubclass(kind, str | int | np.integer)} | {bool}
+    found = next((entry for entry in ids if type(entry) in wrong), _NONE)
+    if found is not _NONE:
+        raise TypeError(f"{name} should be all integers or all strings; got {found!r}.")
+    if any(issubclass(kind, str) for kind in kinds):
+        raise TypeError(f"{name} should be all integers or all strings; got some of both.")
+    try:
+        return np.array([int(entry) for entry in ids], dtype=np.int64)
+    except OverflowError:
+        beyond = next(entry for entry in ids if not -_MAX_ID - 1 <= entry <= _MAX_ID)
+        raise ValueError(f"{name} should lie within int64; got {beyond}.") from None
 
 
 def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
@@ -41,6 +75,17 @@ def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
     places = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
     rows = order[places]
     return np.where(ids[rows] == wanted, rows, -1)
+
+
+def ids_of(rows: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
+    """Ids of row numbers; -1 or '' for -1. Where ids are None, rows are their own."""
+    if ids is None:
+        return rows
+    if not len(ids):
+        return np.zeros(rows.shape, dtype=ids.dtype)
+    found = np.asarray(ids)[rows]
+    found[rows < 0] = -1 if ids.dtype.kind == "i" else ""
+    return found
 
 
 def read_excluded(

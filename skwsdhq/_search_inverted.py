@@ -6,14 +6,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._search_checks import check_k, check_shortlist
+from ._search_checks import check_embeddings, check_k, check_shortlist, check_vectors
 from ._search_engines import score_codes
-from ._search_ids import read_excluded
-from ._search_index import BLOCK, CodeIndex
+from ._search_ids import ids_of, read_excluded
+from ._search_index import CodeIndex
 from ._search_lists import assign_rows, learn_residual_codes, train_directions
 from ._search_pairs import pair_columns, pair_tables, rough_scores, rough_slack
-from ._search_tables import decode_rows, lookup_table, rerank
-from ._search_topk import reaching_top, top_k
+from ._search_rows import BLOCK, Rows
+from ._search_tables import decode_rows, finite_table, rerank
+from ._search_topk import order_by_score, reaching_top, top_k
 
 __all__ = ["InvertedCodeIndex"]
 
@@ -29,8 +30,9 @@ class InvertedCodeIndex:
     """Search in the most promising lists of rows only, for tens of millions of them.
 
     Rows are divided among lists by their nearest of `n_lists` directions, found by spherical
-    k-means. A query looks at the rows of its `n_probe` nearest lists; what is in other lists it
-    misses.
+    k-means; a direction that is no row's nearest has no list. A query looks at the rows of its
+    `n_probe` nearest lists, and where they are fewer than it asks for, at further lists; what is in
+    other lists it misses.
 
     Where the exact embeddings are given, codes of what is left of them after subtracting the
     center of their list, the mean of its rows, take the place of the index's own codes: the same
@@ -41,12 +43,16 @@ class InvertedCodeIndex:
     is ranked again by exact embeddings, `vectors` in `search`: by 32 bits, of the ten nearest among
     10 million rows, .56 instead of .15, and .41 instead of .12 with codes of vectors.
 
+    It never changes: threads may share it, and rows that are added to the `CodeIndex` afterwards
+    are not in it.
+
     Parameters
     ----------
     index : CodeIndex
         Its codebooks, codes and ids are taken as they are now.
     n_lists : int, default=None
-        None is about 2 · sqrt(n): building costs as their number times n.
+        At most so many; equal rows share one. None is about 2 · sqrt(n): building costs as their
+        number times n.
     vectors : array-like of shape (n, D), default=None
         Exact embeddings of the rows (float16 or a memory map at will, read in blocks), by which
         rows are divided more truly, and of which residuals are made; None takes the decoded rows.
@@ -66,11 +72,11 @@ class InvertedCodeIndex:
     directions : ndarray of shape (n_lists, D)
         Unit rows.
     sizes : ndarray of shape (n_lists,)
-        Rows in each list.
+        Rows in each list, at least one.
     codebooks : ndarray of shape (M, K, D)
         Of the codes that are searched: the index's, or those of residuals.
     centers : ndarray of shape (n_lists, D) or None
-        What residuals are left from; 0 for a list without rows. None with codes of vectors.
+        What residuals are left from. None with codes of vectors.
 
     Examples
     --------
@@ -104,7 +110,8 @@ class InvertedCodeIndex:
     ) -> None:
         from sklearn.utils import check_random_state
 
-        n = len(index)
+        whole = index._rows  # read once: other threads may add to the index
+        n = len(whole)
         if n == 0:
             raise ValueError("index has no rows; add rows before dividing them among lists.")
         n_lists = min(round(2 * n**0.5), n) if n_lists is None else check_k(n_lists, "n_lists")
@@ -113,7 +120,7 @@ class InvertedCodeIndex:
         if residuals not in (None, True, False):
             raise TypeError(f"residuals={residuals!r} should be True, False or None.")
         if vectors is not None:
-            vectors = index._check_vectors(vectors)
+            vectors = check_vectors(vectors, (n, whole.codebooks.shape[2]))
         elif residuals:
             raise ValueError(
                 "residuals=True needs exact embeddings to subtract centers from; give vectors= as "
@@ -123,25 +130,34 @@ class InvertedCodeIndex:
         def get_rows(part: Any) -> np.ndarray:
             """Float32 vectors of some rows: the given ones or decoded codes."""
             if vectors is None:
-                return decode_rows(index.codes[part], index.codebooks)
+                return decode_rows(whole.codes[part], whole.codebooks)
             return _finite(vectors, part, n)
 
         rng = check_random_state(random_state)
         self.n_jobs = n_jobs
-        self.directions = train_directions(get_rows, n, n_lists, n_iter, rng)
-        nearest, centers = assign_rows(get_rows, n, self.directions)
-        codebooks, codes = index.codebooks, index.codes
-        self.centers: np.ndarray | None = None
-        if residuals or (residuals is None and vectors is not None):
-            self.centers = centers
+        directions = train_directions(get_rows, n, n_lists, n_iter, rng)
+        nearest, centers = assign_rows(get_rows, n, directions)
+        codebooks, codes = whole.codebooks, whole.codes
+        has_residuals = residuals or (residuals is None and vectors is not None)
+        if has_residuals:
             codebooks, codes = learn_residual_codes(
                 get_rows, nearest, centers, len(codebooks), codebooks.shape[1], rng, n_jobs
             )
         order = np.argsort(nearest, kind="stable")  # ascending rows within a list
+        starts = np.concatenate([[0], np.cumsum(np.bincount(nearest, minlength=n_lists))])
+        self._set_lists(starts, directions, centers if has_residuals else None)
         self._rows = order.astype(np.int32 if n < 2**31 else np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(nearest, minlength=n_lists))])
-        self._sorted = CodeIndex._of_arrays(codebooks, codes[order])
-        self._ids = None if index._ids is None else np.array(index._ids)
+        self._sorted = Rows(codebooks, codes[order])
+        self._ids = whole.own_ids
+
+    def _set_lists(
+        self, starts: np.ndarray, directions: np.ndarray, centers: np.ndarray | None
+    ) -> None:
+        """Keep the lists that hold rows: an empty one would use up a visit."""
+        kept = np.diff(starts) > 0
+        self._starts = np.append(starts[:-1][kept], starts[-1])
+        self.directions = directions[kept]
+        self.centers = None if centers is None else centers[kept]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -180,8 +196,9 @@ class InvertedCodeIndex:
         embeddings : array-like of shape (q, D)
         k : int
         n_probe : int, default=16
-            Lists that a query visits; with codes of vectors all of them give the ranking of
-            `CodeIndex`.
+            Lists that a query visits, the nearest first; where these hold fewer than k rows beside
+            those that it leaves out, it goes on until there are as many. With codes of vectors all
+            lists give the ranking of `CodeIndex`.
         exclude, exclude_self
             As in `CodeIndex.search`.
         vectors, shortlist
@@ -191,18 +208,18 @@ class InvertedCodeIndex:
         Returns
         -------
         similarities : ndarray of shape (q, min(k, n))
-            float32, descending; -inf where a query's lists have no more rows.
+            float32, descending; -inf where a query leaves out so many that no more are there.
         ids : ndarray of shape (q, min(k, n))
             -1 or '' where there is none.
         """
         from joblib import Parallel, delayed, effective_n_jobs
 
-        queries = self._sorted._check_embeddings(embeddings)
+        queries = check_embeddings(embeddings, self.codebooks.shape[2])
         k = check_k(k, "k")
         depth = check_shortlist(shortlist, k, vectors is not None, "vectors")
         k, depth = min(k, len(self)), min(depth, len(self))
         if vectors is not None:
-            vectors = self._sorted._check_vectors(vectors)
+            vectors = check_vectors(vectors, (len(self), self.codebooks.shape[2]))
         n_probe = min(check_k(n_probe, "n_probe"), len(self.directions))
         excluded = read_excluded(exclude, exclude_self, self._ids, len(self), len(queries))
         similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -212,13 +229,13 @@ class InvertedCodeIndex:
             part = slice(start, min(start + BLOCK, len(queries)))
             values = np.full((part.stop - start, depth), -np.inf, dtype=np.float32)
             found = np.full(values.shape, -1, dtype=np.int64)
-            tables = lookup_table(queries[part], self.codebooks)
+            tables = finite_table(queries[part], self.codebooks)
             nearness = queries[part] @ self.directions.T
             offsets = None if self.centers is None else queries[part] @ self.centers.T
             for b, table in enumerate(tables):
-                lists = top_k(nearness[b], n_probe)
-                own = None if offsets is None else offsets[b, lists]
                 left_out = None if excluded is None else excluded[start + b]
+                lists = self._choose_lists(nearness[b], n_probe, k, left_out)
+                own = None if offsets is None else offsets[b, lists]
                 best = self._search_lists(table, lists, own, depth, left_out)
                 values[b, : len(best[1])], found[b, : len(best[1])] = best
             if vectors is not None:
@@ -233,11 +250,19 @@ class InvertedCodeIndex:
         else:
             for start in starts:
                 search_block(start)
-        if self._ids is None:
-            return similarities, rows
-        found = self._ids[rows]
-        found[rows < 0] = -1 if self._ids.dtype.kind == "i" else ""
-        return similarities, found
+        return similarities, ids_of(rows, self._ids)
+
+    def _choose_lists(
+        self, nearness: np.ndarray, n_probe: int, k: int, left_out: np.ndarray | None
+    ) -> np.ndarray:
+        """The nearest lists, as many as hold k rows beside those left out, at least n_probe."""
+        n_rows = k if left_out is None else k + int((left_out >= 0).sum())
+        lists = top_k(nearness, n_probe)
+        if self.sizes[lists].sum() >= n_rows:
+            return lists
+        lists = order_by_score(nearness)
+        n_needed = int(np.searchsorted(np.cumsum(self.sizes[lists]), n_rows)) + 1
+        return lists[: max(n_probe, n_needed)]
 
     def _search_lists(
         self,
@@ -307,22 +332,19 @@ class InvertedCodeIndex:
         n_jobs: int | None = None,
     ) -> Self:
         """An index from a file of `save`; `mmap` and `verify` as in `CodeIndex.load`."""
+        from ._search_load import check_lists, check_rows
         from ._search_store import load_arrays
 
-        arrays, extra = load_arrays(path, mmap=mmap, verify=verify)
-        needed = {"codebooks", "codes", "rows", "starts", "directions"}
-        kind = extra.get("kind")
-        if kind == _OF_RESIDUALS:
-            needed.add("centers")
-        if kind not in (_OF_VECTORS, _OF_RESIDUALS) or not needed <= arrays.keys():
-            raise ValueError(f"{path} is not a saved InvertedCodeIndex.")
+        needed = ("codebooks", "codes", "rows", "starts", "directions")
+        kinds = {_OF_VECTORS: needed, _OF_RESIDUALS: (*needed, "centers")}
+        arrays, _ = load_arrays(path, kinds, mmap=mmap, verify=verify)
         index = object.__new__(cls)
+        rows = check_rows(path, arrays)
+        check_lists(path, arrays)
+        index._sorted, index._ids = Rows(rows.codebooks, rows.codes), rows.own_ids
+        index._rows = arrays["rows"]
+        index._set_lists(arrays["starts"], arrays["directions"], arrays.get("centers"))
         index.n_jobs = n_jobs
-        index.directions = np.array(arrays["directions"])
-        index.centers = np.array(arrays["centers"]) if kind == _OF_RESIDUALS else None
-        index._rows, index._starts = arrays["rows"], np.array(arrays["starts"])
-        index._sorted = CodeIndex._of_arrays(arrays["codebooks"], arrays["codes"])
-        index._ids = arrays.get("ids")
         return index
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ._search_engines import score_codes
 
-__all__ = ["decode_rows", "lookup_table", "rerank", "rerank_codes"]
+__all__ = ["decode_rows", "finite_table", "lookup_table", "rerank", "rerank_codes"]
 
 
 def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
@@ -50,6 +50,16 @@ def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
     # for q: for m: for k: table[q, m, k] = embeddings[q] @ codebooks[m, k]
     table = embeddings @ codebooks.reshape(-1, n_dims).T
     return table.reshape(len(embeddings), n_codebooks, n_codewords)
+
+
+def finite_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """`lookup_table`, if no sum of its entries exceeds float32; else ValueError."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        table = lookup_table(embeddings, codebooks)
+        largest = np.maximum(table.max(axis=2), -table.min(axis=2)).sum(axis=1)
+    if not np.isfinite(largest).all():
+        raise ValueError("similarities would exceed float32; scale embeddings or codebooks down.")
+    return table
 
 
 def decode_rows(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:

@@ -23,6 +23,12 @@ from skwsdhq.codebooks import learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table, rerank
 
 ENGINES = ["buckets", "scan", "pairs", "faiss", "numpy"]
+LISTS = ("codebooks", "codes", "rows", "starts", "directions")
+KINDS = {
+    "CodeIndex": ("codebooks", "codes"),
+    "InvertedCodeIndex": LISTS,
+    "InvertedCodeIndex of residuals": (*LISTS, "centers"),
+}
 
 
 def problem(seed, n=120, n_codebooks=2, n_codewords=8, n_dims=4, n_queries=9, scale=1.0):
@@ -257,7 +263,7 @@ def test_queries_in_threads_and_blocks_change_nothing(monkeypatch):
     threaded = CodeIndex(codebooks, codes, n_jobs=2).search(queries, 40)
     np.testing.assert_array_equal(threaded[0], expected[0])
     np.testing.assert_array_equal(threaded[1], expected[1])
-    monkeypatch.setattr("skwsdhq._search_index._BLOCK_RESULTS", 300)
+    monkeypatch.setattr("skwsdhq._search_rows._BLOCK_RESULTS", 300)
     deep = CodeIndex(codebooks, codes).search(queries, 40)
     np.testing.assert_array_equal(deep[0], expected[0])
     np.testing.assert_array_equal(deep[1], expected[1])
@@ -663,15 +669,57 @@ def test_few_lists_give_the_ranking_of_their_rows():
     np.testing.assert_array_equal(again.directions, inverted.directions)
 
 
-def test_lists_without_enough_rows_are_filled_up():
+def test_a_query_visits_lists_until_it_has_k_rows():
     codebooks, codes, queries = problem(12, 60, 2, 8)
-    similarities, ids = InvertedCodeIndex(CodeIndex(codebooks, codes), 30, random_state=0).search(
-        queries, 50, n_probe=1
-    )
-    assert ids.shape == (9, 50)
-    assert (ids[:, -1] == -1).all()
-    assert np.isneginf(similarities[ids < 0]).all()
-    assert np.isfinite(similarities[ids >= 0]).all()
+    index = CodeIndex(codebooks, codes)
+    inverted = InvertedCodeIndex(index, 30, random_state=0)
+    _, lists = codes_and_lists(inverted)
+    order = np.argsort(-(queries @ inverted.directions.T), axis=1, kind="stable")
+    left_out = [[0, 1, 2]] * 9
+    for k, options, n_left_out in ((7, {}, 0), (50, {}, 0), (20, {"exclude": left_out}, 3)):
+        similarities, ids = inverted.search(queries, k, n_probe=1, **options)
+        assert ids.shape == (9, k)
+        assert (ids >= 0).all()
+        for q in range(9):
+            counts = np.cumsum(inverted.sizes[order[q]])
+            n_lists = int((counts < k + n_left_out).sum()) + 1
+            visited = np.isin(lists, order[q, :n_lists])
+            expected = index.search(queries, k, filter=visited, **options)
+            np.testing.assert_array_equal(ids[q], expected[1][q])
+            np.testing.assert_array_equal(similarities[q], expected[0][q])
+    # All rows but three can't be fifty-nine.
+    similarities, ids = inverted.search(queries, 59, n_probe=1, exclude=left_out)
+    assert (ids[:, 57:] == -1).all()
+    assert np.isneginf(similarities[:, 57:]).all()
+    assert (ids[:, :57] > 2).all()
+
+
+def test_lists_without_rows_use_no_visit(tmp_path):
+    # A few codewords have nearly all rows, as they do where tags are few.
+    rng = np.random.default_rng(0)
+    codebooks = rng.normal(size=(1, 256, 16)).astype("f4")
+    shares = 1 / np.arange(1, 257) ** 1.5
+    codes = rng.choice(256, (6000, 1), p=shares / shares.sum())
+    index = CodeIndex(codebooks, codes)
+    inverted = InvertedCodeIndex(index, random_state=0)
+    assert (inverted.sizes > 0).all()
+    assert len(inverted.sizes) == len(inverted.directions) <= 256
+    assert inverted.sizes.sum() == 6000
+    queries = rng.normal(size=(300, 16)).astype("f4")
+    similarities, ids = inverted.search(queries, 10)
+    assert (ids >= 0).all()
+    exact = index.search(queries, 10)[0]
+    assert (similarities[:, 0] == exact[:, 0]).mean() > 0.7  # .87; directions know no lengths
+    # Files of versions that kept empty lists.
+    inverted.save(tmp_path / "lists")
+    arrays, extra = _search_store.load_arrays(tmp_path / "lists", KINDS, mmap=False, verify=True)
+    arrays["directions"] = np.insert(arrays["directions"], [0, 5, 5], queries[:3], axis=0)
+    arrays["starts"] = np.insert(arrays["starts"], [0, 5, 5], arrays["starts"][[0, 5, 5]])
+    _search_store.save_arrays(tmp_path / "old", arrays, extra)
+    old = InvertedCodeIndex.load(tmp_path / "old")
+    np.testing.assert_array_equal(old.sizes, inverted.sizes)
+    for ours, theirs in zip(old.search(queries, 10), (similarities, ids), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_an_inverted_file_is_saved(tmp_path):
@@ -864,7 +912,7 @@ def test_few_rows_have_residuals_too():
         exact = np.take_along_axis(vectors @ vectors.T, rows, axis=1)
         np.testing.assert_allclose(similarities, exact, rtol=1e-4, atol=1e-4)
     equal = InvertedCodeIndex(index, 4, vectors=np.ones((9, 4)), random_state=0)
-    assert (equal.sizes == 0).any()  # lists without a row
+    assert equal.sizes.tolist() == [9]  # the other directions have no rows
     assert np.isfinite(equal.centers).all()
     similarities, rows = equal.search(np.ones((2, 4)), 9, n_probe=4)
     assert (rows == np.arange(9)).all()
@@ -885,7 +933,7 @@ def test_residuals_are_saved(tmp_path):
             for ours, theirs in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
     # Versions without residuals look for this kind, and must not take codes of residuals for it.
-    arrays, extra = _search_store.load_arrays(tmp_path / "lists", mmap=False, verify=True)
+    arrays, extra = _search_store.load_arrays(tmp_path / "lists", KINDS, mmap=False, verify=True)
     assert extra["kind"] != "InvertedCodeIndex"
     del arrays["centers"]
     _search_store.save_arrays(tmp_path / "without", arrays, extra)
@@ -1008,7 +1056,8 @@ def test_an_index_is_pickled_and_copied_without_its_engines():
     index = CodeIndex(codebooks, codes, engine="faiss")
     expected = index.search(queries, 3)[1]
     for other in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index)):
-        assert not other._engines
+        assert not other._rows._engines
+        assert not other.codes.flags.writeable
         np.testing.assert_array_equal(other.search(queries, 3)[1], expected)
     assert "120 rows, n_codebooks=2, n_codewords=8, n_dims=4" in repr(index)
 
