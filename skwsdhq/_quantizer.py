@@ -17,6 +17,7 @@ from . import _training, codebooks, metrics, search
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from ._embedder import HypersphereEmbedder, as_rows_of_tags, metric_vectors
 from ._paper import paper_parameters
+from ._search_checks import check_k
 from ._tag_enhancer import TagEnhancer
 from .images import input_kind
 from .persistence import PersistenceMixin
@@ -378,7 +379,7 @@ class WSDHQuantizer(
         X : as for ``fit``
             Queries; their exact embeddings are compared with the rows' codes.
         n_neighbors : int, default=10
-            At most the number of fitted rows.
+            From 1 to the number of fitted rows; checked before X is looked at.
 
         Returns
         -------
@@ -387,12 +388,38 @@ class WSDHQuantizer(
         indices : ndarray of shape (q, n_neighbors)
             Rows of ``codes_``; of equal similarities the smaller first.
         """
-        embeddings = self.transform(X)
-        if n_neighbors > len(self.codes_):
+        index = self.index()
+        n_neighbors = check_k(n_neighbors, "n_neighbors")
+        if n_neighbors > len(index):
             raise ValueError(
-                f"n_neighbors={n_neighbors} should be <= the {len(self.codes_)} fitted rows."
+                f"n_neighbors={n_neighbors} should be <= the {len(index)} fitted rows."
             )
-        return search.CodeIndex(self.codebooks_, self.codes_).search(embeddings, n_neighbors)
+        return index.search(self.transform(X), n_neighbors)
+
+    def index(self, ids: Any = None) -> search.CodeIndex:
+        """Return an index over the codes of the fitted rows.
+
+        It is made once and kept, together with what searches are prepared by, until ``codebooks_``
+        or ``codes_`` are other arrays. What is added to the index that is returned, or removed from
+        it, changes neither this estimator nor the next index.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n,), default=None
+            Distinct integers or strings, one for each fitted row; None numbers them.
+
+        Returns
+        -------
+        CodeIndex
+        """
+        check_is_fitted(self)
+        # Set and read in one step each: threads that come at once make equal ones.
+        codebooks_, codes, rows = vars(self).get("_fitted_rows", (None, None, None))
+        if codebooks_ is not self.codebooks_ or codes is not self.codes_:
+            codebooks_, codes = self.codebooks_, self.codes_
+            rows = search.CodeIndex(codebooks_, codes)._rows
+            self._fitted_rows = codebooks_, codes, rows
+        return search.CodeIndex._over(rows if ids is None else rows.with_ids(ids))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
         """mAP@``top_k`` with each row a query against all other rows' codes.
@@ -429,6 +456,11 @@ class WSDHQuantizer(
             exclude_self=True,
             sample_weight=sample_weight,
         )
+
+    def __getstate__(self) -> dict:
+        state = super().__getstate__()
+        state.pop("_fitted_rows", None)  # made again where it is needed
+        return state
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

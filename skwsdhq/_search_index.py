@@ -101,7 +101,7 @@ class CodeIndex:
         self.n_jobs = n_jobs
         # What is read more than once is read from one `Rows`: the next moment there may be others.
         self._rows = rows
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
         _INDEXES.add(self)
 
     @classmethod
@@ -144,7 +144,7 @@ class CodeIndex:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
         _INDEXES.add(self)
 
     def add(self, codes: Any, ids: Any = None) -> Self:
@@ -484,7 +484,7 @@ _INDEXES: weakref.WeakSet[CodeIndex] = weakref.WeakSet()
 
 def _free_locks() -> None:
     for index in _INDEXES:
-        index._writing = threading.Lock()
+        index._writing = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

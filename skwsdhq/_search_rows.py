@@ -7,7 +7,7 @@ import numpy as np
 
 from ._search_checks import check_unique, next_id, number_ids
 from ._search_engines import Engine
-from ._search_ids import find_rows
+from ._search_ids import as_ids, find_rows
 from ._search_select import build_engine, choose_engine, drop_rows, search_each
 from ._search_tables import finite_table
 
@@ -93,6 +93,14 @@ class Rows:
         kept = np.ones(len(self), dtype=bool)
         kept[gone] = False
         return Rows(self.codebooks, self.codes[kept], self.ids[kept], self.next_id)
+
+    def with_ids(self, ids: Any) -> "Rows":
+        """The same rows under other ids; engines know no ids, and are shared."""
+        own = as_ids(ids).copy()
+        check_unique(own, len(self))
+        named = Rows(self.codebooks, self.codes, own)
+        named._engines = self._engines
+        return named
 
     def find(self, wanted: np.ndarray) -> np.ndarray:
         """Row of each id; ValueError for one that isn't there."""

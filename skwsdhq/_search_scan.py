@@ -6,7 +6,7 @@ import numpy as np
 
 from ._search_engines import NumpyEngine
 from ._search_topk import order_by_score, sampled_rank
-from .utils._threads import one_openmp_thread
+from .utils._threads import one_openmp_thread, without_autocast
 
 __all__ = ["ScanEngine"]
 
@@ -53,7 +53,7 @@ class ScanEngine:
         for start in range(0, len(tables), self.group):
             part = tables[start : start + self.group]
             transposed = self._transpose(part)
-            with one_openmp_thread("torch"):
+            with one_openmp_thread("torch"), without_autocast():
                 thresholds = self._sampled(transposed, rank)[: len(part)]
                 reaching = self._above(transposed, thresholds)
             for b, (values, found) in enumerate(reaching):
@@ -70,7 +70,7 @@ class ScanEngine:
         for start in range(0, len(tables), self.group):
             part = slice(start, start + self.group)
             transposed = self._transpose(tables[part])
-            with one_openmp_thread("torch"):
+            with one_openmp_thread("torch"), without_autocast():
                 reaching = self._above(transposed, thresholds[part])
             for values, rows in reaching:
                 order = order_by_score(values)

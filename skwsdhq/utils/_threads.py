@@ -1,42 +1,94 @@
 """Work on the calling thread alone, whatever the process's settings; these are left as they are."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import contextlib
+import ctypes
+import importlib
+from collections.abc import Callable, Iterator
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["on_one_thread", "one_openmp_thread", "product"]
+__all__ = ["on_one_thread", "one_openmp_thread", "product", "without_autocast"]
 
 _Function = TypeVar("_Function", bound=Callable)
 
 
-def one_openmp_thread(library: str) -> AbstractContextManager:
-    """A context in which a library that is loaded runs its OpenMP loops on the calling thread.
+@contextlib.contextmanager
+def one_openmp_thread(library: str) -> Iterator[None]:
+    """Run the OpenMP loops of a library on the calling thread alone.
 
     A team of threads for each chunk of a scan costs more than it brings, and several times as much
     on a busy machine; blocks of queries are the better thing to divide. OpenMP keeps the number of
     threads for each calling thread by itself: other threads of the process see no change.
 
-    library : {"torch", "faiss"}, whose OpenMP runtime is looked for at the first call.
+    The MKL within torch keeps a number of its own, from which the last bits of its products
+    follow, and with them all that is learned from these. It is told as well, for this thread.
+
+    library : {"torch", "faiss"}, which is imported and looked into at the first call.
     """
-    return _controller(library).limit(limits=1, user_api="openmp")
+    set_mkl_threads = _mkl_setter() if library == "torch" else None
+    before = set_mkl_threads(1) if set_mkl_threads is not None else 0
+    try:
+        with _controller(library).limit(limits=1, user_api="openmp"):
+            yield
+    finally:
+        if set_mkl_threads is not None:
+            set_mkl_threads(before)  # 0 is the process's number again
 
 
 @lru_cache(maxsize=2)
 def _controller(library: str) -> Any:
     from threadpoolctl import ThreadpoolController  # comes with scikit-learn
 
+    importlib.import_module(library)  # what isn't loaded yet would not be limited, now or later
     return ThreadpoolController()
 
 
+@lru_cache(maxsize=1)
+def _mkl_setter() -> Callable[[int], int] | None:
+    """MKL's function that sets the calling thread's number and returns the one before.
+
+    None where torch is built without MKL, as on other processors than x86.
+    """
+    import torch
+
+    if not torch.backends.mkl.is_available():
+        return None
+    folder = Path(torch.__file__).parent / "lib"
+    for name in ("libtorch_cpu.so", "mkl_rt.2.dll", "mkl_rt.1.dll", "libtorch_cpu.dylib"):
+        with contextlib.suppress(OSError, AttributeError):
+            function = ctypes.CDLL(str(folder / name)).MKL_Set_Num_Threads_Local
+            function.argtypes, function.restype = [ctypes.c_int], ctypes.c_int
+            return function
+    return None
+
+
+@contextlib.contextmanager
+def without_autocast(*devices: str) -> Iterator[None]:
+    """Have torch multiply in the dtype of its operands, whoever calls.
+
+    devices : kinds of device; none are the CPU alone.
+    """
+    import torch
+
+    with contextlib.ExitStack() as stack:
+        for device in devices or ("cpu",):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 def on_one_thread(function: _Function) -> _Function:
-    """The function, with torch's loops and its :func:`product` on the calling thread alone."""
+    """The function, with torch's loops and its :func:`product` on the calling thread alone.
+
+    An autocast around the call does not reach inside.
+    """
 
     @wraps(function)
     def on_calling_thread(*args: Any, **kwargs: Any) -> Any:
-        with one_openmp_thread("torch"):
+        with one_openmp_thread("torch"), without_autocast():
             return function(*args, **kwargs)
 
     return on_calling_thread  # type: ignore[return-value]
@@ -59,4 +111,5 @@ def product(
     tensors = [torch.from_numpy(x if x.flags.writeable else x.copy()) for x in given]
     into = None if out is None else torch.from_numpy(out)
     multiply = torch.matmul if plus is None else torch.addmm
-    return multiply(*tensors, out=into).numpy()
+    with without_autocast():
+        return multiply(*tensors, out=into).numpy()
