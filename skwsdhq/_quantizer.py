@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import os
+import weakref
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -25,6 +26,10 @@ from .sphere import normalize_rows
 from .utils._estimators import forget_features
 
 __all__ = ["WSDHQuantizer"]
+
+# Codebooks and codes of quantizers, and the rows that an index made of them. No attribute, which
+# would be saved, copied and compared.
+_FITTED_ROWS: weakref.WeakKeyDictionary[Any, tuple] = weakref.WeakKeyDictionary()
 
 
 class WSDHQuantizer(
@@ -413,12 +418,12 @@ class WSDHQuantizer(
         CodeIndex
         """
         check_is_fitted(self)
+        words, codes = self.codebooks_, self.codes_
         # Set and read in one step each: threads that come at once make equal ones.
-        codebooks_, codes, rows = vars(self).get("_fitted_rows", (None, None, None))
-        if codebooks_ is not self.codebooks_ or codes is not self.codes_:
-            codebooks_, codes = self.codebooks_, self.codes_
-            rows = search.CodeIndex(codebooks_, codes)._rows
-            self._fitted_rows = codebooks_, codes, rows
+        known_words, known_codes, rows = _FITTED_ROWS.get(self, (None, None, None))
+        if known_words is not words or known_codes is not codes:
+            rows = search.CodeIndex(words, codes)._rows
+            _FITTED_ROWS[self] = words, codes, rows
         return search.CodeIndex._over(rows if ids is None else rows.with_ids(ids))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
@@ -456,11 +461,6 @@ class WSDHQuantizer(
             exclude_self=True,
             sample_weight=sample_weight,
         )
-
-    def __getstate__(self) -> dict:
-        state = super().__getstate__()
-        state.pop("_fitted_rows", None)  # made again where it is needed
-        return state
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
