@@ -13,7 +13,7 @@ from ._search_index import CodeIndex
 from ._search_lists import assign_rows, learn_residual_codes, train_directions
 from ._search_pairs import pair_columns, pair_tables, rough_scores, rough_slack
 from ._search_rows import BLOCK, Rows
-from ._search_tables import decode_rows, finite_table, rerank
+from ._search_tables import decode_rows, finite_products, finite_table, rerank
 from ._search_topk import order_by_score, reaching_top, top_k
 
 __all__ = ["InvertedCodeIndex"]
@@ -230,8 +230,10 @@ class InvertedCodeIndex:
             values = np.full((part.stop - start, depth), -np.inf, dtype=np.float32)
             found = np.full(values.shape, -1, dtype=np.int64)
             tables = finite_table(queries[part], self.codebooks)
-            nearness = queries[part] @ self.directions.T
-            offsets = None if self.centers is None else queries[part] @ self.centers.T
+            nearness = finite_products(queries[part], self.directions)
+            offsets = None
+            if self.centers is not None:
+                offsets = finite_products(queries[part], self.centers)
             for b, table in enumerate(tables):
                 left_out = None if excluded is None else excluded[start + b]
                 lists = self._choose_lists(nearness[b], n_probe, k, left_out)

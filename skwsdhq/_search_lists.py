@@ -31,6 +31,9 @@ def train_directions(
 
     n_sampled = min(n, max(_ROWS_PER_LIST * n_lists, 256))
     points = get_rows(np.sort(rng.choice(n, n_sampled, replace=False)))
+    # Scaled by powers of two, which round nothing, so that squares stay within float32.
+    _, exponents = np.frexp(np.abs(points).max(axis=1, keepdims=True))
+    points = np.ldexp(points, -exponents)
     norms = np.linalg.norm(points, axis=1, keepdims=True)
     points = np.ascontiguousarray(points / np.where(norms > 0, norms, 1))
     kmeans = faiss.Kmeans(

@@ -6,7 +6,14 @@ import numpy as np
 
 from ._search_engines import score_codes
 
-__all__ = ["decode_rows", "finite_table", "lookup_table", "rerank", "rerank_codes"]
+__all__ = [
+    "decode_rows",
+    "finite_products",
+    "finite_table",
+    "lookup_table",
+    "rerank",
+    "rerank_codes",
+]
 
 
 def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
@@ -57,9 +64,21 @@ def finite_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         table = lookup_table(embeddings, codebooks)
         largest = np.maximum(table.max(axis=2), -table.min(axis=2)).sum(axis=1)
-    if not np.isfinite(largest).all():
-        raise ValueError("similarities would exceed float32; scale embeddings or codebooks down.")
+    _check_finite(largest)
     return table
+
+
+def finite_products(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Inner products (q, n) of embeddings (q, D) and rows (n, D); ValueError beyond float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = embeddings @ rows.T
+    _check_finite(products)
+    return products
+
+
+def _check_finite(products: np.ndarray) -> None:
+    if not np.isfinite(products).all():
+        raise ValueError("similarities would exceed float32; scale embeddings or codebooks down.")
 
 
 def decode_rows(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
