@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -15,12 +16,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 from reference.metrics import mean_average_precision as reference_map
 from sklearn.base import clone
 from sklearn.decomposition import PCA
-from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer, codebooks, metrics
+from skwsdhq import (
+    HypersphereEmbedder,
+    TagEnhancer,
+    WSDHQuantizer,
+    _search_rows,
+    codebooks,
+    load,
+    metrics,
+    search,
+)
 from skwsdhq import _training as training
 from skwsdhq.datasets import make_tagged_images
 
@@ -92,6 +102,119 @@ def test_neighbours_are_those_of_the_decoded_rows(made, fitted):
     assert similarities.shape == rows.shape == (7, 5)
     with pytest.raises(ValueError, match="n_neighbors=161 should be <= the 160"):
         fitted.kneighbors(made.data[:7], 161)
+
+
+def count_indexes(monkeypatch):
+    """Count the indexes that are made of codes, and the engines of these."""
+    made, build = [], _search_rows.build_engine
+
+    class Counted(search.CodeIndex):
+        def __init__(self, *arguments, **options):
+            made.append("index")
+            super().__init__(*arguments, **options)
+
+    def counted(*arguments):
+        made.append("engine")
+        return build(*arguments)
+
+    monkeypatch.setattr(search, "CodeIndex", Counted)
+    monkeypatch.setattr(_search_rows, "build_engine", counted)
+    return made
+
+
+def test_one_index_is_kept_until_codes_are_other_ones(made, monkeypatch):
+    quantizer = small().fit(made.data, made.tags)
+    before, parameters = dict(vars(quantizer)), quantizer.get_params()
+    size, pickled = len(pickle.dumps(quantizer)), joblib.hash(quantizer)
+    counted = count_indexes(monkeypatch)
+    expected = quantizer.kneighbors(made.data[:7], 5)
+    assert counted == ["index", "engine"]
+    for _ in range(3):
+        similarities, rows = quantizer.kneighbors(made.data[:7], 5)
+        assert_allclose(similarities, expected[0], rtol=1e-5)
+        assert_array_equal(rows, expected[1])
+    names = [f"image {i}" for i in range(160)]
+    named = quantizer.index(names)
+    _, found = named.search(quantizer.transform(made.data[:7]), 5)
+    assert_array_equal(found, np.array(names)[expected[1]])
+    assert counted == ["index", "engine"]  # shared, as codes are
+
+    # What a user does to an index stays with that index.
+    quantizer.index().add(quantizer.codes_[:9]).remove([0])
+    assert len(quantizer.index()) == 160
+    assert_array_equal(quantizer.kneighbors(made.data[:7], 5)[1], expected[1])
+
+    # Nothing of it is seen from outside, saved or copied.
+    assert vars(quantizer).keys() == before.keys()
+    assert all(vars(quantizer)[name] is value for name, value in before.items())
+    assert repr(quantizer.get_params()) == repr(parameters)
+    assert len(pickle.dumps(quantizer)) == size
+    assert joblib.hash(quantizer) == pickled
+    assert not hasattr(clone(quantizer), "codes_")
+    twin = copy.deepcopy(quantizer)
+    twin.codes_ = twin.codes_[:50]
+    assert len(twin.index()) == 50
+    assert len(quantizer.index()) == 160
+
+    counted.clear()
+    quantizer.codes_ = quantizer.codes_[::-1].copy()
+    similarities, rows = quantizer.kneighbors(made.data[:7], 160)
+    assert counted == ["index", "engine"]
+    assert_array_equal(np.sort(rows, axis=1), [np.arange(160)] * 7)
+    assert_allclose(similarities[:, :5], expected[0], rtol=1e-5)
+    quantizer.codebooks_ = -quantizer.codebooks_
+    opposite = quantizer.kneighbors(made.data[:7], 1)[0]
+    assert_allclose(opposite, -similarities[:, -1:], rtol=1e-4, atol=1e-5)
+    counted.clear()
+    quantizer.partial_fit(made.data, made.tags)
+    similarities, rows = quantizer.kneighbors(made.data[:7], 3)
+    decoded = quantizer.decode(quantizer.codes_)
+    exact = np.einsum("qd,qkd->qk", quantizer.transform(made.data[:7]), decoded[rows])
+    assert_allclose(similarities, exact, rtol=1e-4, atol=1e-5)
+    assert counted == ["index", "engine"]
+    with pytest.raises(ValueError, match="ids should be 160"):
+        quantizer.index([1, 2])
+    with pytest.raises(NotFittedError):
+        small().index()
+
+
+def test_a_saved_quantizer_has_no_index(made, fitted, tmp_path):
+    fitted.kneighbors(made.data[:2], 2)
+    fitted.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert_array_equal(loaded.index().codes, fitted.codes_)
+
+
+@pytest.mark.parametrize(
+    ("n_neighbors", "error", "message"),
+    [
+        (0, ValueError, "n_neighbors=0 should be at least 1"),
+        (-3, ValueError, "n_neighbors=-3 should be at least 1"),
+        (161, ValueError, "n_neighbors=161 should be <= the 160 fitted rows"),
+        (np.int64(0), ValueError, "n_neighbors=0 should be at least 1"),
+        (2.5, TypeError, r"n_neighbors=2\.5 should be an integer"),
+        (True, TypeError, "n_neighbors=True should be an integer"),
+        (None, TypeError, "n_neighbors=None should be an integer"),
+        ("3", TypeError, "n_neighbors='3' should be an integer"),
+    ],
+)
+def test_n_neighbors_is_checked_before_the_network_runs(
+    made, fitted, monkeypatch, n_neighbors, error, message
+):
+    monkeypatch.setattr(WSDHQuantizer, "transform", lambda *_: pytest.fail("the network ran"))
+    with pytest.raises(error, match=message):
+        fitted.kneighbors(made.data[:2], n_neighbors)
+    with pytest.raises(NotFittedError):
+        small().kneighbors(made.data[:2], n_neighbors)
+
+
+def test_threads_share_a_quantizer(made, fitted):
+    twin = copy.deepcopy(fitted)
+    expected = fitted.kneighbors(made.data[:9], 6)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: twin.kneighbors(made.data[:9], 6), range(24)):
+            assert_array_equal(found[1], expected[1])
+            assert_allclose(found[0], expected[0], rtol=1e-5)
 
 
 def test_score_equals_the_loop_over_all_other_rows(made, fitted):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from skwsdhq import _search_rows
-from skwsdhq.codebooks import encode, learn_codebooks
+from skwsdhq.codebooks import decode, encode, learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex
 
 N_WORDS = 16
@@ -345,21 +345,41 @@ def test_worker_processes_search_the_same():
 
 
 def everything():
+    """What searches and encoding give, of integers whose sums are exact in float32 alone."""
     rng = np.random.default_rng(0)
-    codebooks = rng.normal(size=(4, 16, 8)).astype("f4")
+    codebooks = rng.integers(-99, 100, (4, 16, 8)).astype("f4")
     codes = rng.integers(0, 16, (9000, 4))
-    queries = rng.normal(size=(12, 8)).astype("f4")
+    queries = rng.integers(-99, 100, (12, 8)).astype("f4")
     results = []
     for engine in ("auto", "buckets", "scan", "pairs", "faiss", "numpy"):
         index = CodeIndex(codebooks, codes, engine=engine)
         for asked in (queries, queries[:2]):
-            results += [*index.search(asked, 10), *index.range_search(asked, 4.0)]
-    vectors = rng.normal(size=(400, 8)).astype("f4")
-    learned, learned_codes = learn_codebooks(vectors, 2, 16, n_iter=2, random_state=0)
-    results += [learned, learned_codes, encode(vectors, learned, random_state=0)]
-    index = CodeIndex(learned, learned_codes)
-    inverted = InvertedCodeIndex(index, 10, vectors=vectors, random_state=0)
-    return [*results, inverted.codebooks, *inverted.search(queries, 5)], (index, inverted, queries)
+            results += [*index.search(asked, 10), *index.range_search(asked, 40_000.0)]
+    vectors = decode(codes[:400], codebooks) + rng.integers(-20, 20, (400, 8)).astype("f4")
+    for beam_size in (None, 3):
+        results.append(encode(vectors, codebooks, beam_size=beam_size, random_state=0))
+    inverted = InvertedCodeIndex(index, 10, random_state=0)
+    results += inverted.search(queries, 5, n_probe=10)
+    # What is learned of sums that round is as good as ever.
+    learned, learned_codes = learn_codebooks(vectors, 2, 16, n_iter=4, random_state=0)
+    error = ((vectors - decode(learned_codes, learned)) ** 2).mean() / vectors.var()
+    residual = InvertedCodeIndex(CodeIndex(codebooks, codes[:400]), 10, vectors=vectors)
+    return results, error, (index, residual, queries)
+
+
+def check_everything(found, expected):
+    for ours, theirs in zip(found[0], expected[0], strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert found[1].dtype == np.float32
+    np.testing.assert_allclose(found[1], expected[1], rtol=0.02)
+    # What was made in one place works in another.
+    index, residual, queries = found[2]
+    index.add(index.codes[:3])
+    np.testing.assert_array_equal(index.search(queries, 5)[0][:, 0], expected[0][0][:, 0])
+    similarities, ids = residual.search(queries, 5, n_probe=10)
+    assert similarities.dtype == residual.codebooks.dtype == np.float32
+    assert (ids >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -373,19 +393,16 @@ def everything():
     ids=["autocast", "inference", "no gradient", "device"],
 )
 def test_contexts_of_torch_change_nothing(surround):
-    expected, _ = everything()
+    expected = everything()
     with surround():
-        found, (index, inverted, queries) = everything()
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
-    # What was made within works outside.
-    assert index.add(index.codes[:3]).search(queries, 3)[0].dtype == np.float32
-    np.testing.assert_array_equal(inverted.search(queries, 5)[1], expected[-1])
+        found = everything()
+        check_everything(found, expected)
+    check_everything(everything(), expected)
+    np.testing.assert_array_equal(found[2][0].search(found[2][2], 10)[0].max(), found[0][0].max())
 
 
 def test_settings_of_torch_change_nothing():
-    expected, _ = everything()
+    expected = everything()
     dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
     for setting in (torch.float64, 1, 2, 3):
         try:
@@ -393,10 +410,8 @@ def test_settings_of_torch_change_nothing():
                 torch.set_num_threads(setting)
             else:
                 torch.set_default_dtype(setting)
-            found, _ = everything()
+            found = everything()
         finally:
             torch.set_default_dtype(dtype)
             torch.set_num_threads(n_threads)
-        for ours, theirs in zip(found, expected, strict=True):
-            assert ours.dtype == theirs.dtype
-            np.testing.assert_array_equal(ours, theirs)
+        check_everything(found, expected)
