@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .sphere import normalize_rows
+from .utils._threads import without_autocast
 
 __all__ = [
     "as_pairs",
@@ -19,6 +20,8 @@ __all__ = [
     "check_embeddings",
     "check_number",
     "check_same_shape",
+    "directions_and_lengths",
+    "product_of_tensors",
     "wide_dtype",
 ]
 
@@ -77,6 +80,29 @@ def as_wide(name: str, matrix: Any, embeddings: torch.Tensor) -> torch.Tensor:
     return tensor.to(embeddings.device, wide_dtype(embeddings.dtype))
 
 
+def product_of_tensors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b of matrices in their own dtype, and so its gradients, within an autocast too."""
+    return _Product.apply(a, b)
+
+
+class _Product(torch.autograd.Function):
+    """Backward runs under the autocast of whoever calls it, so that it has to switch it off too."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(a, b)
+        with without_autocast("cpu", a.device.type):
+            return a @ b
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        (gradient,) = grad_outputs
+        of_a = _Product.apply(gradient, b.T) if ctx.needs_input_grad[0] else None
+        of_b = _Product.apply(a.T, gradient) if ctx.needs_input_grad[1] else None
+        return of_a, of_b
+
+
 def as_unit_rows(vectors: Any) -> Any:
     """Rows of unit length, of an array or a tensor; rows of zeros stay."""
     if not isinstance(vectors, torch.Tensor):
@@ -95,6 +121,23 @@ def as_unit_rows(vectors: Any) -> Any:
     scaled = vectors / torch.where(scale > 0, scale, 1)
     norms = scaled.square().sum(dim=1, keepdim=True).sqrt()
     return scaled / torch.where(norms > 0, norms, 1)
+
+
+def directions_and_lengths(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit rows (n, D) of embeddings, through which a gradient flows, and their lengths (n, 1).
+
+    A row without a direction, one of zeros or of numbers too small for their own reciprocal, is a
+    row of zeros without a gradient, and its length is infinite: what is divided by it is 0.
+    """
+    if embeddings.shape[1] == 0:
+        return embeddings, embeddings.new_full((len(embeddings), 1), math.inf)
+    # Scaling by the largest entry first keeps squares of huge and tiny rows in range.
+    scale = embeddings.detach().abs().amax(dim=1, keepdim=True)
+    has_direction = ~(scale < torch.finfo(embeddings.dtype).tiny)  # NaN stays to be seen
+    scale = torch.where(has_direction, scale, 1)
+    scaled = torch.where(has_direction, embeddings / scale, 0)
+    norms = torch.where(has_direction, scaled.square().sum(dim=1, keepdim=True), 1).sqrt()
+    return scaled / norms, torch.where(has_direction, norms * scale, math.inf)
 
 
 def as_pairs(indicator: Any, n_samples: int, n_concepts: int) -> tuple[np.ndarray, np.ndarray]:

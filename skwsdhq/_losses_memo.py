@@ -15,6 +15,7 @@ import torch
 
 from ._losses_hinge import margin_from_cosines
 from ._losses_input import as_unit_rows
+from .utils._threads import without_autocast
 
 __all__ = ["unit_concepts_and_margin"]
 
@@ -37,22 +38,30 @@ def unit_concepts_and_margin(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Unit rows of the concept vectors and, from the second time on, their margins.
 
+    What is remembered serves later calls, so that it is made as outside of any inference mode or
+    autocast, whatever this call stands in.
+
     owner : the object that the caller keeps from batch to batch.
     concepts : (C, D), its values in the type and on the device to compute in.
     gamma : None for no margins.
     """
-    known = _prepared.get(id(owner))
-    if known is None or known.owner() is not owner or not _equal(known.source, concepts):
-        unit = as_unit_rows(concepts)
-        _remember(owner, concepts.clone(), unit, None, None)
-        return unit, None
-    if gamma is None or len(concepts) ** 2 > MARGIN_SIZE:
-        return known.unit, None
-    if known.margin is None or known.gamma != gamma:
-        margin = margin_from_cosines(known.unit @ known.unit.T, gamma)
-        _remember(owner, known.source, known.unit, gamma, margin)
-        return known.unit, margin
-    return known.unit, known.margin
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_autocast("cpu", concepts.device.type),
+    ):
+        known = _prepared.get(id(owner))
+        if known is None or known.owner() is not owner or not _equal(known.source, concepts):
+            unit = as_unit_rows(concepts)
+            _remember(owner, concepts.clone(), unit, None, None)
+            return unit, None
+        if gamma is None or len(concepts) ** 2 > MARGIN_SIZE:
+            return known.unit, None
+        if known.margin is None or known.gamma != gamma:
+            margin = margin_from_cosines(known.unit @ known.unit.T, gamma)
+            _remember(owner, known.source, known.unit, gamma, margin)
+            return known.unit, margin
+        return known.unit, known.margin
 
 
 def _equal(known: torch.Tensor, concepts: torch.Tensor) -> bool:

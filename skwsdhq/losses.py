@@ -6,7 +6,9 @@ arrays. n samples, C concepts, D dimensions, P pairs of a sample and one of its 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +22,12 @@ from ._losses_input import (
     check_embeddings,
     check_number,
     check_same_shape,
+    directions_and_lengths,
+    product_of_tensors,
     wide_dtype,
 )
 from ._losses_memo import unit_concepts_and_margin
+from .utils._threads import without_autocast
 
 __all__ = [
     "adaptive_margin",
@@ -35,7 +40,22 @@ __all__ = [
     "tag_distance_loss",
 ]
 
+_Function = TypeVar("_Function", bound=Callable)
 
+
+def _without_autocast(function: _Function) -> _Function:
+    """The loss, computed in the dtype that it documents within a ``torch.autocast`` too."""
+
+    @wraps(function)
+    def compute(first: Any, *args: Any, **kwargs: Any) -> Any:
+        device = first.device.type if isinstance(first, torch.Tensor) else "cpu"
+        with without_autocast("cpu", device):
+            return function(first, *args, **kwargs)
+
+    return compute  # type: ignore[return-value]
+
+
+@_without_autocast
 def adaptive_margin(concept_vectors: Any, gamma: float = 1.0) -> Any:
     """Pairwise margin between concepts, larger for less similar ones.
 
@@ -85,6 +105,7 @@ def adaptive_margin(concept_vectors: Any, gamma: float = 1.0) -> Any:
     return margin
 
 
+@_without_autocast
 def cosine_margin_loss(
     embeddings: torch.Tensor,
     concept_vectors: Any,
@@ -152,6 +173,7 @@ def cosine_margin_loss(
     return _hinge_loss(embeddings, concept_vectors, indicator, n_hard_negatives, margin, gamma)
 
 
+@_without_autocast
 def fixed_margin_loss(
     embeddings: torch.Tensor,
     concept_vectors: Any,
@@ -188,6 +210,7 @@ def fixed_margin_loss(
     return _hinge_loss(embeddings, concept_vectors, indicator, n_hard_negatives, margin, None)
 
 
+@_without_autocast
 def quantization_loss(
     embeddings: torch.Tensor,
     reconstructions: torch.Tensor,
@@ -247,11 +270,16 @@ def quantization_loss(
     if metric is None:
         # (n, C) of products, or once (D, D) and then (n, D): whichever has less to multiply.
         if len(error) * len(matrix) <= (len(error) + len(matrix)) * n_dims:
-            return (error @ matrix.T).square().sum() / n_samples  # for n: for j: (v_j·error_n)²
+            return (
+                product_of_tensors(error, matrix.T).square().sum() / n_samples
+            )  # for n: for j: (v_j·error_n)²
         matrix = matrix.T @ matrix
-    return ((error @ matrix) * error).sum() / n_samples  # for n: error_nᵀ metric error_n
+    return (
+        product_of_tensors(error, matrix) * error
+    ).sum() / n_samples  # for n: error_nᵀ metric error_n
 
 
+@_without_autocast
 def mean_tag_hinge_loss(
     embeddings: torch.Tensor, tag_means: Any, *, margin: float = 0.1
 ) -> torch.Tensor:
@@ -262,6 +290,7 @@ def mean_tag_hinge_loss(
     Parameters
     ----------
     embeddings : tensor of shape (n, D)
+        Of any length; a row of zeros has cosine 0 with everything and gets no gradient.
     tag_means : ndarray or tensor of shape (n, D)
         Mean of the vectors of each image's tags, of any length; images with a row of zeros take
         no part, neither themselves nor as a negative of others.
@@ -292,6 +321,7 @@ def mean_tag_hinge_loss(
     return (hinges.sum() - hinges.diagonal().sum()) / n_pairs
 
 
+@_without_autocast
 def contrastive_loss(
     embeddings: torch.Tensor, tag_means: Any, *, temperature: float = 0.1
 ) -> torch.Tensor:
@@ -302,6 +332,7 @@ def contrastive_loss(
     Parameters
     ----------
     embeddings : tensor of shape (n, D)
+        Of any length; a row of zeros has cosine 0 with everything and gets no gradient.
     tag_means : ndarray or tensor of shape (n, D)
         As in `mean_tag_hinge_loss`; images with a row of zeros take no part.
     temperature : float, default=0.1
@@ -328,6 +359,7 @@ def contrastive_loss(
     return (logits.logsumexp(dim=1) - logits.diagonal()).sum() / max(1, len(logits))
 
 
+@_without_autocast
 def tag_distance_loss(bits: torch.Tensor, tag_means: Any) -> torch.Tensor:
     """Squared difference between how far bits and how far tags of two images are apart.
 
@@ -366,11 +398,12 @@ def tag_distance_loss(bits: torch.Tensor, tag_means: Any) -> torch.Tensor:
     n_rows, n_bits = h.shape
     lengths = h.square().sum(dim=1)
     # for n: for m: Σ_b (h_nb − h_mb)² / B
-    apart = (lengths[:, None] + lengths - 2 * h @ h.T) / max(1, n_bits)
+    apart = (lengths[:, None] + lengths - 2 * product_of_tensors(h, h.T)) / max(1, n_bits)
     squares = (apart - (1 - t @ t.T)).square()
     return (squares.sum() - squares.diagonal().sum()) / max(1, n_rows * (n_rows - 1))
 
 
+@_without_autocast
 def binarization_loss(bits: torch.Tensor) -> torch.Tensor:
     """How far bits are from ½, negative: the least, −¼, where all are 0 or 1.
 
@@ -407,8 +440,8 @@ def _cosines_with_means(embeddings: torch.Tensor, tag_means: Any) -> torch.Tenso
     tag_means = as_wide("tag_means", tag_means, embeddings)
     check_same_shape("tag_means", tag_means, embeddings)
     takes_part = (tag_means != 0).any(dim=1)
-    z = torch.nn.functional.normalize(embeddings[takes_part].to(tag_means.dtype), dim=1)
-    return z @ as_unit_rows(tag_means[takes_part]).T
+    z, _ = directions_and_lengths(embeddings[takes_part].to(tag_means.dtype))
+    return product_of_tensors(z, as_unit_rows(tag_means[takes_part]).T)
 
 
 def _hinge_loss(
@@ -471,9 +504,7 @@ class _CosineHinge(torch.autograd.Function):
         n_terms = max(1, int((positives.counts * n_negatives).sum()))
         needs_gradient = ctx.needs_input_grad[0]
         options = (n_hard_negatives, gamma, needs_gradient)
-        lengths = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-        lengths = torch.where(lengths > 0, lengths, 1)
-        unit = z / lengths
+        unit, lengths = directions_and_lengths(z)
         gradient: torch.Tensor | None
         total: torch.Tensor | float
         if z.device.type == "cpu":
@@ -486,7 +517,8 @@ class _CosineHinge(torch.autograd.Function):
         if gradient is not None:
             # Back through the normalisation: what lies along z is lost, the rest is shrunk.
             gradient -= unit * (unit * gradient).sum(dim=1, keepdim=True)
-            gradient /= lengths * n_terms
+            gradient /= lengths
+            gradient /= n_terms
             ctx.save_for_backward(embeddings, gradient.to(embeddings.dtype))
         return torch.as_tensor(total / n_terms, dtype=z.dtype, device=z.device)
 

@@ -562,3 +562,97 @@ class TestBitLosses:
             losses.tag_distance_loss(bits, means[:3])
         with pytest.raises(TypeError, match="should be a torch tensor"):
             losses.binarization_loss(bits.numpy())
+
+
+# Every loss, of 8 embeddings of 48 dimensions, on the same 12 concepts or 8 tag means.
+_RANDOM = torch.Generator().manual_seed(0)
+_CONCEPTS = torch.randn(12, 48, generator=_RANDOM)
+_METRIC = _CONCEPTS.T @ _CONCEPTS
+_MEANS = torch.randn(8, 48, generator=_RANDOM)
+_INDICATOR = (torch.rand(8, 12, generator=_RANDOM) < 0.2).int()
+EVERY_LOSS = {
+    "cosine_margin": lambda z: losses.cosine_margin_loss(z, _CONCEPTS, _INDICATOR, gamma=0.5),
+    "fixed_margin": lambda z: losses.fixed_margin_loss(z, _CONCEPTS, _INDICATOR, margin=0.3),
+    "quantization": lambda z: losses.quantization_loss(z, _MEANS, _CONCEPTS),
+    "quantization, metric": lambda z: losses.quantization_loss(z, _MEANS, metric=_METRIC),
+    "mean_tag_hinge": lambda z: losses.mean_tag_hinge_loss(z, _MEANS, margin=0.3),
+    "contrastive": lambda z: losses.contrastive_loss(z, _MEANS),
+    "tag_distance": lambda z: losses.tag_distance_loss(torch.sigmoid(z), _MEANS),
+    "binarization": lambda z: losses.binarization_loss(torch.sigmoid(z)),
+}
+
+
+def every_embedding():
+    return torch.randn(8, 48, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_autocast_changes_no_loss(name, dtype):
+    loss, z = EVERY_LOSS[name], every_embedding()
+    expected = value_and_gradient(loss, z)
+    with torch.autocast("cpu", dtype):
+        assert torch.is_autocast_enabled("cpu")
+        value, gradient = value_and_gradient(loss, z)
+        assert torch.is_autocast_enabled("cpu")
+    assert value.dtype == gradient.dtype == torch.float32
+    torch.testing.assert_close(value, expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-6)
+
+
+def test_an_autocast_changes_no_margin():
+    expected = losses.adaptive_margin(_CONCEPTS, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        margin = losses.adaptive_margin(_CONCEPTS, 0.5)
+    torch.testing.assert_close(margin, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "around", [lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode, torch.no_grad]
+)
+def test_what_is_remembered_does_not_depend_on_where_it_was_made(around):
+    _, concepts, indicator = problem(dtype=torch.float32)
+    z, _, _ = problem(seed=1, dtype=torch.float32)
+    expected = value_and_gradient(
+        lambda rows: losses.cosine_margin_loss(rows, concepts.clone(), indicator, gamma=0.5), z
+    )
+    with around():
+        for _ in range(3):  # the margins are remembered from the second time on
+            losses.cosine_margin_loss(z, concepts, indicator, gamma=0.5)
+    assert _losses_memo._prepared[id(concepts)].margin is not None
+    found = value_and_gradient(
+        lambda rows: losses.cosine_margin_loss(rows, concepts, indicator, gamma=0.5), z
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_zeros_and_nearly_zeros_get_a_bounded_gradient(name, dtype):
+    z = every_embedding().to(dtype)
+    z[3] = 0
+    z[5] = 1e-320 if dtype == torch.float64 else 1e-42
+    value, gradient = value_and_gradient(EVERY_LOSS[name], z)
+    assert torch.isfinite(value)
+    assert gradient.abs().max() < 1e2
+    if name in ("cosine_margin", "fixed_margin", "mean_tag_hinge", "contrastive"):
+        assert not gradient[[3, 5]].any()
+        assert gradient[[0, 1, 2, 4, 6, 7]].any()
+
+
+@pytest.mark.parametrize("name", ["cosine_margin", "fixed_margin", "mean_tag_hinge", "contrastive"])
+def test_losses_of_directions_do_not_see_lengths(name):
+    z = every_embedding()
+    lengths = torch.tensor([1e-30, 1e-12, 1e-3, 1, 1e3, 1e12, 1e20, 1e30])[:, None]
+    expected, _ = value_and_gradient(EVERY_LOSS[name], z)
+    value, gradient = value_and_gradient(EVERY_LOSS[name], z * lengths)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["cosine_margin", "fixed_margin", "mean_tag_hinge", "contrastive"])
+def test_nan_is_not_taken_for_a_row_of_zeros(name):
+    z = every_embedding()
+    z[2] = math.nan
+    assert torch.isnan(EVERY_LOSS[name](z))
