@@ -106,8 +106,11 @@ class ValidationStop:
         }
 
     def restore(self, state: dict) -> None:
-        """Set what :meth:`state` gave."""
-        self._lowest, self._to_beat = state["lowest"], state["to_beat"]
+        """Set what :meth:`state` gave; what can be no such state is an error."""
+        losses = (state["lowest"], state["to_beat"])
+        if not all(isinstance(loss, float) for loss in losses) or type(state["waited"]) is not int:
+            raise ValueError("the state of early stopping is none.")
+        self._lowest, self._to_beat = losses
         self._waited, self.best = state["waited"], state["best"]
 
 

@@ -13,11 +13,16 @@ __all__ = [
     "as_codes",
     "as_embeddings",
     "as_metric",
+    "centred",
     "check_positive",
     "check_whole",
     "code_dtype",
+    "in_range",
     "prefix_shares",
 ]
+
+CHUNK = 4096  # rows that are looked at at once
+_FAR = 16.0  # spreads from which on what codewords share is taken from them
 
 
 def check_whole(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
@@ -55,7 +60,7 @@ def prefix_shares(prefix_weight: Any, n_codebooks: int) -> np.ndarray | None:
 
 def code_dtype(n_codewords: int) -> type[np.unsignedinteger[Any]]:
     """uint8 for up to 256 codewords, else uint16."""
-    check_whole("n_codewords", n_codewords, 1, 65536)
+    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
     return np.uint8 if n_codewords <= 256 else np.uint16
 
 
@@ -155,3 +160,78 @@ def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
         lift = 1e-6 * np.trace(metric) / n_dims - min(0.0, float(lowest))
         return metric + lift * np.eye(n_dims)
     return metric
+
+
+def centred(
+    embeddings: np.ndarray, *, if_far: bool = False
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Rows (n, D) around 0 and of the order of 1, in float32, for codebooks to be learned from.
+
+    An additive code can hold what all rows share, but a ridge would pull it to 0, and costs that
+    are differences of large numbers would lose what tells rows apart.
+
+    if_far : leaves dimensions as they are, to the bit, whose numbers lie around 0 anyway.
+
+    Returns
+    -------
+    rows : ndarray of shape (n, D), float32
+        (embeddings − mean) · factor.
+    mean : ndarray of shape (D,), float64
+    factor : float
+        A power of two; 1 where the numbers are of an ordinary size.
+    """
+    mean = np.zeros(embeddings.shape[1])
+    for start in range(0, len(embeddings), CHUNK):
+        mean += (embeddings[start : start + CHUNK] / np.float64(len(embeddings))).sum(axis=0)
+    if if_far and len(embeddings):
+        spread = embeddings.max(axis=0).astype(np.float64) - embeddings.min(axis=0)
+        mean = np.where(np.abs(mean) > _FAR * spread, mean, 0)
+    factor = _factor(_largest(embeddings), 20)
+    rows = np.empty(embeddings.shape, np.float32)
+    for start in range(0, len(embeddings), CHUNK):
+        block = slice(start, start + CHUNK)
+        rows[block] = embeddings[block].astype(np.float64) * factor - mean * factor
+    return rows, mean, factor
+
+
+def in_range(
+    rows: np.ndarray, codebooks: np.ndarray, metric: np.ndarray | None, has_prefixes: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rows, codebooks and metric for which the same codes are best, fit to be computed with.
+
+    A vector that all codewords of a codebook share is taken from these and from the rows; in the
+    first codebook alone where shorter codes count as well, since that is in all of them. What is
+    so large or small that squares would leave the range of floats is computed in float64, with
+    codewords of the order of 1.
+    """
+    if metric is not None:
+        metric = metric * _factor(float(np.abs(metric).max()), 20)
+    limit = 1e15 if rows.dtype == np.float32 else 1e140
+    size = _largest(codebooks)
+    top = max(_largest(rows), size)
+    if top > limit or 0 < size < 1 / limit:
+        factor = min(_factor(size, 0), 1e150 / top)
+        rows, codebooks = rows.astype(np.float64) * factor, codebooks.astype(np.float64) * factor
+    used = codebooks[:1] if has_prefixes else codebooks
+    means = used.mean(axis=1, dtype=np.float64)  # (M, D)
+    spread = np.abs(used - means[:, None]).max(axis=1)
+    shifts = np.where(np.abs(means) > _FAR * spread, means, 0)
+    if shifts.any():
+        wide = codebooks.astype(np.float64)
+        wide[: len(shifts)] -= shifts[:, None]
+        codebooks = wide.astype(codebooks.dtype)
+        rows = (rows - shifts.sum(axis=0)).astype(rows.dtype)
+    return rows, codebooks, metric
+
+
+def _largest(rows: np.ndarray) -> float:
+    """Largest size of an entry; 0 for none."""
+    return max(float(rows.max(initial=0)), -float(rows.min(initial=0)))
+
+
+def _factor(size: float, n_free: int) -> float:
+    """Power of two that brings a size near 1; 1 within 2^±n_free of it, and for 0."""
+    if size == 0:
+        return 1.0
+    exponent = math.frexp(size)[1]
+    return 1.0 if abs(exponent) <= n_free else 2.0 ** max(-1000, min(1000, -exponent))

@@ -10,7 +10,6 @@ from ._codebooks_input import (
     as_embeddings,
     check_positive,
     check_whole,
-    code_dtype,
     prefix_shares,
 )
 from .utils._threads import on_one_thread, product
@@ -49,7 +48,7 @@ def codebook_statistics(
            [0.]]))
     """
     rows = as_embeddings(embeddings, check_finite=False)
-    code_dtype(n_codewords)
+    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
     return _statistics(rows, as_codes(codes, n_codewords, n_samples=len(rows)), n_codewords)
 
 
@@ -81,6 +80,8 @@ def solve_codebooks(
     n_codebooks: int,
     ridge: float = 1e-3,
     prefix_weight: float = 0.0,
+    *,
+    centre: bool = False,
 ) -> np.ndarray:
     """Codebooks of least squared error: (counts + ridge·I)⁻¹ sums, by a float64 Cholesky factor.
 
@@ -96,6 +97,9 @@ def solve_codebooks(
         and taking it from another's changes no sum.
     prefix_weight : float, default=0.0
         As in `update_codebooks`.
+    centre : bool, default=False
+        Whether the ridge pulls codes to the mean of the rows, which the first codebook holds,
+        instead of to 0: better where rows have much in common.
 
     Returns
     -------
@@ -121,6 +125,14 @@ def solve_codebooks(
         )
     shape = (n_codebooks, len(sums) // n_codebooks, sums.shape[1])
     is_used = counts.diagonal().reshape(shape[:2]) > 0
+    if centre:
+        n_rows, total = counts.diagonal()[: shape[1]].sum(), sums[: shape[1]].sum(axis=0)
+        mean = total / max(n_rows, 1)
+        # Bᵀ(Z − 1 meanᵀ), since Bᵀ1 counts how often each codeword is used.
+        centred_sums = sums - counts.diagonal()[:, None] * mean
+        solved = solve_codebooks(counts, centred_sums, n_codebooks, ridge, prefix_weight)
+        solved[0][is_used[0]] += mean
+        return solved
     shares = prefix_shares(prefix_weight, n_codebooks)
     if shares is not None:
         each = np.repeat(shares, shape[1])
@@ -210,7 +222,7 @@ def update_codebooks(
             [0., 5.]]])
     """
     rows = as_embeddings(embeddings, check_finite=False)
-    code_dtype(n_codewords)
+    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
     codes = as_codes(codes, n_codewords, n_samples=len(rows))
     counts, sums = _statistics(rows, codes, n_codewords)
     solved = solve_codebooks(counts, sums, codes.shape[1], ridge, prefix_weight)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Self
@@ -42,8 +41,17 @@ from .persistence import PersistenceMixin
 from .sphere import normalize_rows
 from .tags import check_tags, tags_to_lists
 from .utils._estimators import clone_sharing, forget_features
+from .utils._threads import as_outside
+from .utils._warnings import warn_caller
 
 __all__ = ["HypersphereEmbedder"]
+
+# Parameters that leave a run what it is, or that enter its fingerprint by what they give: concepts,
+# features and a seed.
+_NOT_IN_FINGERPRINT = (
+    "backbone", "cache_dir", "checkpoint_dir", "device", "random_state", "tag_enhancer", "verbose",
+    "warm_start",
+)  # fmt: skip
 
 
 class HypersphereEmbedder(
@@ -478,6 +486,7 @@ class HypersphereEmbedder(
     def _kernel_only(self):
         return self.kernel_weight == 1 and self.finetune == "head"
 
+    @as_outside
     def _fit(self, X, y, *, alternation=None, partial=False, go_on=None, tasks=None, outer=None):
         """``fit``, with codebooks that are learned along where an alternation is given.
 
@@ -487,6 +496,7 @@ class HypersphereEmbedder(
         is set as it was after the last epoch then) or None.
         """
         self._validate_params()
+        sizes = check_layer_sizes(self.hidden_layer_sizes)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: it "
@@ -498,6 +508,9 @@ class HypersphereEmbedder(
                 "kernel_weight."
             )
         go_on = self.warm_start and hasattr(self, "coefs_") if go_on is None else go_on
+        if go_on:
+            fitted = tuple(len(bias) for bias in self.intercepts_[:-1])
+            check_unchanged("hidden_layer_sizes", sizes, fitted)
         tags = as_rows_of_tags(y)
         kind = input_kind(X)
         check_consistent_length(X, tags)
@@ -527,6 +540,13 @@ class HypersphereEmbedder(
                 "to learn from."
             )
         concepts = enhancer.concept_vectors_
+        if not partial and tagged.sum() > 1 and indicator.nnz == tagged.sum() * indicator.shape[1]:
+            names = ", ".join(map(repr, enhancer.concept_names_[:3]))
+            warn_caller(
+                f"every tagged image has each of the {len(concepts)} concepts ({names}): nothing "
+                "tells images apart, and the loss is 0. Give more tags, or let tag_enhancer merge "
+                "fewer of them."
+            )
         kernel = self._kernel if partial and self.finetune == "head" else {}
         if self.finetune == "head" and not partial:
             kernel = self._new_kernel(features, (mean, power), indicator, concepts, seed)
@@ -590,14 +610,12 @@ class HypersphereEmbedder(
                 "told from a new one."
             )
         parameters = self.get_params(deep=False)
-        for name in ("checkpoint_dir", "cache_dir", "verbose", "warm_start", "device"):
+        for name in _NOT_IN_FINGERPRINT:
             parameters.pop(name)
-        plain = (str, int, float, tuple)
-        known = {k: v for k, v in parameters.items() if isinstance(v, plain)}
         codes = None if alternation is None else alternation.parameters()
         rows = (indicator.indptr, indicator.indices)
         return Checkpoint(
-            self.checkpoint_dir, fingerprint(known, features, rows, concepts, seed, codes)
+            self.checkpoint_dir, fingerprint(parameters, features, rows, concepts, seed, codes)
         )
 
     def _new_run(
@@ -615,7 +633,7 @@ class HypersphereEmbedder(
         if self.early_stopping and not partial:
             held = hold_out(tagged, self.validation_fraction, np.random.RandomState(seed))
             stop = ValidationStop(self.n_iter_no_change, self.tol)
-        sizes = (features.shape[1], *self.hidden_layer_sizes, concepts.shape[1])
+        sizes = (features.shape[1], *check_layer_sizes(self.hidden_layer_sizes), concepts.shape[1])
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True)) if go_on else None
         head = _training.build_network(sizes, self.dropout, generator, arrays)
         loss = _training.make_loss(
@@ -682,8 +700,8 @@ class HypersphereEmbedder(
             normalize_rows(_training.prepare_inputs(features, *scaling)),
             indicator,
             concepts,
-            gamma=self.kernel_gamma,
-            alpha=self.kernel_alpha,
+            gamma=float(self.kernel_gamma),
+            alpha=float(self.kernel_alpha),
             consistency=self.tag_consistency,
             max_landmarks=self.max_landmarks,
             random_state=np.random.RandomState(seed),
@@ -754,11 +772,10 @@ class HypersphereEmbedder(
                 if isinstance(error, FloatingPointError):
                     failure = error
                 else:
-                    warnings.warn(
+                    warn_caller(
                         f"training was interrupted after {len(run.figures)} of {run.n_epochs} "
                         "epochs; the estimator is that of the last one.",
                         ConvergenceWarning,
-                        stacklevel=4,
                     )
         return failure
 
@@ -793,7 +810,9 @@ class HypersphereEmbedder(
     def _features(self, X, reset):
         """(n, d) features, X itself or what a network makes of images, and that network."""
         if input_kind(X) == "features":
-            features = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+            # Other numbers become float32; float16 does so block by block.
+            kinds = [np.float32, np.float64] if reset else [np.float32, np.float64, np.float16]
+            features = validate_data(self, X, dtype=kinds, reset=reset)
             if not reset and not hasattr(self, "n_features_in_"):
                 self._check_features_of_images(features)
             return features, None
@@ -841,19 +860,47 @@ class HypersphereEmbedder(
         """(n, D) tanh of the last layer, turned to the kernel's, from features as they are."""
         self._check_width(features)
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
-        inputs = _training.prepare_inputs(features, self.feature_mean_, self._power)
-        outputs = _training.forward(inputs, arrays)
-        if kernel := self._kernel:
-            lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
-            rows = _regressed(inputs, kernel)
-            outputs = _training.joined(outputs, rows, kernel["weight"], lengths)
-        return outputs
+        dtype = np.float64 if features.dtype == np.float64 else np.float32
+        all_outputs = np.empty((len(features), self._n_features_out), dtype)
+        # In the blocks of `forward`, so that nothing as large as all features is made.
+        for start in range(0, len(features), _training.BLOCK):
+            block = slice(start, start + _training.BLOCK)
+            rows = features[block].astype(dtype, copy=False)
+            inputs = _training.prepare_inputs(rows, self.feature_mean_, self._power)
+            outputs = _training.forward(inputs, arrays)
+            if kernel := self._kernel:
+                lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
+                rows = _regressed(inputs, kernel)
+                outputs = _training.joined(outputs, rows, kernel["weight"], lengths)
+            all_outputs[block] = outputs
+        return all_outputs
 
 
 def _regressed(inputs, kernel):
     """(n, D) unit rows by the kernel regression, from inputs of the network."""
     units = normalize_rows(inputs)
     return kernel_embeddings(units, kernel["landmarks"], kernel["coefs"], kernel["gamma"])
+
+
+def check_layer_sizes(sizes):
+    """Units of the hidden layers as a tuple of ints."""
+    sizes = tuple(np.asarray(sizes, dtype=object).ravel())
+    for size in sizes:
+        if isinstance(size, (bool, np.bool_)) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(
+                f"hidden_layer_sizes={sizes} should hold whole numbers >= 1; () is one linear "
+                "layer without any hidden one."
+            )
+    return tuple(int(size) for size in sizes)
+
+
+def check_unchanged(name, value, fitted):
+    """Whether a parameter still fits what was learned, where a fit goes on from there."""
+    if value != fitted:
+        raise ValueError(
+            f"{name}={value} can't go on from a fit with {name}={fitted}; set it back, or call fit "
+            "with warm_start=False to begin anew."
+        )
 
 
 def metric_vectors(enhancer, normalize):

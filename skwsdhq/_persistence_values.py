@@ -17,10 +17,15 @@ from scipy import sparse
 
 from ._persistence_checks import check_estimator
 from ._persistence_file import LoadError
+from .utils._warnings import warn_caller
 
 __all__ = ["Reader", "Writer", "estimator_classes", "looks_like_path", "mend_device"]
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_FILE_SUFFIXES = (
+    ".bin", ".csv", ".gz", ".kv", ".model", ".npy", ".npz", ".pkl", ".pickle", ".pt", ".pth",
+    ".safetensors", ".txt", ".vec", ".w2v", ".wordvectors",
+)  # fmt: skip
 _OUTPUTS = ("default", "pandas", "polars", None)
 _UNSAVED = (
     "_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_parent_callback_ctx",
@@ -40,8 +45,12 @@ def estimator_classes() -> dict[str, type]:
 
 
 def looks_like_path(text: str) -> bool:
-    """Whether a parameter's text names a place on a machine rather than a model."""
-    return text.startswith(("~", ".")) or any(c in text for c in "/\\\0") or os.path.exists(text)
+    """Whether a parameter's text names a place on a machine rather than a model.
+
+    Its letters say so: what files there are where a model is loaded should make no difference.
+    """
+    is_marked = text.startswith(("~", ".")) or any(c in text for c in "/\\\0@")
+    return is_marked or os.path.splitext(text)[1].lower() in _FILE_SUFFIXES
 
 
 class Writer:
@@ -167,7 +176,9 @@ def _portable(estimator: Any, name: str, value: Any) -> Any:
                 "these and set backbone='auto'; or use joblib, which pickles the network."
             )
     elif name == "word_vectors":
-        return value if isinstance(value, str) and not looks_like_path(value) else None
+        # A file of that name is what fit has read, whatever model may be called so elsewhere.
+        is_name = isinstance(value, str) and not looks_like_path(value)
+        return value if is_name and not os.path.exists(value) else None
     elif name in ("memory", "checkpoint_dir", "cache_dir"):
         return None
     elif name == "device" and value is not None:
@@ -409,8 +420,6 @@ def _dict_to_requests(estimator: Any, value: Any) -> Any:
 
 def mend_device(estimator: Any) -> None:
     """Where a fitted model names a device that is not here, say so and forget it."""
-    import warnings
-
     import torch
 
     device = getattr(estimator, "device", None)
@@ -421,11 +430,9 @@ def mend_device(estimator: Any) -> None:
         kind == "mps" and not torch.backends.mps.is_available()
     )
     if missing:
-        warnings.warn(
+        warn_caller(
             f"{type(estimator).__name__} was fitted on device={str(device)!r}, which this machine "
-            "does not have; device=None is used in its place.",
-            UserWarning,
-            stacklevel=2,
+            "does not have; device=None is used in its place."
         )
         estimator.device = None
 

@@ -16,7 +16,12 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from . import _training, codebooks, metrics, search
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from ._embedder import HypersphereEmbedder, as_rows_of_tags, metric_vectors
+from ._embedder import (
+    HypersphereEmbedder,
+    as_rows_of_tags,
+    check_unchanged,
+    metric_vectors,
+)
 from ._paper import paper_parameters
 from ._search_checks import check_k
 from ._tag_enhancer import TagEnhancer
@@ -30,6 +35,8 @@ __all__ = ["WSDHQuantizer"]
 # Codebooks and codes of quantizers, and the rows that an index made of them. No attribute, which
 # would be saved, copied and compared.
 _FITTED_ROWS: weakref.WeakKeyDictionary[Any, tuple] = weakref.WeakKeyDictionary()
+_KINDS = [np.float32, np.float64, np.float16]  # of feature matrices; other numbers become float32
+_BLOCK = 4 * _training.BLOCK  # rows that are embedded and encoded at once
 
 
 class WSDHQuantizer(
@@ -343,7 +350,7 @@ class WSDHQuantizer(
             features, else float32.
         """
         check_is_fitted(self)
-        if self.embedder_ == "passthrough":
+        if isinstance(self.embedder_, str):  # "passthrough"
             return self._scaled(self._check_features(X, reset=False))
         self._check_features(X, reset=False)
         return self._embeddings(self.embedder_, X)
@@ -359,7 +366,8 @@ class WSDHQuantizer(
         -------
         ndarray of shape (n, M), uint8 (uint16 where K > 256)
         """
-        return self._encode(self.transform(X))
+        blocks = [self._encode(rows) for rows in self._embedding_blocks(X)]
+        return np.concatenate(blocks)
 
     def decode(self, codes: Any) -> np.ndarray:
         """What codes stand for.
@@ -486,6 +494,8 @@ class WSDHQuantizer(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: it "
                 "learns from tags."
             )
+        if go_on:
+            self._check_goes_on()
         random_state = check_random_state(self.random_state)
         seed = random_state.randint(np.iinfo(np.int32).max)
         alternation = _training.CodeAlternation(
@@ -502,7 +512,7 @@ class WSDHQuantizer(
             normalize=self.normalize,
         )
         statistics = self._statistics if partial and go_on else None
-        n_turns = 1 if partial else self.codebook_iters
+        n_turns = 1 if partial else int(self.codebook_iters)
 
         def learned(embedder, embeddings, enhancer, history, alternation=alternation):
             """What is set at the end."""
@@ -517,7 +527,7 @@ class WSDHQuantizer(
                 "codes_": alternation.codes,
                 "metric_": alternation.metric,
                 "prefix_weight_": float(self.prefix_weight),
-                "n_bits_": self.n_codebooks * math.ceil(math.log2(self.n_codewords)),
+                "n_bits_": int(self.n_codebooks) * math.ceil(math.log2(self.n_codewords)),
                 "history_": {**history, "quantization_error": error},
                 "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
                 "_statistics": sums if partial else None,
@@ -560,10 +570,7 @@ class WSDHQuantizer(
             return "passthrough", enhancer, embeddings, {}, None
 
         self._check_features(X, reset=not go_on)
-        if go_on:
-            embedder = copy.deepcopy(self.embedder_)
-        else:
-            embedder = self._new_embedder(seed)
+        embedder = self._embedder_to_go_on() if go_on else self._new_embedder(seed)
         failure = None
         if isinstance(embedder, HypersphereEmbedder):
             if self.random_state is None and embedder.checkpoint_dir is not None:
@@ -588,6 +595,29 @@ class WSDHQuantizer(
         history = getattr(embedder, "history_", {}) if inner is embedder else {}
         return embedder, enhancer, embeddings, history, failure
 
+    def _embedder_to_go_on(self):
+        """A copy of the fitted embedder, with the parameters that it has been given since."""
+        embedder = copy.deepcopy(self.embedder_)
+        if isinstance(self.embedder, HypersphereEmbedder):
+            given = self.embedder.get_params(deep=False)
+            for name in ("backbone", "random_state", "tag_enhancer"):
+                given.pop(name)
+            embedder.set_params(**given)
+        return embedder
+
+    def _check_goes_on(self):
+        """Whether the parameters still fit what was learned."""
+        n_codebooks, n_codewords, _ = self.codebooks_.shape
+        check_unchanged("n_codebooks", self.n_codebooks, n_codebooks)
+        check_unchanged("n_codewords", self.n_codewords, n_codewords)
+        was_given, is_given = isinstance(self.embedder_, str), isinstance(self.embedder, str)
+        if was_given != is_given:
+            raise ValueError(
+                f"embedder={self.embedder!r} can't go on from a fit with "
+                f"{'embeddings' if was_given else 'an embedder'}; set it back, or call fit with "
+                "warm_start=False to begin anew."
+            )
+
     def _new_embedder(self, seed):
         if self.embedder is not None:
             embedder = clone(self.embedder)
@@ -606,7 +636,7 @@ class WSDHQuantizer(
     def _check_features(self, X, reset):
         """Validate features as scikit-learn does, in this estimator's name; images are not."""
         if input_kind(X) == "features":
-            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+            return validate_data(self, X, dtype=_KINDS, reset=reset)
         if isinstance(self.embedder if reset else self.embedder_, str):
             raise ValueError(
                 'X holds images, but embedder="passthrough" takes embeddings (n, D); name another '
@@ -615,6 +645,21 @@ class WSDHQuantizer(
         if reset:
             forget_features(self)
         return X
+
+    def _embedding_blocks(self, X):
+        """What :meth:`transform` gives, some rows at a time where X is a matrix."""
+        check_is_fitted(self)
+        embedder = self.embedder_
+        if input_kind(X) != "features" or not isinstance(embedder, (str, HypersphereEmbedder)):
+            yield self.transform(X)
+            return
+        rows = self._check_features(X, reset=False)
+        embed = self._scaled
+        if not isinstance(embedder, str):
+            rows, _ = embedder._features(X, reset=False)
+            embed = lambda block: self._scaled(embedder._forward(block))  # noqa: E731
+        for start in range(0, len(rows), _BLOCK):
+            yield embed(rows[start : start + _BLOCK])
 
     def _embeddings(self, embedder, X):
         """What a fitted embedder makes of X, to be quantized."""
@@ -625,6 +670,8 @@ class WSDHQuantizer(
 
     def _scaled(self, embeddings):
         embeddings = np.asarray(embeddings)
+        if embeddings.dtype == np.float16:
+            embeddings = embeddings.astype(np.float32)
         return normalize_rows(embeddings) if self.normalize else embeddings
 
     @property

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from . import losses as _losses
+from ._losses_input import directions_and_lengths
 from ._training_codes import CodeAlternation, final_codes, mixed_metric
 from ._training_network import (
+    BLOCK,
     Adam,
     arrays_of,
     build_network,
@@ -30,6 +32,7 @@ from .sphere import normalize_rows
 from .utils._threads import one_openmp_thread
 
 __all__ = [
+    "BLOCK",
     "Adam",
     "CodeAlternation",
     "FineTuned",
@@ -67,6 +70,7 @@ def make_loss(
     ``indicator`` is the CSR matrix (n, C) of all rows; "adaptive_margin" and "fixed_margin" take
     its positives pair by pair, "wdht" and "contrastive" the mean of a row's concept vectors.
     """
+    gamma, margin, temperature = float(gamma), float(margin), float(temperature)
     if name in ("adaptive_margin", "fixed_margin"):
         vectors = torch.from_numpy(np.array(concept_vectors)).to(device)
         options = {"n_hard_negatives": n_hard_negatives}
@@ -169,8 +173,8 @@ class FixedInputs:
 
         One thread for steps too small to be divided, however many others there are: two threads
         wait for each other after every operation, and on a busy machine they mostly wait; a step
-        of the default network took twenty times as long there. It also makes results the same
-        however many threads a process has.
+        of the default network took twenty times as long there. It also makes what is learned the
+        same however many threads a process has; that of larger networks depends on their number.
         """
         n_products = batch_size * sum(parameter.numel() for parameter in self.head.parameters())
         if self.device.type != "cpu" or n_products > _DIVISIBLE:
@@ -243,6 +247,10 @@ def train(
     FloatingPointError
         If the loss of a batch is not finite; the weights are those before that step.
     """
+    # Numbers of numpy's would overflow where they are of few bits.
+    n_epochs, batch_size, n_drops = int(n_epochs), int(batch_size), int(n_drops)
+    decay = float(decay)
+    drop_period = None if drop_period is None else int(drop_period)
     rows = np.flatnonzero(tagged) if alternation is None else np.arange(len(model))
     rows = rows if held is None else rows[~held[rows]]
     metric = None
@@ -296,7 +304,7 @@ def train(
 
 
 def _quantization_loss(outputs, alternation, batch, metric) -> torch.Tensor:
-    rows = nn.functional.normalize(outputs) if alternation.normalize else outputs
+    rows = directions_and_lengths(outputs)[0] if alternation.normalize else outputs
     targets = torch.from_numpy(alternation.reconstructions(batch)).to(outputs.device)
     return _losses.quantization_loss(rows, targets, metric=metric)
 

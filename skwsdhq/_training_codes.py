@@ -3,6 +3,7 @@
 import numpy as np
 
 from . import codebooks as _codebooks
+from ._codebooks_input import as_codebooks, as_codes
 
 __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
 
@@ -93,10 +94,11 @@ class CodeAlternation:
         codebooks=None,
         normalize=True,
     ):
-        self.n_codebooks = n_codebooks
-        self.n_codewords = n_codewords
-        self.period = period
-        self.weight = weight
+        # Numbers of numpy's would overflow where they are of few bits.
+        self.n_codebooks = int(n_codebooks)
+        self.n_codewords = int(n_codewords)
+        self.period = int(period)
+        self.weight = float(weight)
         self.encode_options = encode_options
         self.method = method
         self.ridge = ridge
@@ -135,7 +137,16 @@ class CodeAlternation:
         }
 
     def restore(self, state: dict) -> None:
-        """Set what :meth:`state` gave."""
+        """Set what :meth:`state` gave; what can be no such state is an error."""
+        if state["codebooks"] is not None:
+            shape = (self.n_codebooks, self.n_codewords)
+            books = as_codebooks(state["codebooks"])
+            if books.shape[:2] != shape:
+                raise ValueError(f"codebooks of shape {books.shape} should be {shape} by D.")
+            if state["codes"] is not None:
+                as_codes(state["codes"], self.n_codewords, n_codebooks=self.n_codebooks)
+        elif state["codes"] is not None:
+            raise ValueError("there are codes without codebooks.")
         self.codebooks, self.codes = state["codebooks"], state["codes"]
         self.random_state.set_state(state["random_state"].get_state(legacy=True))
 
@@ -160,7 +171,12 @@ class CodeAlternation:
         if earlier is not None:
             counts, sums = counts + earlier[0], sums + earlier[1]
         updated = _codebooks.solve_codebooks(
-            counts, sums, self.n_codebooks, self.ridge, self.encode_options["prefix_weight"]
+            counts,
+            sums,
+            self.n_codebooks,
+            self.ridge,
+            self.encode_options["prefix_weight"],
+            centre=True,
         )
         updated = updated.astype(np.float32)
         error = _codebooks.quantization_error(embeddings, self.codes, updated)

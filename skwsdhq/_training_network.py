@@ -11,6 +11,7 @@ from torch import nn
 from .sphere import normalize_rows
 
 __all__ = [
+    "BLOCK",
     "Adam",
     "arrays_of",
     "build_network",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 
+BLOCK = 4096  # rows that go through a network at once
 _SOFT = 1e-4  # how far from 0 a power of features starts
 
 
@@ -35,7 +37,7 @@ class _Dropout(nn.Module):
 
     def __init__(self, probability: float, generator: torch.Generator):
         super().__init__()
-        self.n_dropped = round(probability * 256)  # of the 256 values of a byte
+        self.n_dropped = round(float(probability) * 256)  # of the 256 values of a byte
         self.generator = generator
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +72,7 @@ def build_network(
     device = generator.device
     layers: list[nn.Module] = []
     for k, (n_in, n_out) in enumerate(pairwise(layer_sizes)):
-        linear = nn.utils.skip_init(nn.Linear, n_in, n_out, device=device)
+        linear = nn.utils.skip_init(nn.Linear, n_in, n_out, device=device, dtype=torch.float32)
         with torch.no_grad():
             if arrays is None:
                 bound = n_in**-0.5
@@ -97,6 +99,9 @@ def network_arrays(network: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]
 def forward(inputs: np.ndarray, arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """The network's output, tanh, before normalisation: numpy is twice as fast here as torch.
 
+    Rows go through it in blocks of ``BLOCK``: hidden layers of all of them would take more memory
+    than what is returned, and a row's last bits depend on the block that it stands in.
+
     Parameters
     ----------
     inputs : ndarray of shape (n, d)
@@ -106,12 +111,20 @@ def forward(inputs: np.ndarray, arrays: Sequence[tuple[np.ndarray, np.ndarray]])
     -------
     ndarray of shape (n, D), of the dtype of ``inputs``
     """
-    x = inputs
-    for k, (weights, bias) in enumerate(arrays):
-        x = x @ weights.astype(x.dtype, copy=False)
-        x += bias.astype(x.dtype, copy=False)
-        np.tanh(x, out=x) if k == len(arrays) - 1 else np.maximum(x, 0, out=x)
-    return x
+    dtype = inputs.dtype
+    layers = [(w.astype(dtype, copy=False), b.astype(dtype, copy=False)) for w, b in arrays]
+    outputs = np.empty((len(inputs), len(layers[-1][1])), dtype)
+    for start in range(0, len(inputs), BLOCK):
+        x = inputs[start : start + BLOCK]
+        for weights, bias in layers[:-1]:
+            x = x @ weights
+            x += bias
+            np.maximum(x, 0, out=x)
+        out = outputs[start : start + BLOCK]
+        np.matmul(x, layers[-1][0], out=out)
+        out += layers[-1][1]
+        np.tanh(out, out=out)
+    return outputs
 
 
 class Adam:
@@ -129,12 +142,12 @@ class Adam:
     """
 
     def __init__(self, groups, learning_rate, *, betas=(0.9, 0.999), eps=1e-8):
-        self.groups = groups
-        self.learning_rate = learning_rate
+        self.groups = [(list(p), float(factor), float(decay)) for p, factor, decay in groups]
+        self.learning_rate = float(learning_rate)
         self.betas = betas
         self.eps = eps
         self.n_steps = 0
-        self.parameters = [p for parameters, _, _ in groups for p in parameters]
+        self.parameters = [p for parameters, _, _ in self.groups for p in parameters]
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
 
@@ -178,10 +191,11 @@ class Adam:
 
     def restore(self, state: dict) -> None:
         """Go on from a :meth:`state`."""
+        if type(state["n_steps"]) is not int or state["n_steps"] < 0:
+            raise ValueError(f"Adam has done {state['n_steps']!r} steps.")
         self.n_steps = state["n_steps"]
         for name in ("means", "squares"):
-            for tensor, array in zip(getattr(self, name), state[name], strict=True):
-                tensor.copy_(torch.from_numpy(np.array(array)))
+            set_arrays(getattr(self, name), state[name])
 
 
 def prepare_inputs(features: np.ndarray, mean: np.ndarray | None, power: float = 1.0) -> np.ndarray:
@@ -244,6 +258,12 @@ def arrays_of(parameters: Sequence[torch.Tensor]) -> list[np.ndarray]:
 
 @torch.no_grad()
 def set_arrays(parameters: Sequence[torch.Tensor], arrays: Sequence[np.ndarray]) -> None:
-    """Set parameters to what :func:`arrays_of` gave."""
+    """Set parameters to what :func:`arrays_of` gave; arrays of other shapes are an error."""
+    for parameter, array in zip(parameters, arrays, strict=True):
+        if not isinstance(array, np.ndarray) or array.shape != tuple(parameter.shape):
+            shape = getattr(array, "shape", type(array).__name__)
+            raise ValueError(f"a parameter of shape {tuple(parameter.shape)} can't become {shape}.")
+        if not np.isfinite(array).all():
+            raise ValueError("a parameter can't become NaN or infinite.")
     for parameter, array in zip(parameters, arrays, strict=True):
         parameter.copy_(torch.from_numpy(np.array(array)))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ._training_checkpoint import Checkpoint
+from .utils._warnings import warn_caller
 
 __all__ = ["Run", "Stage"]
 
@@ -62,11 +63,16 @@ class Run:
     ) -> None:
         self.stages, self.generator, self.checkpoint = stages, generator, checkpoint
         self.figures: list[dict] = []
-        self.is_over = False
+        self.is_over = self._has_warned = False
         self._number = self._n_done = 0
         self._last: tuple[Any, ...] | None = None
         if checkpoint is not None and (saved := checkpoint.load()) is not None:
-            self._restore(saved)
+            try:
+                self._restore(saved)
+            except (
+                KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError,
+            ) as error:  # fmt: skip
+                raise checkpoint.refusal(error) from error
 
     @property
     def stage(self) -> Stage:
@@ -114,28 +120,50 @@ class Run:
             stage.alternation.restore(codes)
 
     def _save(self) -> None:
+        """Keep the state; where that fails, as on a full disk, the training is worth more."""
         if self.checkpoint is None:
             return
         stage = self.stage
-        self.checkpoint.save(
-            {
-                "number": self._number,
-                "n_done": self._n_done,
-                "is_over": bool(self.is_over),
-                "figures": self.figures,
-                "generator": self.generator.get_state().numpy(),
-                "model": stage.model.state(),
-                "optimizer": stage.optimizer.state(),
-                "alternation": None if stage.alternation is None else stage.alternation.state(),
-                "stop": None if stage.stop is None else stage.stop.state(),
-            }
-        )
+        try:
+            self.checkpoint.save(
+                {
+                    "number": self._number,
+                    "n_done": self._n_done,
+                    "is_over": bool(self.is_over),
+                    "figures": self.figures,
+                    "generator": self.generator.get_state().numpy(),
+                    "model": stage.model.state(),
+                    "optimizer": stage.optimizer.state(),
+                    "alternation": None if stage.alternation is None else stage.alternation.state(),
+                    "stop": None if stage.stop is None else stage.stop.state(),
+                }
+            )
+        except OSError as error:
+            if not self._has_warned:
+                warn_caller(
+                    f"the checkpoint {self.checkpoint.path} can't be written: {error}. Training "
+                    "goes on; if it is stopped, it can only go on from the last one that was."
+                )
+            self._has_warned = True
 
     def _restore(self, saved: dict) -> None:
-        self._number, self._n_done = saved["number"], saved["n_done"]
-        self.is_over, self.figures = saved["is_over"], list(saved["figures"])
-        self.generator.set_state(torch.from_numpy(np.array(saved["generator"])))
+        """Set the state that :meth:`_save` kept; any error says that it is none of this run."""
+        number, n_done, figures = saved["number"], saved["n_done"], saved["figures"]
+        if not (type(number) is int and 0 <= number <= len(self.stages)):
+            raise ValueError(f"it is in stage {number!r} of {len(self.stages)}.")
+        self._number = number
         stage = self.stage
+        n_before = sum(s.n_epochs for s in self.stages[:number])
+        if not (type(n_done) is int and 0 <= n_done <= stage.n_epochs):
+            raise ValueError(f"it has done {n_done!r} of {stage.n_epochs} epochs.")
+        if not (isinstance(figures, list) and len(figures) == n_before + n_done):
+            raise ValueError("it has not the figures of each epoch.")
+        for row in figures:
+            needed = {"loss", "quantization_loss", "learning_rate"}
+            if not (needed <= row.keys() and all(isinstance(v, float) for v in row.values())):
+                raise ValueError("it has figures that are no numbers.")
+        self._n_done, self.is_over, self.figures = n_done, saved["is_over"] is True, figures
+        self.generator.set_state(torch.from_numpy(np.array(saved["generator"])))
         stage.model.restore(saved["model"])
         stage.optimizer.restore(saved["optimizer"])
         if stage.alternation is not None:

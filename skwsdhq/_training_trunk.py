@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ._images_resized import side_for_crops
+from ._losses_input import directions_and_lengths
 from ._training_network import (
     _Dropout,
     arrays_of,
@@ -145,8 +146,9 @@ class FineTuned:
             if name in learning:
                 self._parameters[name] = parameter
         self._module = module
-        self._pixel_mean = torch.tensor(backbone.mean, device=device).reshape(1, 3, 1, 1)
-        self._pixel_std = torch.tensor(backbone.std, device=device).reshape(1, 3, 1, 1)
+        on_device = {"device": device, "dtype": torch.float32}
+        self._pixel_mean = torch.tensor(backbone.mean, **on_device).reshape(1, 3, 1, 1)
+        self._pixel_std = torch.tensor(backbone.std, **on_device).reshape(1, 3, 1, 1)
         self._kept: tuple[Any, ...] | None = None
 
     def __len__(self) -> int:
@@ -241,7 +243,7 @@ class FineTuned:
         if self._mean_on_device is None:
             return inputs
         centred = inputs - self._mean_on_device
-        return nn.functional.normalize(centred) * centred.shape[1] ** 0.5
+        return directions_and_lengths(centred)[0] * centred.shape[1] ** 0.5
 
     def _crops(self, pictures: np.ndarray, draw: bool) -> torch.Tensor:
         """(b, 3, size, size) uint8 crops: drawn, half of them mirrored; or the middle."""
@@ -252,7 +254,8 @@ class FineTuned:
             return pixels[:, :, middle : middle + self.size, middle : middle + self.size]
         device = self._generator.device
         shape = (3, len(pictures))
-        drawn = torch.rand(shape, generator=self._generator, device=device).cpu().numpy()
+        drawn = torch.rand(shape, generator=self._generator, device=device, dtype=torch.float32)
+        drawn = drawn.cpu().numpy()
         crops = []
         for picture, (down, right, mirrored) in zip(pixels, drawn.T, strict=True):
             top, left = int(down * (spare + 1)), int(right * (spare + 1))

@@ -18,8 +18,11 @@ from ._codebooks_input import (
     as_codes,
     as_embeddings,
     as_metric,
+    centred,
+    check_positive,
     check_whole,
     code_dtype,
+    in_range,
     prefix_shares,
 )
 from ._codebooks_update import codebook_statistics, solve_codebooks, update_codebooks
@@ -96,10 +99,12 @@ def init_codebooks(
     """
     from sklearn.utils import check_random_state
 
-    rows = as_embeddings(embeddings).astype(np.float32, copy=False)
-    _check_sizes(rows, n_codebooks, n_codewords)
-    _check_method(method, rows.shape[1], n_codebooks)
-    return METHODS[method](rows, n_codebooks, n_codewords, check_random_state(random_state))
+    embeddings = as_embeddings(embeddings)
+    n_codebooks, n_codewords = _check_sizes(embeddings, n_codebooks, n_codewords)
+    _check_method(method, embeddings.shape[1], n_codebooks)
+    rows, mean, factor = centred(embeddings, if_far=True)
+    codebooks = METHODS[method](rows, n_codebooks, n_codewords, check_random_state(random_state))
+    return _uncentred(codebooks, mean, factor, method)
 
 
 @on_one_thread
@@ -170,13 +175,14 @@ def encode(
         codes = as_codes(codes, n_codewords, n_samples=len(rows), n_codebooks=n_codebooks)
     dtype = np.result_type(rows, codebooks)
     rows, codebooks = rows.astype(dtype, copy=False), codebooks.astype(dtype, copy=False)
-    # zᵀ metric c for all z is a plain product with metric·c: only codewords need the metric.
-    duals = codebooks if metric is None else (codebooks @ metric).astype(dtype)
     random = check_random_state(random_state)
     orders = [random.permutation(n_codebooks) for _ in range(n_sweeps)]
     shares = prefix_shares(prefix_weight, n_codebooks)
+    rows, codebooks, metric = in_range(rows, codebooks, metric, shares is not None)
     if shares is not None:
-        shares = shares.astype(dtype)
+        shares = shares.astype(codebooks.dtype)
+    # zᵀ metric c for all z is a plain product with metric·c: only codewords need the metric.
+    duals = codebooks if metric is None else (codebooks @ metric).astype(codebooks.dtype)
     kind = code_dtype(n_codewords)
     return choose_codes(rows, codebooks, duals, orders, beam_size, codes, kind, shares)
 
@@ -252,6 +258,8 @@ def quantization_error(
     total = 0.0
     for a in range(0, len(rows), CHUNK_ROWS):
         error = rows[a : a + CHUNK_ROWS] - _decode(codes[a : a + CHUNK_ROWS], codebooks)
+        if error.dtype == np.float32 and np.abs(error).max(initial=0) > 1e15:
+            error = error.astype(np.float64)  # squares of which float32 does not hold
         weighted = error if metric is None else error @ metric
         total += float(np.einsum("nd,nd->n", error, weighted).sum(dtype=np.float64))
     return total / max(1, len(rows))
@@ -321,9 +329,11 @@ def learn_codebooks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codebooks and codes, by turns of encoding and of closed-form codebooks.
 
-    The closed form begins with a large ridge that falls to `ridge` in the last turn, and codewords
-    get noise that falls to none: both end in a lower error. Before the last third of the turns
-    half the beam, and of many rows a random part in each turn, do as well as all.
+    Rows are centred first, since a ridge would pull codewords to 0 and not to the rows' mean, which
+    the first codebook holds in the end. The closed form begins with a large ridge that falls to
+    `ridge` in the last turn, and codewords get noise that falls to none: both end in a lower error.
+    Before the last third of the turns half the beam, and of many rows a random part in each turn,
+    do as well as all.
 
     Parameters
     ----------
@@ -377,9 +387,11 @@ def learn_codebooks(
     from sklearn.utils import check_random_state
 
     random = check_random_state(random_state)
-    rows = as_embeddings(embeddings).astype(np.float32, copy=False)
-    _check_sizes(rows, n_codebooks, n_codewords)
+    embeddings = as_embeddings(embeddings)
+    n_codebooks, n_codewords = _check_sizes(embeddings, n_codebooks, n_codewords)
+    rows, mean, factor = centred(embeddings)
     n_iter = check_whole("n_iter", n_iter, 0)
+    ridge = check_positive("ridge", ridge)
     _check_method(method, rows.shape[1], n_codebooks)
     metric = as_metric(metric, rows.shape[1])
     if beam_size is not None:
@@ -422,7 +434,8 @@ def learn_codebooks(
             errors = part - _decode(codes, codebooks)
             shake = FIRST_NOISE * left * errors.std(axis=0)
             codebooks += (shake * random.standard_normal(codebooks.shape)).astype(np.float32)
-    return codebooks, encode(rows, codebooks, **last)
+    codebooks = _uncentred(codebooks, mean, factor)
+    return codebooks, encode(embeddings, codebooks, **last)
 
 
 def _some(rows: np.ndarray, n_chosen: int, random: np.random.RandomState) -> np.ndarray:
@@ -465,13 +478,31 @@ def _staged(
     return codebooks, codes
 
 
-def _check_sizes(rows: np.ndarray, n_codebooks: int, n_codewords: int) -> None:
-    check_whole("n_codebooks", n_codebooks, 1)
-    check_whole("n_codewords", n_codewords, 1, 65536)
+def _uncentred(
+    codebooks: np.ndarray, mean: np.ndarray, factor: float, method: str = "residual"
+) -> np.ndarray:
+    """Codebooks of embeddings from those of their `centred` rows.
+
+    The mean is in the first codewords, so that shorter codes have it as well; or in all, each with
+    its own dimensions.
+    """
+    wide = codebooks / np.float64(factor)
+    if method == "subspace":
+        for m, dims in enumerate(np.array_split(np.arange(len(mean)), len(codebooks))):
+            wide[m][:, dims] += mean[dims]
+    else:
+        wide[0] += mean
+    return wide.astype(np.float32)
+
+
+def _check_sizes(rows: np.ndarray, n_codebooks: int, n_codewords: int) -> tuple[int, int]:
+    n_codebooks = check_whole("n_codebooks", n_codebooks, 1)
+    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
     if len(rows) < n_codewords:
         raise ValueError(
             f"n_samples={len(rows)} should be >= n_codewords={n_codewords}; lower n_codewords."
         )
+    return n_codebooks, n_codewords
 
 
 def _check_method(method: str, n_dims: int, n_codebooks: int) -> None:

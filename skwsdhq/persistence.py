@@ -8,7 +8,6 @@ layers, vectors and concepts fit together. What fails is a :class:`LoadError`.
 import json
 import os
 import platform
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from scipy.sparse import csr_array
 from ._persistence_file import FORMAT, LoadError, SealedFile, parse_json, write_sealed
 from ._persistence_values import Reader, Writer, mend_device
 from ._version import __version__
+from .utils._warnings import warn_caller
 
 __all__ = ["FORMAT", "LoadError", "PersistenceMixin", "load", "save"]
 
@@ -153,11 +153,10 @@ def _warn_of_version(estimator: Any, version: str) -> None:
     from sklearn.exceptions import InconsistentVersionWarning
 
     if version != __version__:
-        warnings.warn(
+        warn_caller(
             InconsistentVersionWarning(
                 estimator_name=type(estimator).__name__,
                 current_sklearn_version=f"{__version__} of skwsdhq",
                 original_sklearn_version=f"{version} of skwsdhq",
-            ),
-            stacklevel=3,
+            )
         )

@@ -4,6 +4,8 @@ import numpy as np
 
 __all__ = ["normalize_rows", "spherical_mean"]
 
+_BLOCK = 4096
+
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     """Rows scaled to unit length; a row of zeros stays a row of zeros.
@@ -17,11 +19,15 @@ def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (n, D)
     """
-    # Scaling by the largest entry first keeps squares of huge and tiny rows in range.
-    scale = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
-    scaled = vectors / np.where(scale > 0, scale, 1)
-    norms = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))[:, None]
-    return scaled / np.where(norms > 0, norms, 1)
+    unit = np.empty_like(vectors, order="C")
+    for start in range(0, len(vectors), _BLOCK):  # so that no copy of all is made on the way
+        rows = vectors[start : start + _BLOCK]
+        # Scaling by the largest entry first keeps squares of huge and tiny rows in range.
+        scale = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+        scaled = rows / np.where(scale > 0, scale, 1)
+        norms = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))[:, None]
+        np.divide(scaled, np.where(norms > 0, norms, 1), out=unit[start : start + _BLOCK])
+    return unit
 
 
 def spherical_mean(vectors: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:

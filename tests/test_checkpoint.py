@@ -1,6 +1,8 @@
 """Runs that are killed, interrupted or spoiled."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from reference.persistence import leaves, put_together, replaced, take_apart
 from sklearn.exceptions import ConvergenceWarning
 
 from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, load
@@ -276,3 +279,203 @@ def test_a_model_with_folders_is_saved_without_them(made, tmp_path):
         assert loaded.checkpoint_dir is None
         assert loaded.embedder_.checkpoint_dir is None
         assert loaded.embedder.cache_dir is None
+
+
+# --- what a run is known by -----------------------------------------------------------------
+
+
+def embedder_with(folder, **parameters):
+    defaults = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 32, "random_state": 0}
+    return HypersphereEmbedder(checkpoint_dir=folder, **{**defaults, **parameters})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("batch_size", list(np.array([16, 64]))),
+        ("dropout", list(np.array([0.1, 0.6]))),
+        ("learning_rate", list(np.array([1e-3, 1e-2], dtype=np.float32))),
+        ("hidden_layer_sizes", [[8], [12]]),
+        ("hidden_layer_sizes", [np.array([8]), np.array([8, 4])]),
+        ("n_hard_negatives", [None, np.int64(1)]),
+        ("max_grad_norm", [None, np.float64(1e-3)]),
+        ("feature_scaling", [np.True_, np.False_]),
+        ("early_stopping", [False, np.True_]),
+        ("gamma", [np.float64(1.0), np.float64(0.3)]),
+    ],
+)
+def test_each_parameter_has_a_run_of_its_own(made, tmp_path, name, values):
+    for value in values:
+        kept = embedder_with(tmp_path, **{name: value}).fit(made.data, made.tags)
+        free = embedder_with(None, **{name: value}).fit(made.data, made.tags)
+        assert kept.history_ == free.history_
+        assert_array_equal(kept.coefs_[0], free.coefs_[0])
+    assert len(list(tmp_path.iterdir())) == len(values)
+
+
+def test_equal_parameters_of_other_types_share_a_run(made, tmp_path):
+    for batch, sizes in [(16, (8,)), (np.int64(16), [8]), (np.uint8(16), np.array([8]))]:
+        embedder_with(tmp_path, batch_size=batch, hidden_layer_sizes=sizes).fit(
+            made.data, made.tags
+        )
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_every_parameter_enters_the_fingerprint_or_is_left_out_by_name(made, tmp_path, monkeypatch):
+    from skwsdhq import _embedder
+
+    seen = []
+
+    def watched(*parts):
+        seen.append(parts[0])
+        return fingerprint(*parts)
+
+    monkeypatch.setattr(_embedder, "fingerprint", watched)
+    model = embedder_with(tmp_path).fit(made.data, made.tags)
+    (parameters,) = seen
+    left_out = set(model.get_params(deep=False)) - set(parameters)
+    assert left_out == set(_embedder._NOT_IN_FINGERPRINT)
+
+
+def test_another_version_of_the_package_has_runs_of_its_own(monkeypatch):
+    before = fingerprint(1)
+    monkeypatch.setattr("skwsdhq._training_checkpoint.__version__", "7.7")
+    assert fingerprint(1) != before
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (np.int64(16), 16),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.str_("last"), "last"),
+        ([1, 2], (1, 2)),
+        (np.array([1, 2]), [1, 2]),
+        (np.array(3), 3),
+        ({"b", "a"}, {"a", "b"}),
+        (np.ones(2000), np.ones(2000).astype(">f8")),
+    ],
+)
+def test_fingerprints_of_equal_values_are_equal(a, b):
+    assert fingerprint(a) == fingerprint(b)
+    assert fingerprint({"x": [a]}) == fingerprint({"x": [b]})
+
+
+def test_objects_count_by_what_they_hold():
+    from sklearn.linear_model import Ridge
+
+    assert fingerprint(Ridge(alpha=2)) == fingerprint(Ridge(alpha=2))
+    assert fingerprint(Ridge(alpha=2)) != fingerprint(Ridge(alpha=3))
+
+
+# --- disks and files that fail ----------------------------------------------------------------
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_fit(made, tmp_path, monkeypatch):
+    import errno
+
+    free = embedder_with(None).fit(made.data, made.tags)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.warns(UserWarning, match=r"can't be written: .*No space left.*goes on") as caught:
+        kept = embedder_with(tmp_path).fit(made.data, made.tags)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert_array_equal(kept.coefs_[0], free.coefs_[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def stopped(made, tmp_path_factory):
+    """A run of two epochs that broke off after the first: its file, and how it would have ended."""
+    folder = tmp_path_factory.mktemp("stopped")
+    whole = quantizer(None).set_params(embedder__max_iter=2, code_update_period=1)
+    whole.fit(made.data, made.tags)
+
+    class Stop(Exception):
+        pass
+
+    saves = []
+
+    def save_once(self, state, original=Checkpoint.save):
+        if saves:
+            raise Stop
+        saves.append(self.path)
+        original(self, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "save", save_once)
+        with pytest.raises(Stop):
+            quantizer(folder).set_params(embedder__max_iter=2, code_update_period=1).fit(
+                made.data, made.tags
+            )
+    return saves[0].name, saves[0].read_bytes(), whole
+
+
+def goes_on(made, folder, stopped, content):
+    """The fit that finds this file; None where it refuses it by our own error."""
+    name, _, _ = stopped
+    (folder / name).write_bytes(content)
+    model = quantizer(folder).set_params(embedder__max_iter=2, code_update_period=1)
+    try:
+        return model.fit(made.data, made.tags)
+    except LoadError as error:
+        refusal = str(error)
+    assert re.search(rf"{name} can't be loaded: .*Delete it to start anew", refusal)
+    return None
+
+
+def test_a_run_goes_on_from_the_file(made, tmp_path, stopped):
+    _, content, whole = stopped
+    model = goes_on(made, tmp_path, stopped, content)
+    assert_array_equal(model.codes_, whole.codes_)
+    assert len(model.history_["loss"]) == 2
+
+
+def test_500_damaged_checkpoints(made, tmp_path, stopped):
+    """None of them is believed: a byte flipped, cut, added to, or exchanged."""
+    _, content, _ = stopped
+    random = np.random.RandomState(0)
+    for i in range(500):
+        damaged = bytearray(content)
+        place = random.randint(len(content))
+        if i % 4 == 0:
+            damaged[place] ^= 1 << random.randint(8)
+        elif i % 4 == 1:
+            del damaged[place:]
+        elif i % 4 == 2:
+            damaged[place:place] = random.bytes(1 + random.randint(9))
+        else:
+            length = min(1 + random.randint(64), len(content) - place)
+            damaged[place : place + length] = random.bytes(length)
+        if bytes(damaged) != content:
+            assert goes_on(made, tmp_path, stopped, bytes(damaged)) is None
+
+
+LIES = [None, True, -1, 0, 1, 10**9, 0.5, float("nan"), "", "loss", [], {}, [1], {"a": 1}]
+
+
+def test_checkpoints_that_lie_under_a_right_seal(made, tmp_path, stopped):
+    """Each value of the state in turn: refused, or a run that ends."""
+    _, content, _ = stopped
+    header, arrays = take_apart(content)
+    state = json.loads(header["__metadata__"]["state"])
+    random = np.random.RandomState(0)
+    n_refused = n_tried = 0
+    for place in leaves(state):
+        for number in random.permutation(len(LIES))[:4]:
+            lie = json.dumps(replaced(state, place, LIES[number]))
+            metadata = {**header["__metadata__"], "state": lie}
+            forged = put_together({**header, "__metadata__": metadata}, arrays)
+            model = goes_on(made, tmp_path, stopped, forged)
+            n_tried += 1
+            n_refused += model is None
+            if model is not None:
+                assert model.codes_.shape == (len(made.data), 2)
+                assert len(model.history_["loss"]) == 2
+    assert n_tried > 100
+    assert n_refused > n_tried / 2

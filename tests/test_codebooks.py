@@ -542,3 +542,125 @@ def test_a_multiple_of_the_identity_is_no_metric():
     found = codebooks.learn_codebooks(rows, 2, 8, metric=3.7 * np.eye(6), **options)
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.RandomState(0).normal(size=(1500, 16)).astype(np.float32)
+
+
+class TestWhereverRowsLie:
+    """Codes and errors do not depend on what all rows have in common, nor on their unit."""
+
+    @pytest.mark.parametrize("prefix_weight", [0.0, 0.1])
+    def test_codebooks_hold_an_offset(self, rows, prefix_weight):
+        options = {"prefix_weight": prefix_weight, "n_iter": 8, "random_state": 0}
+        errors = []
+        for offset in (0, 1, 3, 5, 100):
+            moved = rows + np.float32(offset)
+            books, codes = codebooks.learn_codebooks(moved, 3, 64, **options)
+            errors.append(codebooks.quantization_error(moved, codes, books))
+            first = codebooks.quantization_error(moved, codes[:, :1], books[:1])
+            assert first < np.square(rows).sum(axis=1).mean()  # the first codewords hold it too
+        assert errors == pytest.approx([errors[0]] * len(errors), rel=0.02)
+
+    @pytest.mark.parametrize("method", ["residual", "subspace"])
+    def test_first_codebooks_at_an_offset(self, rows, method):
+        at_zero = codebooks.init_codebooks(rows, 2, 32, method=method, random_state=0)
+        error = codebooks.quantization_error(
+            rows, codebooks.encode(rows, at_zero, random_state=0), at_zero
+        )
+        moved = rows + np.float32(1e4)
+        books = codebooks.init_codebooks(moved, 2, 32, method=method, random_state=0)
+        found = codebooks.quantization_error(
+            moved, codebooks.encode(moved, books, random_state=0), books
+        )
+        assert found == pytest.approx(error, rel=0.02)
+
+    @pytest.mark.parametrize("beam_size", [None, 4])
+    @pytest.mark.parametrize("prefix_weight", [0.0, 0.1])
+    @pytest.mark.parametrize("n_rows", [3, 1500])
+    @pytest.mark.parametrize("metric", [False, True])
+    def test_codes_of_float32_are_those_of_float64(
+        self, rows, beam_size, prefix_weight, n_rows, metric
+    ):
+        books, _ = codebooks.learn_codebooks(rows, 3, 64, n_iter=3, random_state=0)
+        basis = np.random.RandomState(1).normal(size=(16, 16))
+        options = {
+            "beam_size": beam_size,
+            "prefix_weight": prefix_weight,
+            "metric": basis @ basis.T * 1e25 if metric else None,
+            "random_state": 0,
+        }
+        for offset in (0, 1000):
+            moved, at = rows[:n_rows] + np.float32(offset), books.copy()
+            at[0] += np.float32(offset)
+            exact = codebooks.encode(moved.astype(float), at.astype(float), **options)
+            found = codebooks.encode(moved, at, **options)
+            assert (found != exact).any(axis=1).mean() < 0.005
+
+    @pytest.mark.parametrize("exponent", [-120, -60, 30, 67, 110])
+    def test_codes_in_another_unit(self, rows, exponent):
+        unit = np.float32(2.0**exponent)
+        books, codes = codebooks.learn_codebooks(rows, 2, 32, n_iter=3, random_state=0)
+        assert (
+            codebooks.encode(rows * unit, books * unit, random_state=0)
+            == codebooks.encode(rows, books, random_state=0)
+        ).all()
+        scaled, same = codebooks.learn_codebooks(rows * unit, 2, 32, n_iter=3, random_state=0)
+        assert (same == codes).all()
+        np.testing.assert_allclose(scaled / unit, books, rtol=1e-5, atol=1e-6)
+        wide = 2.0**exponent
+        error = codebooks.quantization_error(rows * wide, codes, books.astype(float) * wide)
+        if abs(exponent) < 61:  # as squares of float32 are beyond its range
+            assert codebooks.quantization_error(rows * unit, codes, scaled) == pytest.approx(error)
+        assert np.isfinite(codebooks.quantization_error(rows * unit, codes, scaled))
+
+    @pytest.mark.parametrize("exponent", [-900, 900])
+    def test_codes_of_float64_in_another_unit(self, rows, exponent):
+        wide, unit = rows.astype(float), 2.0**exponent
+        books, _ = codebooks.learn_codebooks(wide, 2, 32, n_iter=3, random_state=0)
+        books = books.astype(float)
+        expected = codebooks.encode(wide, books, random_state=0)
+        assert (codebooks.encode(wide * unit, books * unit, random_state=0) == expected).all()
+
+    def test_one_huge_row_leaves_the_others_alone(self, rows):
+        books, _ = codebooks.learn_codebooks(rows, 3, 64, n_iter=3, random_state=0)
+        expected = codebooks.encode(rows, books, random_state=0)
+        mixed = rows.copy()
+        mixed[7] *= 1e25
+        found = codebooks.encode(mixed, books, random_state=0)
+        others = np.arange(len(rows)) != 7
+        assert (found[others] != expected[others]).any(axis=1).mean() < 0.005
+        wide = codebooks.encode(mixed.astype(float), books.astype(float), random_state=0)
+        assert (found[7] == wide[7]).all()
+
+    def test_small_whole_numbers_keep_their_ties(self):
+        books = np.array([[[1.0], [0.0], [2.0]]])
+        assert codebooks.encode(np.array([[0.5], [1.5]]), books).ravel().tolist() == [0, 0]
+
+    def test_a_ridge_towards_the_mean(self):
+        z = np.array([[100.0], [102.0], [104.0], [106.0]])
+        codes = np.array([[0], [0], [1], [1]])
+        statistics = codebooks.codebook_statistics(z, codes, 3)
+        solved = codebooks.solve_codebooks(*statistics, 1, ridge=2.0, centre=True)
+        # Means −2 and 2 around 103, halved by a ridge as large as the counts; no row has the third.
+        np.testing.assert_allclose(solved.ravel(), [102, 104, 0], rtol=1e-12)
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64])
+    def test_numpy_scalars_count_as_numbers(self, rows, kind):
+        expected = codebooks.learn_codebooks(rows, 2, 64, n_iter=2, random_state=0)
+        found = codebooks.learn_codebooks(
+            rows, kind(2), kind(64), n_iter=kind(2), random_state=kind(0)
+        )
+        for a, b in zip(found, expected, strict=True):
+            assert (a == b).all()
+        _, codes = expected
+        np.testing.assert_array_equal(
+            codebooks.update_codebooks(rows, codes, kind(64)),
+            codebooks.update_codebooks(rows, codes, 64),
+        )
+        np.testing.assert_array_equal(
+            codebooks.init_codebooks(rows, kind(2), kind(64), random_state=0),
+            codebooks.init_codebooks(rows, 2, 64, random_state=0),
+        )

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["on_one_thread", "one_openmp_thread", "product", "without_autocast"]
+__all__ = ["as_outside", "on_one_thread", "one_openmp_thread", "product", "without_autocast"]
 
 _Function = TypeVar("_Function", bound=Callable)
 
@@ -78,6 +78,20 @@ def without_autocast(*devices: str) -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+def as_outside(function: _Function) -> _Function:
+    """The function, training as it does outside of any inference mode, no_grad or autocast."""
+
+    @wraps(function)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        devices = ("cpu", "cuda", "mps", "xpu")
+        with torch.inference_mode(False), torch.enable_grad(), without_autocast(*devices):
+            return function(*args, **kwargs)
+
+    return outside  # type: ignore[return-value]
 
 
 def on_one_thread(function: _Function) -> _Function:

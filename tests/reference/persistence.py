@@ -1,5 +1,6 @@
 """The saved file by its description alone: header, seal, arrays."""
 
+import copy
 import hashlib
 import json
 import struct
@@ -27,3 +28,25 @@ def seal(text, data):
     digest = hashlib.sha256(struct.pack("<Q", len(text)) + text + data).hexdigest()
     text = text.replace(b'"sha256":"' + b"0" * 64, b'"sha256":"' + digest.encode(), 1)
     return struct.pack("<Q", len(text)) + text + data
+
+
+def leaves(value, path=()):
+    """Paths to everything within JSON."""
+    yield path
+    items = []
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield from leaves(item, (*path, key))
+
+
+def replaced(value, path, new):
+    """JSON with another value at a path."""
+    value = copy.deepcopy(value)
+    if not path:
+        return new
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = new
+    return value
