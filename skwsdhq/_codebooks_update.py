@@ -98,8 +98,8 @@ def solve_codebooks(
     prefix_weight : float, default=0.0
         As in `update_codebooks`.
     centre : bool, default=False
-        Whether the ridge pulls codes to the mean of the rows, which the first codebook holds,
-        instead of to 0: better where rows have much in common.
+        Whether the ridge pulls codes to the mean of the rows instead of to 0: better where rows
+        have much in common. Where shorter codes count the first codebook holds the mean.
 
     Returns
     -------
@@ -131,7 +131,11 @@ def solve_codebooks(
         # Bᵀ(Z − 1 meanᵀ), since Bᵀ1 counts how often each codeword is used.
         centred_sums = sums - counts.diagonal()[:, None] * mean
         solved = solve_codebooks(counts, centred_sums, n_codebooks, ridge, prefix_weight)
-        solved[0][is_used[0]] += mean
+        if prefix_weight == 0 and is_used.any(axis=1).all():  # as `_balance` has it
+            parts = 1 / is_used.sum(axis=1)
+            solved += is_used[:, :, None] * (parts / parts.sum())[:, None, None] * mean
+        else:
+            solved[0][is_used[0]] += mean
         return solved
     shares = prefix_shares(prefix_weight, n_codebooks)
     if shares is not None:
