@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ def features_of(
     dtype: Any,
     ten_crop: bool = False,
     then: Callable[[np.ndarray], np.ndarray] | None = None,
+    rows: Sequence[int] | None = None,
     verbose: int = 0,
 ) -> np.ndarray:
     """(n, d) float32 features of a `Backbone`; while it runs on a batch, the next one is read.
@@ -66,8 +67,9 @@ def features_of(
     features: np.ndarray | None = None
     done = 0
     start = time.perf_counter()
-    bar = tqdm(total=len(pictures), desc="features", unit="img", disable=not verbose)
-    ahead = contextlib.closing(prefetched(in_order(pictures, batch_size)))
+    n_rows = len(pictures) if rows is None else len(rows)
+    bar = tqdm(total=n_rows, desc="features", unit="img", disable=not verbose)
+    ahead = contextlib.closing(prefetched(in_order(pictures, batch_size, rows)))
     with bar, ahead as batches, _runner(network, device, dtype) as run:
         for batch in batches:
             # A crop at a time: ten times the batch would not fit the caches.
@@ -75,12 +77,12 @@ def features_of(
             parts = [run(crop) for crop in crops]
             if then is not None:
                 parts = [then(part) for part in parts]
-            rows = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
+            part = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
             if features is None:
-                features = np.empty((len(pictures), rows.shape[1]), dtype=np.float32)
-            features[done : done + len(rows)] = rows
-            done += len(rows)
-            bar.update(len(rows))
+                features = np.empty((n_rows, part.shape[1]), dtype=np.float32)
+            features[done : done + len(part)] = part
+            done += len(part)
+            bar.update(len(part))
     seconds = time.perf_counter() - start
     logger.info("%d images in %.1f s, %.0f a second", done, seconds, done / max(seconds, 1e-9))
     assert features is not None  # there is at least one image

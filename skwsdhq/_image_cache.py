@@ -1,25 +1,32 @@
 """Features of images kept on disk, a row an image, so that a network sees each image once.
 
-A folder for each network holds two files that only grow: ``rows.f4``, features, and ``keys``, 32
-bytes for each row. Rows are written before their keys, so that what a crash leaves half written
-has no key and is written over. Processes take turns by a lock on a third file.
+A folder for each network holds a file ``rows-WIDTH`` that only grows, of records of one size: the
+image's key, its features, and a checksum of both and of the folder's name. Whatever is cut,
+changed, added or moved is thereby a row that is not there, and is computed again. Processes take
+turns by a lock on a second file.
 """
 
+import contextlib
 import hashlib
-import importlib.metadata
+import logging
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ._backbones_key import UnknownStateError, network_key
+from ._images_read import check_file, orientation_of
 from .utils._files import turn
 
-__all__ = ["FeatureCache", "image_key", "network_key"]
+__all__ = ["FeatureCache", "UnknownStateError", "image_key", "network_key", "safe_image_key"]
+
+logger = logging.getLogger("skwsdhq.images")
 
 _KEY_BYTES = 32
-_FORMAT = "1"
+_CHECK_BYTES = 16
 
 
 def image_key(source: Any) -> bytes:
@@ -27,75 +34,43 @@ def image_key(source: Any) -> bytes:
 
     Raises
     ------
-    FileNotFoundError
-        If a path does not exist.
+    OSError, ValueError
+        If a path is no file, or the pixels can't be had.
     """
     digest = hashlib.blake2b(digest_size=_KEY_BYTES)
     if isinstance(source, (str, os.PathLike)):
-        path = os.path.abspath(os.fspath(source))
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"image {os.fspath(source)!r} does not exist.")
-        status = os.stat(path)
-        digest.update(f"file {status.st_size} {status.st_mtime_ns} {path}".encode())
+        status = check_file(os.fspath(source))
+        path = os.fsencode(os.path.abspath(os.fspath(source)))
+        digest.update(f"file {status.st_size} {status.st_mtime_ns} ".encode() + path)
     elif hasattr(source, "getbands"):
-        digest.update(f"picture {source.mode} {source.size}".encode())
-        digest.update(source.tobytes())
+        pixels = source.tobytes()
+        palette = source.palette.getdata() if source.palette else None
+        clear = source.info.get("transparency")
+        told = (source.mode, source.size, orientation_of(source), palette, clear)
+        digest.update(f"picture {told} ".encode())
+        digest.update(pixels)
     else:
-        pixels = np.ascontiguousarray(source)
-        digest.update(f"array {pixels.dtype.str} {pixels.shape}".encode())
-        digest.update(pixels.reshape(-1).view(np.uint8).data if pixels.nbytes else b"")
+        array = np.asarray(source)
+        if array.dtype.hasobject:
+            raise ValueError(f"an image should be uint8; got {array.dtype}.")
+        digest.update(f"array {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()
 
 
-def network_key(backbone: Any, size: int | None, *settings: Any) -> str:
-    """Hex digits that tell a network, at an image size and in other settings, from others.
-
-    A name counts with the versions of the packages that give the network, and with size and time of
-    a file that it names; a module by its
-    structure and weights; a function by its module, name and code, but not by what it closes
-    over; any other callable by its pickle.
-    """
-    from .backbones import Backbone, file_stamp
-
-    digest = hashlib.blake2b(digest_size=16)
-    parts: list[Any] = [_FORMAT, size, *settings]
-    if isinstance(backbone, Backbone):
-        parts += [backbone.size, backbone.mean, backbone.std]
-        backbone = backbone.module
-    if isinstance(backbone, str):
-        parts += [backbone, *(_version(name) for name in ("torchvision", "timm"))]
-        stamp = file_stamp(backbone)
-        parts += [stamp] if stamp else []
-    elif hasattr(backbone, "state_dict"):
-        parts.append(repr(backbone))
-        for name, tensor in backbone.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    elif hasattr(backbone, "__code__"):
-        parts += [backbone.__module__, backbone.__qualname__, _code_parts(backbone.__code__)]
-    else:
-        import joblib
-
-        parts.append(joblib.hash(backbone))
-    digest.update(repr(parts).encode())
-    return digest.hexdigest()
-
-
-def _version(package: str) -> str | None:
+def safe_image_key(source: Any) -> bytes:
+    """As `image_key`; for what can't be read, 32 bytes that tell the reason."""
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _code_parts(code: Any) -> list:
-    """What a function does, without where it stands: constants may be code themselves."""
-    constants = [_code_parts(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
-    return [code.co_code.hex(), code.co_names, constants]
+        return image_key(source)
+    except Exception as error:  # whatever it is, reading the image will say it
+        told = f"unreadable {type(error).__name__} {error}".encode(errors="surrogatepass")
+        return hashlib.blake2b(told, digest_size=_KEY_BYTES).digest()
 
 
 class FeatureCache:
     """Rows of features by key.
+
+    What can't be read or written, on a full disk for one, is a warning and not kept.
 
     Parameters
     ----------
@@ -105,8 +80,6 @@ class FeatureCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._rows: dict[bytes, int] = {}
 
     def features(
         self, keys: Sequence[bytes], compute: Callable[[list[int]], np.ndarray], n_at_once: int
@@ -125,61 +98,111 @@ class FeatureCache:
         -------
         ndarray of shape (n, d), float32
         """
-        missing = self._missing(keys)
-        for start in range(0, len(missing), n_at_once):
-            with turn(self.folder / "lock"):
-                self._read_keys()  # others may have computed some meanwhile
-                batch = [i for i in missing[start : start + n_at_once] if keys[i] not in self._rows]
-                if batch:
-                    added = [keys[i] for i in batch]
-                    self._append(added, compute(batch))
-                    self._read_keys()
-                    if not self._rows.keys() >= set(added):
-                        raise ValueError(f"{self.folder} is damaged; delete it.")
-        width = int((self.folder / "width").read_text())
-        wanted = [self._rows[key] for key in keys]
-        path = self.folder / "rows.f4"
-        n_rows = path.stat().st_size // (4 * width)
-        if wanted and max(wanted) >= n_rows:
-            raise ValueError(f"{path} is shorter than it should be; delete {self.folder}.")
-        return np.array(np.memmap(path, "<f4", "r", shape=(n_rows, width))[wanted], dtype="f4")
-
-    def _missing(self, keys: Sequence[bytes]) -> list[int]:
-        """The first position of each key that has no row."""
-        self._read_keys()
         first: dict[bytes, int] = {}
         for i, key in enumerate(keys):
-            if key not in self._rows:
-                first.setdefault(key, i)
-        return list(first.values())
-
-    def _read_keys(self) -> None:
-        """Read what this process or others added."""
-        path = self.folder / "keys"
-        if not path.exists():
-            return
-        with open(path, "rb") as file:
-            file.seek(len(self._rows) * _KEY_BYTES)
-            added = file.read()
-        for start in range(0, len(added) - _KEY_BYTES + 1, _KEY_BYTES):
-            self._rows[added[start : start + _KEY_BYTES]] = len(self._rows)
-
-    def _append(self, keys: list[bytes], features: np.ndarray) -> None:
-        rows = np.ascontiguousarray(features, dtype="<f4")
-        width = self.folder / "width"
-        if not width.exists():
-            width.write_text(str(rows.shape[1]))
-        elif int(width.read_text()) != rows.shape[1]:
+            first.setdefault(key, i)
+        found = self._read(first, warn=True)
+        missing = [i for key, i in first.items() if key not in found]
+        for start in range(0, len(missing), n_at_once):
+            batch = missing[start : start + n_at_once]
+            with self._turn() as may_write:
+                if start or len(found) < len(first):  # others may have computed some meanwhile
+                    found.update(self._read([keys[i] for i in batch]))
+                batch = [i for i in batch if keys[i] not in found]
+                if not batch:
+                    continue
+                rows = np.ascontiguousarray(compute(batch), dtype="<f4")
+                added = {keys[i]: row for i, row in zip(batch, rows, strict=True)}
+                found.update(added)
+                if may_write:
+                    self._append(added)
+        widths = {len(row) for row in found.values()}
+        if len(widths) > 1:
             raise ValueError(
-                f"the backbone gives {rows.shape[1]} features, but {width.read_text()} are kept in "
-                f"{self.folder}; delete it."
+                f"the backbone gives {' and '.join(map(str, sorted(widths)))} features an image, "
+                f"of which some are kept in {self.folder}; delete it if the backbone has changed."
             )
-        _write_at(self.folder / "rows.f4", len(self._rows) * rows.shape[1] * 4, rows.tobytes())
-        _write_at(self.folder / "keys", len(self._rows) * _KEY_BYTES, b"".join(keys))
+        return np.array([found[key] for key in keys], dtype=np.float32)
 
+    def _read(self, keys: Any, warn: bool = False) -> dict[bytes, np.ndarray]:
+        """Rows of those keys that are kept whole."""
+        found: dict[bytes, np.ndarray] = {}
+        n_damaged = 0
+        for path, width in self._files():
+            size = _KEY_BYTES + 4 * width + _CHECK_BYTES
+            with self._warned(path, "read"), open(path, "rb", buffering=0) as file:
+                places: dict[bytes, list[int]] = {}
+                for place in range(0, os.fstat(file.fileno()).st_size - size + 1, size):
+                    file.seek(place)
+                    places.setdefault(file.read(_KEY_BYTES), []).append(place)
+                for key in keys:
+                    for place in reversed(places.get(key, ())):  # the last one was added
+                        file.seek(place)
+                        record = file.read(size)
+                        if record == self._record(key, record[_KEY_BYTES:-_CHECK_BYTES]):
+                            row = np.frombuffer(record, "<f4", width, _KEY_BYTES)
+                            found[key] = row
+                            break
+                        n_damaged += 1
+        if n_damaged and warn:
+            logger.warning(
+                "%d rows of features in %s were damaged; they are computed again.",
+                n_damaged,
+                self.folder,
+            )
+        return found
 
-def _write_at(path: Path, place: int, content: bytes) -> None:
-    with open(path, "r+b" if path.exists() else "xb") as file:
-        file.truncate(place)  # what a crash may have left
-        file.seek(place)
-        file.write(content)
+    def _append(self, rows: dict[bytes, np.ndarray]) -> None:
+        width = len(next(iter(rows.values())))
+        path = self.folder / f"rows-{width}"
+        records = [self._record(key, row.tobytes()) for key, row in rows.items()]
+        with self._warned(path, "written"), open(path, "ab") as file:
+            end = os.fstat(file.fileno()).st_size
+            end -= end % len(records[0])  # what a crash may have left half written
+            file.truncate(end)
+            try:
+                file.write(b"".join(records))
+                file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), end)
+                raise
+
+    def _record(self, key: bytes, row: bytes) -> bytes:
+        name = self.folder.name.encode(errors="surrogatepass")
+        check = hashlib.blake2b(name + b"\0" + key + row, digest_size=_CHECK_BYTES)
+        return key + row + check.digest()
+
+    def _files(self) -> list[tuple[Path, int]]:
+        """Files of rows and their widths."""
+        with contextlib.suppress(OSError):
+            names = sorted(os.listdir(self.folder))
+            widths = [(name, name.removeprefix("rows-")) for name in names]
+            return [
+                (self.folder / name, int(width))
+                for name, width in widths
+                if name != width and width.isdecimal() and 0 < int(width) < 2**31
+            ]
+        return []
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """This process's turn to compute, or False where there can be no lock."""
+        with contextlib.ExitStack() as stack:
+            locked = False
+            with self._warned(self.folder / "lock", "locked"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(turn(self.folder / "lock"))
+                locked = True
+            yield locked
+
+    @contextlib.contextmanager
+    def _warned(self, path: Path, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            warnings.warn(
+                f"features are not kept: {str(path)!r} can't be {what}: {error}",
+                UserWarning,
+                stacklevel=2,
+            )

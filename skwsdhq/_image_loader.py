@@ -1,7 +1,7 @@
 """ImageLoader: images in any form to features of a frozen network, as a pipeline's first step."""
 
 import dataclasses
-import hashlib
+import os
 import warnings
 from numbers import Integral
 from pathlib import Path
@@ -14,7 +14,13 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from ._backbones_run import DTYPES
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from ._image_cache import FeatureCache, image_key, network_key
+from ._image_cache import (
+    FeatureCache,
+    UnknownStateError,
+    image_key,
+    network_key,
+    safe_image_key,
+)
 from .backbones import features_and_skipped, load_backbone, resolve_backbone
 from .images import ResizedImages, input_kind
 from .persistence import PersistenceMixin
@@ -45,8 +51,10 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
     memory : str, PathLike, joblib.Memory or None, default=None
         Where to keep features, by image, so that the network sees each image once, whatever
         folds, candidates and processes ask for it. An image is known by its pixels, or by its
-        path, size and time of change. Unlike the ``memory`` of a Pipeline, which keeps the output
-        for each fold as a whole, it holds for the test rows of a fold too.
+        path, size and time of change; a network by all that it holds, and where that can't be told,
+        nothing is kept, with a warning. Damaged rows are computed again. Unlike the ``memory`` of a
+        Pipeline, which keeps the output for each fold as a whole, it holds for the test rows of a
+        fold too.
     device : str, torch.device or None, default=None
         Where the network runs; None is CUDA where there is one, else the CPU.
     dtype : {"float32", "bfloat16", "auto"}, default="float32"
@@ -272,12 +280,12 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
     def _extract(self, X, backbone):
         """(n, d) float32 features, from the cache where there is one, and rows not readable."""
 
-        def compute(images, verbose):
+        def compute(rows, verbose=0):
             network = load_backbone(backbone)
             if self.size is not None:
                 network = dataclasses.replace(network, size=self.size)
             return features_and_skipped(
-                images,
+                X,
                 network,
                 batch_size=self.batch_size,
                 device=self.device,
@@ -286,26 +294,36 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
                 background=self.background,
                 on_error=self.on_error,
                 ten_crop=self.ten_crop,
+                rows=rows,
                 verbose=verbose,
             )
 
         location = _location(self.memory)
         if location is None:
-            return compute(X, self.verbose)
+            return compute(None, self.verbose)
         from tqdm.auto import tqdm
 
-        rows = X.iloc if hasattr(X, "iloc") else X
-        keys = [self._key(rows[i]) for i in range(len(X))]
         settings = [] if self.dtype == "float32" else [self.dtype]
         settings += [] if self.background == "white" else [self.background]
         settings += ["ten_crop"] if self.ten_crop else []
-        name = network_key(backbone, self.size, *settings)
+        try:
+            name = network_key(backbone, self.size, *settings)
+        except UnknownStateError as error:
+            warnings.warn(
+                f"features are not kept: nothing tells the state of the backbone from others, as "
+                f"it holds {error}. Give a torch.nn.Module, or a function of plain values.",
+                UserWarning,
+                stacklevel=3,
+            )
+            return compute(None, self.verbose)
+        images = X.iloc if hasattr(X, "iloc") else X
+        keys = [self._key(images[i]) for i in range(len(X))]
         cache = FeatureCache(location / "skwsdhq-features" / name)
         with tqdm(total=len(X), desc="features", unit="img", disable=not self.verbose) as bar:
 
             def compute_at(positions):
-                features, skipped = compute([rows[i] for i in positions], 0)
-                features[list(skipped)] = np.nan
+                features, skipped = compute(positions)
+                features[np.isin(positions, list(skipped))] = np.nan
                 bar.update(len(positions))
                 return features
 
@@ -315,17 +333,13 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         blank = np.flatnonzero(np.isnan(features).all(axis=1)).tolist()
         skipped = {}
         if blank:
-            features[blank], reasons = compute([rows[i] for i in blank], 0)
-            skipped = {blank[place]: reason for place, reason in reasons.items()}
+            features[blank], skipped = compute(blank)
         return features, skipped
 
     def _key(self, source):
-        try:
-            return image_key(source)
-        except FileNotFoundError as error:
-            if self.on_error == "raise":
-                raise
-            return hashlib.blake2b(f"missing {error}".encode(), digest_size=32).digest()
+        # A file that is not there ends it at once, before others are computed.
+        is_strict = self.on_error == "raise" and isinstance(source, (str, os.PathLike))
+        return image_key(source) if is_strict else safe_image_key(source)
 
 
 def _first(X):

@@ -68,8 +68,11 @@ def input_kind(X: Any) -> str:
     return "features"
 
 
-def how_to_pass(dtype: Any, shape: tuple[int, ...]) -> str:
-    """What to do about an array of one picture or of several, as the end of a message."""
+def how_to_pass(dtype: Any, shape: tuple[int, ...], listed: bool = False) -> str:
+    """What to do about an array of one picture or of several, as the end of a message.
+
+    ``listed``: one picture stands in a list already.
+    """
     several = len(shape) == 4
     first_axis = len(shape) > 2 and shape[-3] in (1, 3, 4) and shape[-1] not in (1, 3, 4)
     kind = str(dtype).rpartition(".")[2]
@@ -81,7 +84,7 @@ def how_to_pass(dtype: Any, shape: tuple[int, ...]) -> str:
     text += "." if text else ""
     if several and shape[-1] in (1, 4):
         text += " Pass list(X): single pictures may be grey or transparent."
-    if len(shape) == 3:
+    if len(shape) == 3 and not listed:
         text += " One image goes into a list: [image]."
         text += "" if first_axis or shape[-1] in (3, 4) else " n grey ones are list(X)."
     return text
@@ -173,9 +176,7 @@ def _refuse_row(first: Any) -> None:
         raise ValueError(
             f"images should be uint8 of shape (H, W), (H, W, 3) or (H, W, 4); row 0 is "
             f"{first.dtype} of shape {tuple(shape)}."
-            + how_to_pass(first.dtype, tuple(shape)).replace(
-                " One image goes into a list: [image].", ""
-            )
+            f"{how_to_pass(first.dtype, tuple(shape), listed=True)}"
         )
 
 

@@ -7,14 +7,15 @@ import os
 import queue
 import shutil
 import threading
-import zlib
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._image_cache import image_key
+from ._image_cache import safe_image_key
+from ._images_kept import PictureFile
 from ._images_kind import input_kind
 from ._images_read import blank, resized, rgb_of
 from .utils._files import turn
@@ -30,7 +31,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "1"
+_FORMAT = "2"
 _ROWS_AT_ONCE = 256  # while the cache is written
 _READ_ERRORS = (OSError, ValueError)  # what `read_image` raises
 
@@ -50,7 +51,8 @@ class ResizedImages:
         read and resized once for all epochs and processes. The first call of :meth:`rows` reads
         them all, in bounded memory. The file is found again by what the images are: paths with
         their sizes and times of change, or pixels. A damaged one is made anew, rows being checked
-        by their checksums.
+        by their checksums. Where the folder can't be used, as on a full disk, there is a warning
+        and no cache.
     n_jobs : int, default=None
         Threads that read and resize; None is 1, -1 all cores.
     background : str or (red, green, blue), default="white"
@@ -109,8 +111,7 @@ class ResizedImages:
         shape = getattr(images, "shape", None)
         self._is_ready = kind == "array" and tuple(shape[1:3]) == (size, size)  # type: ignore[index]
         self._folder = None if cache_dir is None or self._is_ready else Path(cache_dir)
-        self._kept: np.ndarray | None = None
-        self._checksums: np.ndarray | None = None
+        self._kept: PictureFile | None = None
 
     def __len__(self) -> int:
         return self._n_images
@@ -140,17 +141,8 @@ class ResizedImages:
             return np.array(self._images[numbers])
         if self._folder is None or not self._n_images:
             return self._read(numbers)
-        if self._kept is None:
-            self._open()
         found = self._from_cache(numbers)
-        if found is None:
-            logger.warning("The cache of images in %s was damaged; it is made anew.", self._folder)
-            self._path().unlink(missing_ok=True)
-            self._open()
-            found = self._from_cache(numbers)
-            if found is None:
-                raise OSError(f"what is written to {self._folder} is not what is read there.")
-        return found
+        return self._read(numbers) if found is None else found
 
     def _row_numbers(self, indices: Any) -> np.ndarray:
         numbers = np.asarray(indices)
@@ -165,8 +157,8 @@ class ResizedImages:
             raise IndexError(f"there are {self._n_images} images; got row {numbers[outside][0]}.")
         return np.where(numbers < 0, numbers + self._n_images, numbers)
 
-    def _read(self, numbers: np.ndarray) -> np.ndarray:
-        """(b, size, size, 3), read from the images themselves."""
+    def _read(self, numbers: np.ndarray, errors: list[Exception] | None = None) -> np.ndarray:
+        """(b, size, size, 3), read from the images themselves; an error is put into ``errors``."""
         batch = np.empty((len(numbers), self.size, self.size, 3), dtype=np.uint8)
 
         def read(place: int) -> None:
@@ -174,24 +166,62 @@ class ResizedImages:
             try:
                 batch[place] = resized(self._images[row], self.size, self.background)
             except _READ_ERRORS as error:
-                if self.on_error == "raise":
+                if self.on_error == "skip":
+                    self.skipped_[row] = str(error)
+                elif isinstance(self._images[row], (str, os.PathLike)):
                     raise
-                self.skipped_[row] = str(error)
+                else:
+                    kind = OSError if isinstance(error, OSError) else ValueError
+                    raise kind(f"row {row}: {error}") from error
                 batch[place] = blank(self.size, self.background)
 
-        _in_threads(read, len(numbers), self.n_jobs)
+        try:
+            _in_threads(read, len(numbers), self.n_jobs)
+        except _READ_ERRORS as error:
+            if errors is not None:
+                errors.append(error)
+            raise
         return batch
 
     # --- the cache ----------------------------------------------------------------------
-    #
-    # A file in numpy's own format, (n, size, size, 3) uint8, behind whose end stand checksums:
-    # (n,) uint32, 0 for a row that could not be read.
 
-    def _path(self) -> Path:
+    def _from_cache(self, numbers: np.ndarray) -> np.ndarray | None:
+        """(b, size, size, 3); None where there can be no cache, which is told."""
+        assert self._folder is not None
+        reading: list[Exception] = []  # errors of the images, which are not of the cache
+        empty = blank(self.size, self.background)
+        reason = "what is written there is not what is read"
+        try:
+            kept = self._kept
+            for is_last in (False, True):
+                if kept is None:
+                    kept = self._open(reading)
+                found = kept.rows(numbers, empty)
+                if found is not None:
+                    self._kept = kept
+                    return found
+                kept = None
+                if not is_last:
+                    logger.warning("The cache of images in %s was damaged.", self._folder)
+                    with turn(self._folder / "images.lock"):
+                        self._write(self._new_file(), reading)
+        except OSError as error:
+            if error in reading:
+                raise
+            reason = str(error)
+        warnings.warn(
+            f"resized images are not kept: cache_dir={str(self._folder)!r} can't be used: {reason}",
+            UserWarning,
+            stacklevel=3,
+        )
+        self._folder = None
+        return None
+
+    def _new_file(self) -> PictureFile:
         if not hasattr(self, "_fingerprint"):
             self._fingerprint = self._make_fingerprint()
         assert self._folder is not None
-        return self._folder / f"images-{self.size}-{self._fingerprint}.npy"
+        return PictureFile(self._folder, self._fingerprint, self._n_images, self.size)
 
     def _make_fingerprint(self) -> str:
         import PIL
@@ -199,104 +229,42 @@ class ResizedImages:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((_FORMAT, PIL.__version__, self.size, self.background)).encode())
         for row in range(self._n_images):
-            try:
-                digest.update(image_key(self._images[row]))
-            except FileNotFoundError:
-                if self.on_error == "raise":
-                    raise
-                digest.update(b"missing")
+            digest.update(safe_image_key(self._images[row]))
         return digest.hexdigest()
 
-    def _header(self) -> bytes:
-        import io
-
-        shape = (self._n_images, self.size, self.size, 3)
-        file = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
-        return file.getvalue()
-
-    def _open(self) -> None:
-        """Map the cache into memory, after making it where there is none that is whole."""
-        path, header = self._path(), self._header()
-        n_bytes = self._n_images * 3 * self.size**2
-        if not _is_whole(path, header, n_bytes + 4 * self._n_images):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with turn(path.parent / "images.lock"):
+    def _open(self, reading: list[Exception]) -> PictureFile:
+        """The file of pictures, after making it where there is none that is whole."""
+        kept = self._new_file()
+        if not kept.open():
+            kept.path.parent.mkdir(parents=True, exist_ok=True)
+            with turn(kept.path.parent / "images.lock"):
                 # Another process may have made it while this one waited.
-                if not _is_whole(path, header, n_bytes + 4 * self._n_images):
-                    self._write(path, header, n_bytes)
-        checksums = self._map(path, len(header))
-        missing = np.flatnonzero(checksums == 0)
-        self._read(missing)  # raises, or says in `skipped_` why they are
+                if not kept.open():
+                    self._write(kept, reading)
+        missing = kept.missing()
+        self._read(missing, reading)  # raises, or says in `skipped_` why they are
         if not self.skipped_.keys() >= set(missing.tolist()):
             # What could not be read, as from a disk that was away, now can.
-            with turn(path.parent / "images.lock"):
-                self._write(path, header, n_bytes)
-            self._map(path, len(header))
+            with turn(kept.path.parent / "images.lock"):
+                self._write(kept, reading)
+        return kept
 
-    def _map(self, path: Path, offset: int) -> np.ndarray:
-        shape = (self._n_images, self.size, self.size, 3)
-        kept = np.memmap(path, np.uint8, "r", offset=offset, shape=shape)
-        self._kept = kept
-        self._checksums = np.fromfile(path, "<u4", self._n_images, offset=offset + kept.nbytes)
-        return self._checksums
-
-    def _write(self, path: Path, header: bytes, n_bytes: int) -> None:
-        free = shutil.disk_usage(path.parent).free
-        if free < n_bytes:
+    def _write(self, kept: PictureFile, reading: list[Exception]) -> None:
+        free = shutil.disk_usage(kept.path.parent).free
+        if free < kept.n_bytes:
             raise OSError(
-                f"cache_dir={str(path.parent)!r} has {free / 1e9:.1f} GB free; {self._n_images} "
-                f"images of {self.size} pixels take {n_bytes / 1e9:.1f} GB. Name another folder, "
-                "lower the size, or do without a cache."
+                f"it has {free / 1e9:.1f} GB free; {self._n_images} images of {self.size} pixels "
+                f"take {kept.n_bytes / 1e9:.1f} GB. Name another folder, or lower the size."
             )
-        checksums = np.zeros(self._n_images, dtype="<u4")
-        part = path.with_suffix(".part")  # one process at a time writes: what is there is left over
-        try:
-            with open(part, "wb") as file:
-                file.write(header)
-                for start in range(0, self._n_images, _ROWS_AT_ONCE):
-                    numbers = np.arange(start, min(start + _ROWS_AT_ONCE, self._n_images))
-                    for row, picture in zip(numbers, self._read(numbers), strict=True):
-                        file.write(picture.data)
-                        if row not in self.skipped_:
-                            checksums[row] = _checksum(picture)
-                file.write(checksums.tobytes())
-                file.flush()
-                os.fsync(file.fileno())  # whole on the disk before it has its name
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _from_cache(self, numbers: np.ndarray) -> np.ndarray | None:
-        """(b, size, size, 3), or None where a row is not what was written."""
-        assert self._kept is not None
-        assert self._checksums is not None
-        batch = np.array(self._kept[numbers])
-        for picture, expected in zip(batch, self._checksums[numbers], strict=True):
-            if expected and _checksum(picture) != expected:
-                self._kept = self._checksums = None
-                return None
-        return batch
+        steps = range(0, self._n_images, _ROWS_AT_ONCE)
+        parts = (np.arange(i, min(i + _ROWS_AT_ONCE, self._n_images)) for i in steps)
+        batches = ((numbers, self._read(numbers, reading)) for numbers in parts)
+        kept.write(batches, self.skipped_.__contains__)
+        if not kept.open():
+            raise OSError("what is written there is not what is read")
 
     def __getstate__(self) -> dict:
-        # A memory-mapped array would be pickled with all of its pixels.
-        return {**self.__dict__, "_kept": None, "_checksums": None}
-
-
-def _checksum(picture: np.ndarray) -> int:
-    """CRC-32, but 1 in place of 0, which stands for no picture."""
-    return zlib.crc32(picture.data) or 1
-
-
-def _is_whole(path: Path, header: bytes, n_bytes: int) -> bool:
-    try:
-        with open(path, "rb") as file:
-            begins = file.read(len(header)) == header
-        return begins and path.stat().st_size == len(header) + n_bytes
-    except FileNotFoundError:
-        return False
+        return {**self.__dict__, "_kept": None}
 
 
 def _in_threads(work: Callable[[int], Any], n_calls: int, n_jobs: int | None) -> None:
@@ -380,10 +348,13 @@ def ten_crops(batch: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(crop[:, :, ::-1])
 
 
-def in_order(pictures: ResizedImages, batch_size: int) -> Iterator[np.ndarray]:
-    """All rows, (b, size, size, 3) at a time."""
-    for start in range(0, len(pictures), batch_size):
-        yield pictures.rows(np.arange(start, min(start + batch_size, len(pictures))))
+def in_order(
+    pictures: ResizedImages, batch_size: int, rows: Sequence[int] | None = None
+) -> Iterator[np.ndarray]:
+    """All rows, or those that are given, (b, size, size, 3) at a time."""
+    numbers = np.arange(len(pictures)) if rows is None else np.asarray(rows)
+    for start in range(0, len(numbers), batch_size):
+        yield pictures.rows(numbers[start : start + batch_size])
 
 
 def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:

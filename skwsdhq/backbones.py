@@ -437,12 +437,14 @@ def features_and_skipped(
     on_error: str = "raise",
     ten_crop: bool = False,
     then: Callable[[np.ndarray], np.ndarray] | None = None,
+    rows: Sequence[int] | None = None,
     verbose: int = 0,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """As `extract_features`, but rows that can't be read are those of a blank picture, and told.
 
-    ``then``, where it is given, is called with the features of a batch, and its rows take their
-    place (before the mean over crops).
+    ``rows``, where it is given, are the numbers of the images to take. ``then``, where it is given,
+    is called with the features of a batch, and its rows take their place (before the mean over
+    crops).
     """
     input_kind(images)  # refuses what has no length
     if not len(images):
@@ -462,6 +464,7 @@ def features_and_skipped(
         dtype=computed_in,
         ten_crop=ten_crop,
         then=then,
+        rows=rows,
         verbose=verbose,
     )
     return features, dict(sorted(pictures.skipped_.items()))

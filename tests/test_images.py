@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import os
 import pickle
 import sys
 import threading
@@ -15,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from reference.images import resize_by_loops
 
-from skwsdhq import _images_resized, backbones
+from skwsdhq import ImageLoader, _images_resized, backbones
 from skwsdhq.backbones import Backbone, extract_features, load_backbone
 from skwsdhq.images import (
     ResizedImages,
@@ -91,11 +92,70 @@ def test_formats(tmp_path, suffix):
         assert_allclose(np.asarray(picture).reshape(-1, 3).mean(axis=0), RED, atol=6)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "YCbCr", "HSV", "F"])
-def test_modes(mode):
+GREY = (82, 82, 82)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"),
+    [
+        ("RGB", RED),
+        ("RGBA", RED),
+        ("RGBX", RED),
+        ("RGBa", RED),
+        ("P", RED),
+        ("PA", RED),
+        ("CMYK", RED),
+        ("YCbCr", RED),
+        ("LAB", RED),
+        ("HSV", RED),
+        ("L", GREY),
+        ("LA", GREY),
+        ("La", GREY),
+        ("I", GREY),
+        ("1", None),
+    ],
+)
+def test_modes(mode, colour):
     picture = read_image(solid(mode))
     assert picture.mode == "RGB"
     assert picture.size == (6, 4)
+    if colour:
+        assert_allclose(picture.getpixel((2, 2)), colour, atol=22 if mode.startswith("P") else 3)
+
+
+def test_floats_of_0_to_1_are_scaled(tmp_path):
+    values = np.array([[0, 0.2, 0.5, 1]], dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "floats.tiff")
+    for source in (tmp_path / "floats.tiff", Image.fromarray(values)):
+        assert np.asarray(read_image(source))[0, :, 1].tolist() == [0, 51, 128, 255]
+    for wrong in (1.001, 200, -0.01, np.nan, np.inf, -np.inf):
+        Image.fromarray(np.append(values, wrong)[None].astype(np.float32)).save(
+            tmp_path / "wrong.tiff"
+        )
+        with pytest.raises(OSError, match=r"wrong\.tiff.* floats from .* convert it to uint8"):
+            read_image(tmp_path / "wrong.tiff")
+    assert list(unreadable_images([tmp_path / "floats.tiff", tmp_path / "wrong.tiff"])) == [1]
+
+
+def test_whole_numbers_of_32_bits(tmp_path):
+    """They hold 8 bits or 16; what is beyond is not clipped."""
+
+    def read(*values):
+        Image.fromarray(np.array([values], dtype=np.int32)).save(tmp_path / "whole.tiff")
+        return np.asarray(read_image(tmp_path / "whole.tiff"))[0, :, 2].tolist()
+
+    assert read(0, 82, 255) == [0, 82, 255]
+    assert read(0, 257, 65535) == [0, 1, 255]
+    for wrong in (-1, 65536):
+        with pytest.raises(OSError, match=r"whole\.tiff.*whole numbers from"):
+            read(0, wrong)
+
+
+def test_clear_grey_of_sixteen_bits(tmp_path):
+    values = np.array([[0, 32896, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png", transparency=32896)
+    pixels = np.asarray(read_image(tmp_path / "deep.png", background="red"))
+    assert pixels[0].tolist() == [[0, 0, 0], [255, 0, 0], [255, 255, 255]]
 
 
 def test_transparent_is_white(tmp_path):
@@ -192,10 +252,32 @@ def test_every_rotation_of_a_jpeg(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "turned.jpg", exif=exif)
-    pixels = np.asarray(read_image(tmp_path / "turned.jpg"))
-    assert pixels.shape == (40, 80, 3)
-    assert_allclose(pixels[5:15, 5:35], 255, atol=20)
-    assert_allclose(pixels[25:, 45:], 0, atol=20)
+    in_memory = stored.copy()
+    in_memory.getexif()[0x0112] = orientation
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        for source in (tmp_path / "turned.jpg", opened, in_memory):
+            for _ in range(2):  # the object is left as it is
+                pixels = np.asarray(read_image(source))
+                assert pixels.shape == (40, 80, 3)
+                assert_allclose(pixels[5:15, 5:35], 255, atol=20)
+                assert_allclose(pixels[25:, 45:], 0, atol=20)
+    assert in_memory.size == stored.size
+    cut = ResizedImages([in_memory, tmp_path / "turned.jpg"], 40).rows([0, 1])
+    assert_allclose(cut[0].astype(int), cut[1], atol=20)
+
+
+@pytest.mark.parametrize("value", [0, 9, 300, "6", None])
+def test_rotations_that_there_are_not(value):
+    picture = solid("RGB")
+    picture.getexif()[0x0112] = value
+    assert read_image(picture).size == (6, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_is_no_obstacle(tmp_path):
+    picture = solid("RGB")
+    picture.save(tmp_path / "odd.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff\x01\x02")
+    assert read_image(tmp_path / "odd.jpg").size == (6, 4)
 
 
 @pytest.mark.parametrize("factor", [1.5, 3.0])
@@ -256,8 +338,71 @@ def test_truncated_and_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         read_image(tmp_path / "gone.jpg")
     (tmp_path / "folder.jpg").mkdir()
-    with pytest.raises(OSError, match=r"folder\.jpg"):
+    with pytest.raises(OSError, match=r"folder\.jpg' is no regular file but a folder"):
         read_image(tmp_path / "folder.jpg")
+    with pytest.raises(OSError, match="can't be opened"):
+        read_image("nul\0.jpg")
+    (tmp_path / "text.jpg").write_text("tags of a picture")
+    with pytest.raises(OSError, match=r"text\.jpg' is of no format"):
+        read_image(tmp_path / "text.jpg")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", "/dev/null"):
+        with pytest.raises(OSError, match="is no regular file but a pipe, a socket or a device"):
+            read_image(path)
+    bad = unreadable_images([tmp_path / "pipe.jpg", *saved(tmp_path, 2)], n_jobs=2)
+    assert list(bad) == [0]
+
+
+EMPTY = {
+    "Pillow image": Image.new("RGB", (0, 5)),
+    "flat Pillow image": Image.new("L", (5, 0)),
+    "array": np.zeros((0, 5, 3), dtype=np.uint8),
+    "narrow array": np.zeros((5, 0), dtype=np.uint8),
+    "nothing": None,
+    "number": 3,
+    "floats": np.zeros((5, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_images_without_pixels(name, tmp_path):
+    images = [solid("RGB"), EMPTY[name], np.zeros((4, 4, 3), dtype=np.uint8)]
+    with pytest.raises((OSError, ValueError), match=r"^row 1: .*(has no pixels|got )"):
+        ResizedImages(images, 4).rows([0, 1, 2])
+    pictures = ResizedImages(images, 4, on_error="skip")
+    assert_array_equal(pictures.rows([0, 1, 2])[1], 255)
+    assert list(pictures.skipped_) == list(unreadable_images(images)) == [1]
+    _, rows = extract_features(images, lambda batch: batch[:, 0, 0], on_error="skip")
+    assert rows.tolist() == [0, 2]
+    for memory in (None, tmp_path / "kept"):
+        loader = ImageLoader(lambda batch: batch[:, 0, 0], memory=memory, on_error="skip")
+        with pytest.warns(UserWarning, match="1 images can't be read.*row 1"):
+            loader.fit(images).transform(images)
+        with pytest.raises((OSError, ValueError), match=r"^row 1: "):
+            loader.set_params(on_error="raise").transform(images)
+
+
+def test_pillow_images_of_damaged_files_are_named(tmp_path, rng):
+    path = tmp_path / "cut.png"
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with Image.open(path) as picture:
+        with pytest.raises(OSError, match=r"row 0: image '.*cut\.png' can't be decoded"):
+            ResizedImages([picture], 4).rows([0])
+        assert list(unreadable_images([picture])) == [0]
+
+
+def test_one_open_image_read_by_several_threads(tmp_path, rng):
+    pixels = rng.integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    for _ in range(5):
+        with Image.open(tmp_path / "one.png") as picture:
+            rows = ResizedImages([picture] * 8, 300, n_jobs=8).rows(range(8))
+        assert_array_equal(rows, np.broadcast_to(pixels, rows.shape))
 
 
 def test_pixels_of_every_shape():
@@ -531,8 +676,10 @@ def test_a_damaged_cache_is_made_anew(tmp_path, n_read, damage):
 
 def test_no_cache_where_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(_images_resized.shutil, "disk_usage", lambda path: SimpleNamespace(free=99))
-    with pytest.raises(OSError, match=r"0\.0 GB free; 7 images of 8 pixels take"):
-        ResizedImages(saved(tmp_path), 8, cache_dir=tmp_path / "kept").rows([0])
+    paths = saved(tmp_path)
+    pictures = ResizedImages(paths, 8, cache_dir=tmp_path / "kept")
+    with pytest.warns(UserWarning, match=r"0\.0 GB free; 7 images of 8 pixels take"):
+        assert_array_equal(pictures.rows([3]), ResizedImages(paths, 8).rows([3]))
 
 
 def test_a_crash_while_the_cache_is_written_leaves_none(tmp_path):
