@@ -90,10 +90,26 @@ def check_unique(ids: np.ndarray, n: int) -> None:
         raise ValueError(f"ids should be {n}, one for each row of codes; got {len(ids)}.")
     if (ids[1:] > ids[:-1]).all():  # as most are: no need to sort
         return
+    keys = np.sort(_keys(ids))
+    if (keys[1:] != keys[:-1]).all():
+        return
     ordered = np.sort(ids)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(twice):
         raise ValueError(f"ids should be distinct; {ordered[twice[0]].item()!r} comes twice.")
+
+
+def _keys(ids: np.ndarray) -> np.ndarray:
+    """Numbers that are equal for equal ids, and hardly ever for others: they sort much faster."""
+    if ids.dtype.kind != "U":
+        return ids
+    keys = np.zeros(len(ids), dtype=np.uint64)
+    characters = np.ascontiguousarray(ids).view(np.uint32).reshape(len(ids), -1)
+    factors = np.random.RandomState(0).randint(1, 2**63, characters.shape[1], dtype=np.uint64)
+    # for n: keys[n] = Σ_i factors[i] · characters[n, i], modulo 2**64
+    for column, factor in zip(characters.T, factors, strict=True):
+        keys += np.multiply(column, factor, dtype=np.uint64)
+    return keys
 
 
 def next_id(ids: np.ndarray | None, n: int) -> int:

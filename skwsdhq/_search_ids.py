@@ -41,9 +41,9 @@ def _of_elements(ids: list, name: str) -> np.ndarray:
     if all(issubclass(kind, str) for kind in kinds) and ids:
         array = np.array(ids, dtype=str)
         # numpy takes zeros at the end for no part of a string: two ids would be one.
-        ends = next((entry for entry in ids if entry.endswith("\0")), None)
-        if ends is not None:
-            raise ValueError(f"{name} should not end in a NUL character; got {ends!r}.")
+        ends = [entry for entry in ids if entry.endswith("\0")] if "\0" in "".join(ids) else None
+        if ends:
+            raise ValueError(f"{name} should not end in a NUL character; got {ends[0]!r}.")
         return array
     wrong = {kind for kind in kinds if not issubclass(kind, str | int | np.integer)} | {bool}
     found = next((entry for entry in ids if type(entry) in wrong), _NONE)

@@ -512,6 +512,18 @@ def test_ids_that_are_none_are_refused(place):
     assert index.ids.tolist() == [0, 1, 2]
 
 
+def test_one_id_among_many_that_comes_twice_is_named():
+    codebooks, codes = problem(5000)
+    rng = np.random.default_rng(0)
+    numbers = rng.permutation(5000)
+    for ids in (numbers, np.array([f"ü{i}" for i in numbers]), numbers.astype(str)[::-1]):
+        assert len(CodeIndex(codebooks, codes, ids=ids)) == 5000
+        twice = ids.copy()
+        twice[17] = twice[4000]
+        with pytest.raises(ValueError, match=f"{ids[4000].item()!r} comes twice"):
+            CodeIndex(codebooks, codes, ids=twice)
+
+
 def test_ids_that_numpy_would_change_are_refused():
     codebooks, codes = problem(3)
     for ids in (["a", "a\0", "b"], ["a", "b", "\0"]):
