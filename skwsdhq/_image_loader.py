@@ -45,7 +45,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         Pixels of a side that images are resized to; None is what the network was trained with
         (224 without a network).
     batch_size : int or None, default=None
-        Images that go through the network at once; None is what is fast, 16 on a CPU.
+        Images that go through the network at once; None is what is fast, 4 on a CPU.
     n_jobs : int or None, default=None
         Threads that read and resize images; None is 1, -1 all cores.
     memory : str, PathLike, joblib.Memory or None, default=None

@@ -19,6 +19,7 @@ from ._images_kept import PictureFile
 from ._images_kind import input_kind
 from ._images_read import blank, resized, rgb_of
 from .utils._files import turn
+from .utils._pool import end_of, mapped
 
 __all__ = [
     "ResizedImages",
@@ -269,23 +270,11 @@ class ResizedImages:
 
 def _in_threads(work: Callable[[int], Any], n_calls: int, n_jobs: int | None) -> None:
     """Call ``work`` with 0 to n_calls - 1; the first error in that order is raised."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from joblib import effective_n_jobs
 
-    n_threads = min(effective_n_jobs(n_jobs), n_calls)
-    if n_threads <= 1:
-        for place in range(n_calls):
-            work(place)
-        return
-    with ThreadPoolExecutor(n_threads) as pool:
-        calls = [pool.submit(work, place) for place in range(n_calls)]
-        try:
-            for call in calls:
-                call.result()
-        finally:
-            for call in calls:
-                call.cancel()
+    n_threads = max(1, min(effective_n_jobs(n_jobs), n_calls))
+    for _ in mapped(lambda _, place: work(place), range(n_calls), range(n_threads)):
+        pass
 
 
 def resized_batches(
@@ -370,7 +359,8 @@ def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
     Yields
     ------
     object
-        In order; an error in the making is raised here. The thread ends with this generator.
+        In order; an error in the making is raised here. The thread ends with this generator, which
+        does not wait for long where it hangs, as in reading from a disk that is away.
     """
     waiting: queue.Queue = queue.Queue(n_ahead)
     stopped = threading.Event()
@@ -404,7 +394,7 @@ def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
             yield batch
     finally:
         stopped.set()
-        thread.join()
+        end_of([thread])
 
 
 def unreadable_images(images: Any, *, n_jobs: int | None = None) -> dict[int, str]:

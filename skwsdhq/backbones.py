@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 _LITE_IN_TIMM = {f"efficientnet_lite{k}": f"tf_efficientnet_lite{k}" for k in range(3)}
 _CAFFE = "alexnet_caffe:"
 _WSDHQ = "alexnet_wsdhq:"
+_OWN_MODULES: weakref.WeakSet = weakref.WeakSet()  # those that came of a name
 # Torchvision models to look for in the local cache, the best first.
 _CACHED_CHOICES = ("convnext_tiny", "efficientnet_b0", "resnet50", "mobilenet_v3_large", "resnet18")
 
@@ -164,6 +166,16 @@ def file_stamp(name: str) -> tuple[int, int] | None:
 
 @functools.lru_cache(maxsize=2)  # a network is built once, however many estimators name it
 def _load_named(full_name: str, stamp: tuple[int, int] | None) -> Backbone:
+    import torch
+
+    network = _build_named(full_name)
+    # float32 whatever torch's default is; convolutions are faster in this layout.
+    network.module.float().to(memory_format=torch.channels_last)  # type: ignore[attr-defined]
+    _OWN_MODULES.add(network.module)
+    return network
+
+
+def _build_named(full_name: str) -> Backbone:
     name, path = _split_name(full_name)
     if name in (_CAFFE, _WSDHQ):
         from ._backbones_caffe import MEAN_RGB, SIZE, load_alexnet
@@ -349,7 +361,11 @@ def extract_features(
     """Features of images from a frozen network.
 
     While the network runs on a batch, the next one is read. Memory does not grow with the number
-    of images but for their features.
+    of images but for their features. On a CPU several batches are computed at once, each by one
+    thread, so that the features do not depend on the number of threads. A torch module runs in eval
+    mode, in a copy that shares its parameters: it is left as it is, in whatever mode, and may be
+    used by several threads. A callable that is no module, or a module with hooks, is called for one
+    batch at a time.
 
     Parameters
     ----------
@@ -358,8 +374,8 @@ def extract_features(
     backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
         See :func:`load_backbone`.
     batch_size : int, default=None
-        Images that go through the network at once; None is 16 on a CPU (as fast as its caches
-        allow: 64 take up to twice the time an image) and 128 on a GPU.
+        Images that go through the network at once; None is 4 on a CPU, where each of torch's
+        threads takes a batch of its own, and 128 on a GPU.
     device : str or torch.device, default=None
         Where the network runs; None is CUDA where there is one, else the CPU.
     dtype : {"float32", "bfloat16", "auto"}, default="float32"
@@ -455,7 +471,7 @@ def features_and_skipped(
     side = side_for_crops(network.size) if ten_crop else network.size
     pictures = ResizedImages(images, side, n_jobs=n_jobs, background=background, on_error=on_error)
     if batch_size is None:
-        batch_size = 16 if device.type == "cpu" else 128
+        batch_size = 4 if device.type == "cpu" else 128
     features = features_of(
         pictures,
         network,
@@ -465,9 +481,14 @@ def features_and_skipped(
         ten_crop=ten_crop,
         then=then,
         rows=rows,
+        is_own=_is_own(network.module),
         verbose=verbose,
     )
     return features, dict(sorted(pictures.skipped_.items()))
+
+
+def _is_own(module: Callable) -> bool:
+    return any(module is own for own in list(_OWN_MODULES))
 
 
 def resolve_device(device: Any) -> Any:
