@@ -11,7 +11,7 @@ import numpy as np
 
 from ._images_kind import how_to_pass
 
-__all__ = ["blank", "check_file", "orientation_of", "read_image", "resized"]
+__all__ = ["blank", "check_file", "orientation_of", "picture_suffixes", "read_image", "resized"]
 
 # Large JPEGs are decoded at a half, a quarter or an eighth as long as this many pixels are left
 # for each of the result: what is left is resized, so that the difference can't be seen.
@@ -144,6 +144,21 @@ def check_file(path: str) -> os.stat_result:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
         raise OSError(f"image {path!r} is no regular file but {kind}.")
     return status
+
+
+def picture_suffixes() -> tuple[str, ...]:
+    """Ends of the names of files that `read_image` can read, in lower case, as Pillow has them.
+
+    Formats for which Pillow needs a program or a handler that is not there do not count.
+    """
+    from PIL import EpsImagePlugin, Image, features
+
+    known = Image.registered_extensions()  # of all of Pillow's plugins, and of others' by now
+    left_out = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+    left_out |= set() if EpsImagePlugin.has_ghostscript() else {"EPS"}
+    left_out |= set() if features.check("jpg_2000") else {"JPEG2000"}
+    kinds = Image.OPEN.keys() - left_out
+    return tuple(sorted(suffix for suffix, kind in known.items() if kind in kinds))
 
 
 @contextlib.contextmanager

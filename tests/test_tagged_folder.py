@@ -1,11 +1,14 @@
 """Folders of images with tags in a table or beside each image."""
 
 import json
+import warnings
 
 import pytest
 from PIL import Image
 
+from skwsdhq._images_read import picture_suffixes
 from skwsdhq.datasets import load_tagged_folder
+from skwsdhq.images import read_image
 
 
 @pytest.fixture
@@ -138,3 +141,44 @@ def test_folders_without_what_is_needed(folder, tmp_path_factory):
         load_tagged_folder(folder, separator="")
     with pytest.raises(ValueError, match="'what'"):
         load_tagged_folder(folder, folder / "tags.csv", tag_columns="what")
+
+
+def test_every_picture_that_can_be_read_is_listed(tmp_path):
+    """AVIF, for one, where Pillow has it; and no kind that it only knows by name."""
+    suffixes = [".avif", ".jp2", ".ppm", ".tga", ".ico", ".jpe", ".jfif", ".BMP", ".tif", ".qoi"]
+    suffixes = [suffix for suffix in suffixes if suffix.lower() in picture_suffixes()]
+    assert {".ppm", ".tga", ".jfif"} < set(suffixes)
+    for suffix in suffixes:
+        Image.new("RGB", (16, 16), "red").save(tmp_path / f"picture{suffix}")
+    for suffix in (".pdf", ".h5", ".mpg", ".wmf", ".txt", ".md"):
+        (tmp_path / f"other{suffix}").write_text("no picture")
+    (tmp_path / "tags.csv").write_text(f"file,tags\npicture{suffixes[0]},red\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # .wmf is a picture for some
+        data = load_tagged_folder(tmp_path)
+    assert sorted(data.names) == sorted(f"picture{suffix}" for suffix in suffixes)
+    assert len(data.passed_over) == 6
+    for path in data.images:
+        assert read_image(path).size == (16, 16)
+
+
+def test_what_is_passed_over_is_told(folder):
+    (folder / "tags.csv").write_text("file,tags\na.PNG,cat\nphoto.heic,dog\nnone.jpg,x\n")
+    (folder / "photo.heic").write_bytes(b"a picture of a telephone")
+    (folder / "notes.md").write_text("nothing")
+    with pytest.raises(
+        FileNotFoundError, match=r"names 2 images .* 1 of them are there, .* read here: photo\.heic"
+    ):
+        load_tagged_folder(folder)
+    with pytest.warns(UserWarning, match=r"1 pictures .* are passed over: photo\.heic"):
+        data = load_tagged_folder(folder, missing="ignore")
+    assert data.passed_over == ["notes.md", "photo.heic"]
+    assert data.missing == ["photo.heic", "none.jpg"]
+    assert data.names == NAMES
+
+
+def test_sidecars_are_not_passed_over(folder):
+    (folder / "a.txt").write_text("cat")
+    (folder / "b.jpg.txt").write_text("dog")
+    (folder / "readme.txt").write_text("nothing")
+    assert load_tagged_folder(folder).passed_over == ["readme.txt"]

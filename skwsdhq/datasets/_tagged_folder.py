@@ -2,6 +2,7 @@
 
 import csv
 import json
+import mimetypes
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from .._images_read import picture_suffixes
+
 __all__ = ["load_tagged_folder"]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# Pictures that people have and Pillow alone does not read, besides what has the type image/.
+_PICTURES = (".heic", ".heif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 _TABLES = tuple(
     f"{name}.{kind}" for name in ("tags", "metadata") for kind in ("csv", "tsv", "jsonl")
 )
@@ -38,8 +42,8 @@ def load_tagged_folder(
     Parameters
     ----------
     path : str or PathLike
-        Folder of images, whose folders are searched too. Files whose names begin with a dot are
-        passed over.
+        Folder of images, whose folders are searched too. Images are what Pillow can read here, by
+        the ends of their names. Files whose names begin with a dot are passed over.
     tags : str, PathLike or None, default=None
         Path of a table (``.csv``, ``.tsv``, ``.jsonl``); or ``"sidecar"``: beside ``cat.jpg``
         stands ``cat.txt`` or ``cat.jpg.txt``, with tags on lines or separated. None takes
@@ -79,7 +83,10 @@ def load_tagged_folder(
         untagged : ndarray of int
             Row numbers of images without tags.
         missing : list of str
-            Files that the table names and that are not there.
+            Files that the table names and that are not there, or no images that can be read.
+        passed_over : list of str
+            Files that are no images which can be read, and no tags; there is a warning where they
+            are pictures of another kind.
         DESCR : str
             Folder, table and counts.
 
@@ -110,7 +117,7 @@ def load_tagged_folder(
     if not separator:
         raise ValueError("separator should be at least one character; got ''.")
     folder = Path(path)
-    names = _list_images(folder)
+    names, others = _list_images(folder)
     table = _find_table(folder, tags)
     found: dict[str, list[str]] = {name: [] for name in names}
     absent: dict[str, None] = {}
@@ -130,9 +137,16 @@ def load_tagged_folder(
             f"{told} names {len(absent)} images that are not in {str(folder)!r}: "
             f"{', '.join(list(absent)[:5])}{', ...' if len(absent) > 5 else ''}."
         )
+        there = sorted(absent.keys() & set(others))
+        if there:
+            text += (
+                f" {len(there)} of them are there, but of a kind that Pillow can't read here: "
+                f"{', '.join(there[:5])}{', ...' if len(there) > 5 else ''}."
+            )
         if missing == "raise":
             raise FileNotFoundError(f"{text} missing='warn' or 'ignore' leaves them out.")
         warnings.warn(text, UserWarning, stacklevel=2)
+    passed_over = _passed_over(others, names, folder, table)
     if lowercase:
         found = {name: [tag.lower() for tag in row] for name, row in found.items()}
     rows = [list(dict.fromkeys(found[name])) for name in names]
@@ -146,6 +160,7 @@ def load_tagged_folder(
         names=names,
         untagged=untagged,
         missing=list(absent),
+        passed_over=passed_over,
         DESCR=(
             f"{len(names)} images of the folder {str(folder)!r}, with tags from {told}:\n"
             f"{len({tag for row in rows for tag in row})} different tags, {len(untagged)} images "
@@ -154,20 +169,47 @@ def load_tagged_folder(
     )
 
 
-def _list_images(folder: Path) -> list[str]:
+def _list_images(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the pictures that can be read, and of all other files but hidden ones."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{str(folder)!r} is no folder.")
+    suffixes = picture_suffixes()
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    names = sorted(
-        path.as_posix()
-        for path in paths
-        if path.suffix.lower() in _SUFFIXES and not any(p.startswith(".") for p in path.parts)
+    shown = sorted(
+        path.as_posix() for path in paths if not any(p.startswith(".") for p in path.parts)
     )
+    names = [name for name in shown if Path(name).suffix.lower() in suffixes]
     if not names:
         raise FileNotFoundError(
-            f"there is no image in {str(folder)!r}; these count: {', '.join(_SUFFIXES)}."
+            f"there is no image in {str(folder)!r}; these count: {', '.join(suffixes)}."
         )
-    return names
+    return names, sorted(set(shown) - set(names))
+
+
+def _passed_over(
+    others: list[str], names: list[str], folder: Path, table: Path | None
+) -> list[str]:
+    """Files that are no pictures which can be read, and none that tags are read from."""
+    read = {name for name in others if table is not None and (folder / name).samefile(table)}
+    if table is None:
+        for name in names:
+            read |= {Path(name).with_suffix(".txt").as_posix(), f"{name}.txt"}
+    left = [name for name in others if name not in read]
+    lost = [name for name in left if _is_picture(name)]
+    if lost:
+        warnings.warn(
+            f"{len(lost)} pictures in {str(folder)!r} are of a kind that Pillow can't read here, "
+            f"and are passed over: {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}. "
+            "Convert them, or install a plugin of Pillow's and import it before.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return left
+
+
+def _is_picture(name: str) -> bool:
+    kind = mimetypes.guess_type(name)[0] or ""
+    return kind.startswith("image/") or name.lower().endswith(_PICTURES)
 
 
 def _find_table(folder: Path, tags: Any) -> Path | None:
