@@ -139,7 +139,8 @@ class FeatureCache:
                     for place in reversed(places.get(key, ())):  # the last one was added
                         file.seek(place)
                         record = file.read(size)
-                        if record == self._record(key, record[_KEY_BYTES:-_CHECK_BYTES]):
+                        told = memoryview(record)[:-_CHECK_BYTES]
+                        if told[:_KEY_BYTES] == key and self._check(told) == record[len(told) :]:
                             row = np.frombuffer(record, "<f4", width, _KEY_BYTES)
                             found[key] = row
                             break
@@ -155,7 +156,7 @@ class FeatureCache:
     def _append(self, rows: dict[bytes, np.ndarray]) -> None:
         width = len(next(iter(rows.values())))
         path = self.folder / f"rows-{width}"
-        records = [self._record(key, row.tobytes()) for key, row in rows.items()]
+        records = [key + row.tobytes() + self._check(key, row.data) for key, row in rows.items()]
         with self._warned(path, "written"), open(path, "ab") as file:
             end = os.fstat(file.fileno()).st_size
             end -= end % len(records[0])  # what a crash may have left half written
@@ -168,10 +169,13 @@ class FeatureCache:
                     os.ftruncate(file.fileno(), end)
                 raise
 
-    def _record(self, key: bytes, row: bytes) -> bytes:
+    def _check(self, *parts: bytes | memoryview) -> bytes:
+        """The checksum of a record, which is one of this folder alone."""
         name = self.folder.name.encode(errors="surrogatepass")
-        check = hashlib.blake2b(name + b"\0" + key + row, digest_size=_CHECK_BYTES)
-        return key + row + check.digest()
+        digest = hashlib.blake2b(name + b"\0", digest_size=_CHECK_BYTES)
+        for part in parts:
+            digest.update(part)
+        return digest.digest()
 
     def _files(self) -> list[tuple[Path, int]]:
         """Files of rows and their widths."""

@@ -140,6 +140,23 @@ def test_modes_that_change_while_it_runs(images):
     assert int(module.norm.num_batches_tracked) == 0
 
 
+def test_a_named_network_is_moved_once():
+    """A copy on another device is kept, the network itself stays where it is."""
+    module = nn.Linear(2, 2).eval()
+    device = torch.device("meta")
+    with _backbones_run._eval_copy(module, device, True) as first:
+        assert first.weight.device == device
+    with _backbones_run._eval_copy(module, device, True) as second:
+        assert second is first
+    assert module.weight.device.type == "cpu"
+    with _backbones_run._eval_copy(module.train(), device, False) as third:
+        assert third is not first
+        assert not third.training
+    assert module.training
+    with _backbones_run._eval_copy(module.eval(), torch.device("cpu"), True) as same:
+        assert same is module
+
+
 class Restless(nn.Module):
     """A module that writes to itself, also in eval mode."""
 

@@ -134,7 +134,7 @@ def main():
     parser.add_argument("--n-images", type=int, default=20_000)
     parser.add_argument("--chunk", type=int, default=800, help="images of a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--n-jobs", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--folder", help="of files that are there (for the process of its own)")
