@@ -540,12 +540,10 @@ class HypersphereEmbedder(
                 "to learn from."
             )
         concepts = enhancer.concept_vectors_
-        if not partial and tagged.sum() > 1 and indicator.nnz == tagged.sum() * indicator.shape[1]:
-            names = ", ".join(map(repr, enhancer.concept_names_[:3]))
+        if len(concepts) == 1 and tagged.sum() > 1:
             warn_caller(
-                f"every tagged image has each of the {len(concepts)} concepts ({names}): nothing "
-                "tells images apart, and the loss is 0. Give more tags, or let tag_enhancer merge "
-                "fewer of them."
+                f"all tags are one concept, {enhancer.concept_names_[0]!r}: nothing tells images "
+                "apart, and the loss is 0. Give more tags, or let tag_enhancer merge fewer."
             )
         kernel = self._kernel if partial and self.finetune == "head" else {}
         if self.finetune == "head" and not partial:

@@ -104,8 +104,9 @@ def _check_embedder(embedder: Any) -> None:
     backbone = embedder.backbone_
     _need(backbone is None or isinstance(backbone, str), "a name as backbone_")
     _check_nested(embedder.tag_enhancer_, "tag_enhancer_", width)
-    _count(embedder.n_iter_, "n_iter_")
-    _history(embedder.history_)
+    images = backbone is not None
+    _need(not (images and hasattr(embedder, "n_features_in_")), "a backbone_ or n_features_in_")
+    _check_epochs(embedder)
     trunk = getattr(embedder, "backbone_state_", {})
     _check_trunk(trunk)
     _check_optimizer(getattr(embedder, "_optimizer_state", None), weights, biases, trunk)
@@ -185,10 +186,10 @@ def _check_quantizer(quantizer: Any) -> None:
             _need(inner.coefs_[-1].shape[1] == n_dims, "an embedder of the codebooks' dimension")
     if quantizer.tag_enhancer_ is not None:
         _check_nested(quantizer.tag_enhancer_, "tag_enhancer_", None)
+    _check_columns(quantizer, embedder, n_dims)
     n_bits = n_codebooks * math.ceil(math.log2(n_codewords))
     _need(quantizer.n_bits_ == n_bits, f"n_bits_ of {n_bits}")
-    _count(quantizer.n_iter_, "n_iter_")
-    _history(quantizer.history_)
+    _check_epochs(quantizer)
     statistics = getattr(quantizer, "_statistics", None)
     if statistics is not None:
         _need(isinstance(statistics, tuple) and len(statistics) == 2, "counts and sums")
@@ -197,11 +198,33 @@ def _check_quantizer(quantizer: Any) -> None:
         _matrix(sums, "sums", n_codebooks * n_codewords, n_dims)
 
 
+def _check_columns(quantizer: Any, embedder: Any, n_dims: int) -> None:
+    """Columns of X that the quantizer saw, against those that its embedder takes."""
+    n_columns = getattr(quantizer, "n_features_in_", None)
+    if isinstance(embedder, str):  # embeddings
+        _need(n_columns in (None, n_dims), f"n_features_in_ of {n_dims}")
+        return
+    inner = getattr(embedder, "estimator", embedder)
+    expected = getattr(inner, "n_features_in_", None)
+    _need(n_columns == expected, f"n_features_in_ of {expected}, as its embedder_ has")
+
+
+def _check_epochs(estimator: Any) -> None:
+    """A history with a loss for each epoch; codebooks alone have turns and no loss."""
+    _count(estimator.n_iter_, "n_iter_")
+    _history(estimator.history_)
+    losses = estimator.history_.get("loss", [])
+    _need(not losses or len(losses) == estimator.n_iter_, "a loss for each of n_iter_ epochs")
+
+
 def _check_loader(loader: Any) -> None:
     backbone = loader.backbone_
     _need(backbone is None or isinstance(backbone, str), "a name as backbone_")
     if loader.n_features_out_ is not None:
         _count(loader.n_features_out_, "n_features_out_", least=1)
+    if hasattr(loader, "n_features_in_"):
+        passes = backbone is None and loader.n_features_in_ == loader.n_features_out_
+        _need(passes, "n_features_in_ columns that pass, and no backbone_")
 
 
 def _check_nested(estimator: Any, name: str, width: int | None) -> None:

@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -155,8 +155,9 @@ class Writer:
         if array.dtype.kind in "OU":
             if not all(isinstance(item, str) for item in array.flat):
                 raise TypeError(f"{place} holds other objects than strings; save can't write it.")
-            kind = "objects" if array.dtype.kind == "O" else "strings"
-            return {kind: array.ravel().tolist(), "shape": list(array.shape)}
+            texts = array.ravel().tolist()
+            kind = "strings" if array.dtype.kind == "U" and not _is_wasteful(texts) else "objects"
+            return {kind: texts, "shape": list(array.shape)}
         if id(array) not in self._names:
             while place in self.arrays:  # as of the keys 0 and "0" of a dictionary
                 place += "'"
@@ -164,6 +165,12 @@ class Writer:
             self._kept.append(array)
             self.arrays[place] = array
         return {"array": self._names[id(array)]}
+
+
+def _is_wasteful(texts: Sequence[str] | np.ndarray) -> bool:
+    """Whether an array of texts, each as wide as the longest, is much larger than they are."""
+    lengths = [len(text) for text in texts]
+    return len(lengths) * max(lengths, default=0) > 8 * (sum(lengths) + 8 * len(lengths))
 
 
 def _portable(estimator: Any, name: str, value: Any) -> Any:
@@ -246,7 +253,10 @@ class Reader:
         return self._get_array(name)
 
     def _strings(self, items: Any, shape: Any) -> np.ndarray:
-        return self._objects(items, shape).astype(str)
+        array = self._objects(items, shape)
+        if _is_wasteful(array):
+            raise LoadError("its texts would take much more memory than the file.")
+        return array.astype(str)
 
     def _objects(self, items: Any, shape: Any) -> np.ndarray:
         items = _strings(items)

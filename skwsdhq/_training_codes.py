@@ -4,10 +4,12 @@ import numpy as np
 
 from . import codebooks as _codebooks
 from ._codebooks_input import as_codebooks, as_codes
+from .utils._threads import on_one_thread, product
 
 __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
 
 
+@on_one_thread
 def mixed_metric(concept_vectors: np.ndarray | None, mix: float) -> np.ndarray | None:
     """Metric of quantization errors: ``mix · VᵀV + (1 − mix) · (C / D) · I``.
 
@@ -32,7 +34,7 @@ def mixed_metric(concept_vectors: np.ndarray | None, mix: float) -> np.ndarray |
     vectors = np.asarray(concept_vectors, dtype=np.float64)
     n_dims = vectors.shape[1]
     size = np.square(vectors).sum()
-    return mix * vectors.T @ vectors + (1 - mix) * size / n_dims * np.eye(n_dims)
+    return mix * product(vectors.T, vectors) + (1 - mix) * size / n_dims * np.eye(n_dims)
 
 
 def final_codes(

@@ -16,6 +16,7 @@ from ._embedder import as_rows_of_tags
 from ._losses_input import check_number
 from ._tag_enhancer import TagEnhancer
 from .sphere import normalize_rows
+from .utils._threads import as_outside
 
 __all__ = ["CCAITQ", "WDHTHasher", "canonical_directions", "itq_rotation"]
 
@@ -412,6 +413,7 @@ class WDHTHasher(_TagHasher):
         self.learning_rate = learning_rate
         self.random_state = random_state
 
+    @as_outside
     def fit(self, X, y=None):
         """Train the network on features and tags.
 

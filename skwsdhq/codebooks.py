@@ -26,7 +26,7 @@ from ._codebooks_input import (
     prefix_shares,
 )
 from ._codebooks_update import codebook_statistics, solve_codebooks, update_codebooks
-from .utils._threads import on_one_thread
+from .utils._threads import on_one_thread, product
 
 __all__ = [
     "codebook_statistics",
@@ -182,7 +182,10 @@ def encode(
     if shares is not None:
         shares = shares.astype(codebooks.dtype)
     # zᵀ metric c for all z is a plain product with metric·c: only codewords need the metric.
-    duals = codebooks if metric is None else (codebooks @ metric).astype(codebooks.dtype)
+    duals = codebooks
+    if metric is not None:
+        flat = product(codebooks.reshape(-1, n_dims).astype(np.float64), metric)
+        duals = flat.astype(codebooks.dtype).reshape(codebooks.shape)
     kind = code_dtype(n_codewords)
     return choose_codes(rows, codebooks, duals, orders, beam_size, codes, kind, shares)
 
@@ -458,7 +461,7 @@ def _staged(
     rest = rows
     for m in range(n_codebooks):
         # k-means sees the metric as well; its clusters' means are codewords in the rows' space.
-        white = rest if factor is None else rest @ factor
+        white = rest if factor is None else product(rest, factor)
         centers = init_codebooks(white, 1, n_codewords, random_state=random)
         if factor is not None:
             clusters = encode(white, centers)

@@ -16,9 +16,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from reference.equal import TOLERANCE, assert_equal_codes, assert_equal_neighbors
 from reference.persistence import leaves, put_together, replaced, seal, take_apart
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -76,11 +77,14 @@ def again(estimator, tmp_path):
 
 
 def assert_same_quantizer(first, second, X, tags):
-    assert_array_equal(first.encode(X), second.encode(X))
+    """As far as the user guide promises, see "What stays the same" there."""
+    embeddings = first.transform(X)
+    assert_allclose(second.transform(X), embeddings, rtol=0, atol=TOLERANCE)
+    assert_equal_codes(first.encode(X), second.encode(X), embeddings, first.codebooks_)
     assert_array_equal(first.codes_, second.codes_)
-    assert first.score(X, tags) == second.score(X, tags)
-    for a, b in zip(first.kneighbors(X[:5], 7), second.kneighbors(X[:5], 7), strict=True):
-        assert_array_equal(a, b)
+    assert_array_equal(first.codebooks_, second.codebooks_)
+    assert first.score(X, tags) == pytest.approx(second.score(X, tags), abs=1e-3)
+    assert_equal_neighbors(first.kneighbors(X[:5], 7), second.kneighbors(X[:5], 7))
 
 
 # --- round trips ----------------------------------------------------------------------------
@@ -114,9 +118,10 @@ def test_pipeline(made, pipeline, tmp_path):
     model = again(pipeline, tmp_path)
     assert [name for name, _ in model.steps] == ["images", "embedder", "quantizer"]
     rows = pipeline[:-1].transform(made.data)
-    assert_array_equal(model[:-1].transform(made.data), rows)
+    assert_allclose(model[:-1].transform(made.data), rows, rtol=0, atol=TOLERANCE)
     assert_same_quantizer(pipeline[-1], model[-1], rows, made.tags)
-    assert model.score(made.data, made.tags) == pipeline.score(made.data, made.tags)
+    score = pipeline.score(made.data, made.tags)
+    assert model.score(made.data, made.tags) == pytest.approx(score, abs=1e-3)
     with_holes = Pipeline([("nothing", "passthrough"), ("none", None), ("last", TagEnhancer())])
     assert again(with_holes, tmp_path).steps[:2] == [("nothing", "passthrough"), ("none", None)]
 
@@ -126,13 +131,14 @@ def test_embedder_goes_on_learning_where_it_was(made, tmp_path):
     second = again(first, tmp_path)
     for model in (first, second):
         model.partial_fit(made.data, made.tags)
-    assert_array_equal(first.transform(made.data), second.transform(made.data))
+    assert_allclose(first.transform(made.data), second.transform(made.data), rtol=0, atol=1e-4)
     quantizer = small(embedder(made)).partial_fit(made.data, made.tags)
     twin = again(quantizer, tmp_path)
-    assert_array_equal(
-        quantizer.partial_fit(made.data, made.tags).codebooks_,
-        twin.partial_fit(made.data, made.tags).codebooks_,
-    )
+    errors = [
+        model.partial_fit(made.data, made.tags).history_["quantization_error"]
+        for model in (quantizer, twin)
+    ]
+    assert_allclose(*errors, rtol=1e-2)
 
 
 @pytest.mark.parametrize("form", ["lists", "matrix"])
@@ -244,13 +250,16 @@ def test_another_process(made, fitted, tmp_path):
         "from skwsdhq import load\n"
         "model = load(sys.argv[1])\n"
         "X = np.load(sys.argv[2])\n"
-        "np.savez(sys.argv[3], codes=model.encode(X), rows=model.kneighbors(X, 5)[1])\n"
+        "similarities, rows = model.kneighbors(X, 5)\n"
+        "np.savez(sys.argv[3], codes=model.encode(X), similarities=similarities, rows=rows)\n"
     )
     paths = [str(path), str(tmp_path / "X.npy"), str(tmp_path / "out.npz")]
     subprocess.run([sys.executable, "-W", "error", "-c", program, *paths], check=True)
     out = np.load(tmp_path / "out.npz")
-    assert_array_equal(out["codes"], fitted.codes_)
-    assert_array_equal(out["rows"], fitted.kneighbors(made.data, 5)[1])
+    embeddings = fitted.transform(made.data)
+    assert_equal_codes(out["codes"], fitted.codes_, embeddings, fitted.codebooks_)
+    found = out["similarities"], out["rows"]
+    assert_equal_neighbors(found, fitted.kneighbors(made.data, 5))
 
 
 # --- other formats --------------------------------------------------------------------------
@@ -279,8 +288,9 @@ def test_skops_trusts_our_own_types_only(made, tmp_path, name, request):
     unknown = skops.get_untrusted_types(file=path)
     assert {kind.split(".")[0] for kind in unknown} == {"skwsdhq"}
     twin = skops.load(path, trusted=unknown)
-    assert twin.score(made.data, made.tags) == model.score(made.data, made.tags)
-    assert_array_equal(twin.transform(made.data), model.transform(made.data))
+    score = model.score(made.data, made.tags)
+    assert twin.score(made.data, made.tags) == pytest.approx(score, abs=1e-3)
+    assert_allclose(twin.transform(made.data), model.transform(made.data), rtol=0, atol=TOLERANCE)
 
 
 def test_other_versions_are_warned_of(fitted, tmp_path, monkeypatch):
@@ -308,7 +318,8 @@ def test_a_device_that_is_not_here(made, fitted, tmp_path):
         with pytest.warns(UserWarning, match=r"device='cuda:1', which this machine"):
             loaded = read()
         assert loaded.device is None
-        assert_array_equal(loaded.encode(made.data), fitted.codes_)
+        embeddings = fitted.transform(made.data)
+        assert_equal_codes(loaded.encode(made.data), fitted.codes_, embeddings, fitted.codebooks_)
     assert clone(model).device == "cuda:1"
 
 
@@ -325,11 +336,15 @@ def test_frozen_files(number):
         pipeline = load(DATA / f"format_{number}_pipeline.safetensors")
     features = expected["features"]
     assert_allclose(quantizer.transform(features), expected["quantizer_embeddings"], atol=1e-5)
-    assert_array_equal(quantizer.encode(features), expected["quantizer_codes"])
+    embeddings = expected["quantizer_embeddings"]
+    codes = quantizer.encode(features)
+    # The file was made by another version, on another machine.
+    assert_equal_codes(codes, expected["quantizer_codes"], embeddings, quantizer.codebooks_, 1e-5)
     assert_array_equal(quantizer.tag_enhancer_.transform(tags).toarray(), expected["concepts"])
     rows = pipeline[:-1].transform(features)
     assert_allclose(rows, expected["pipeline_embeddings"], atol=1e-5)
-    assert_array_equal(pipeline[-1].encode(rows), expected["pipeline_codes"])
+    codes, books = pipeline[-1].encode(rows), pipeline[-1].codebooks_
+    assert_equal_codes(codes, expected["pipeline_codes"], rows, books, 1e-5)
     assert 0.5 < pipeline.score(features, tags) < 1
     quantizer.set_params(embedder__max_iter=1).fit(features, tags)
 
@@ -397,13 +412,22 @@ def corruptions(draw):
     return corrupt
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Explanations of failures trace every line, which takes memory that would be counted as ours.
+MANY = settings(
+    max_examples=500,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@MANY
 @given(corrupt=corruptions())
 def test_corrupted_files_give_equal_codes_or_an_error(made, contents, tmp_path, corrupt):
     model, content, other = contents
     loaded = load_within_twice_its_size(tmp_path / "file", corrupt(content, other))
     if loaded is not None:
-        assert_array_equal(loaded.encode(made.data), model.codes_)
+        embeddings = model.transform(made.data)
+        assert_equal_codes(loaded.encode(made.data), model.codes_, embeddings, model.codebooks_)
 
 
 LEAVES = st.sampled_from(
@@ -415,7 +439,7 @@ OBJECTS = st.dictionaries(KINDS, LEAVES | LISTS | st.lists(LISTS, max_size=2), m
 JSON = LEAVES | LISTS | OBJECTS | st.lists(OBJECTS, max_size=2)
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@MANY
 @given(of_model=st.booleans(), place=st.integers(0, 10**6), value=JSON)
 def test_lies_under_a_right_seal_are_seen_through(made, contents, tmp_path, of_model, place, value):
     _, content, _ = contents
@@ -598,3 +622,54 @@ def test_duplicate_keys_overlaps_and_leftovers(contents, tmp_path):
     assert "no estimator" in refusal(path, put_together(nothing, arrays))
     assert model["estimator"]["class"] == "WSDHQuantizer"
     assert skwsdhq.load is load
+
+
+def test_texts_of_unequal_length_take_no_more_memory_than_they_need(tmp_path):
+    """An array of texts is as wide as its longest for each of them."""
+    names = [f"tag {i}" for i in range(2000)]
+    model = TagEnhancer(vocabulary=np.array([*names, "x" * 5000]))
+    loaded = again(model, tmp_path)  # 40 MB as one array
+    assert list(loaded.vocabulary) == [*names, "x" * 5000]
+    content = (tmp_path / "model.safetensors").read_bytes()
+    header, arrays = take_apart(content)
+    model = json.loads(header["__metadata__"]["model"])
+    (place,) = [place for place in leaves(model) if place[-1:] == ("objects",)]
+    texts = replaced(model, place[:-1], {"strings": [*names, "x" * 5000], "shape": [2001]})
+    header["__metadata__"]["model"] = json.dumps(texts)
+    assert "more memory than the file" in refusal(tmp_path / "file", put_together(header, arrays))
+
+
+@pytest.mark.parametrize("name", ["head", "auto", "residual", "last", "adaptive_margin", "cpu"])
+def test_files_beside_do_not_matter(made, fitted, tmp_path, monkeypatch, name):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    path = saved(fitted, tmp_path)
+    unfitted = saved(HypersphereEmbedder(device="cpu"), folder)
+    (folder / name).write_bytes(b"")
+    assert load(path).n_bits_ == fitted.n_bits_
+    assert load(unfitted).finetune == "head"
+    assert again(fitted, tmp_path).n_bits_ == fitted.n_bits_
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((*ATTRIBUTES, "n_features_in_"), 7),
+        ((*EMBEDDER, "n_features_in_"), 7),
+        ((*ATTRIBUTES, "n_iter_"), 7),
+        ((*EMBEDDER, "n_iter_"), 0),
+        ((*EMBEDDER, "backbone_"), "resnet18"),
+    ],
+)
+def test_numbers_that_contradict_the_arrays(contents, tmp_path, place, value):
+    assert "it should hold" in refusal(tmp_path / "file", lie(contents[1], place, value))
+
+
+def test_columns_of_embeddings_and_of_a_loader(made, tmp_path):
+    quantizer = small("passthrough").fit(made.data)
+    for model in (quantizer, ImageLoader().fit(made.data)):
+        content = saved(model, tmp_path).read_bytes()
+        assert load(tmp_path / "model.safetensors").n_features_in_ == 32
+        place = (*ATTRIBUTES, "n_features_in_")
+        assert "n_features_in_" in refusal(tmp_path / "file", lie(content, place, 31))
