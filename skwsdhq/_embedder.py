@@ -27,6 +27,7 @@ from ._callbacks import (
 )
 from ._kernel import fit_kernel, kernel_embeddings
 from ._tag_enhancer import TagEnhancer
+from ._tags_read import read_indicator, read_matrix, read_rows
 from ._training_checkpoint import Checkpoint, fingerprint
 from ._training_run import Run, Stage
 from .backbones import (
@@ -39,7 +40,7 @@ from .backbones import (
 from .images import ResizedImages, input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
-from .tags import check_tags, tags_to_lists
+from .tags import check_tags
 from .utils._estimators import clone_sharing, forget_features
 from .utils._threads import as_outside
 from .utils._warnings import warn_caller
@@ -916,11 +917,14 @@ def metric_vectors(enhancer, normalize):
 
 
 def as_rows_of_tags(y):
-    """Tags in a form that an enhancer reads; class numbers (n,) become a tag each."""
+    """Tags in a form that an enhancer reads: a matrix as it is once checked, classes as lists."""
     if isinstance(y, str):
         check_tags(y)  # says what a plain string should be
-    if hasattr(y, "__array__") and not sparse.issparse(y):
+    matrix = read_matrix(y)
+    if matrix is not None:
+        read_indicator(matrix[0])
+    elif hasattr(y, "__array__"):
         array = np.asarray(y)
-        if array.ndim == 1 and array.dtype.kind in "biuf":
-            return tags_to_lists(*check_tags(array))
+        if array.dtype.kind in "biuf" and (array.ndim == 1 or array.shape[1:] == (1,)):
+            return [[*row] for row in read_rows(y)]
     return y

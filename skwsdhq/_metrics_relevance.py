@@ -1,9 +1,13 @@
 """Which database rows are relevant to a query: those that share at least one label with it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import numpy as np
+from scipy import sparse
+
+from ._tags_read import is_missing, is_row, read_indicator, read_matrix, read_rows
 
 __all__ = ["Relevance", "relate"]
 
@@ -40,10 +44,12 @@ class _ClassRelevance(Relevance):
     """One class a row: relevant when the classes are the same."""
 
     def __init__(self, queries: np.ndarray, rows: np.ndarray) -> None:
-        self.queries, self.rows = queries, rows  # (q,), (n,): the same numbering in both
+        # (q,), (n,): the same numbering in both, below 0 where a row has no class
+        self.queries, self.rows = queries, np.where(rows < 0, -2, rows)
         self.n_queries, self.n_rows = len(queries), len(rows)
         n_classes = int(max(queries.max(initial=-1), rows.max(initial=-1))) + 1
-        self.counts = np.bincount(rows, minlength=n_classes)
+        counts = np.bincount(rows[rows >= 0], minlength=n_classes)
+        self.counts = np.append(counts, 0)  # the last one is that of -1
 
     def mask(self, query: int) -> np.ndarray:
         return self.rows == self.queries[query]
@@ -107,125 +113,165 @@ def pack_bits(indicator: Any) -> np.ndarray:
 def relate(query_labels: Any, database_labels: Any) -> Relevance:
     """Relevance between two sets of labels, in any of the forms that labels come in.
 
+    They are read as tags are, see :func:`skwsdhq.tags.check_tags`: names differ neither by case nor
+    by blanks, and what is missing or blank is no label.
+
     Parameters
     ----------
     query_labels, database_labels : array-like, sparse matrix or list of collections
         Both in the same form: dense or sparse 0/1 indicators (rows, L) with the same columns;
-        one class a row (numbers or strings); or a collection of strings a row.
+        one class a row (numbers or strings); or a collection of strings or numbers a row.
 
     Returns
     -------
     Relevance
     """
-    queries, query_form = _read_labels(query_labels, "query_labels")
-    rows, row_form = _read_labels(database_labels, "database_labels")
-    if query_form != row_form and "empty" not in (query_form, row_form):
-        raise ValueError(
-            f"query_labels are {query_form} but database_labels are {row_form}; give both in one "
-            "form: 0/1 indicators, one class a row, or a list of strings a row."
-        )
-    form = row_form if query_form == "empty" else query_form
-    if form == "0/1 indicators":
-        queries, rows = (_empty_like(a, b) for a, b in ((queries, rows), (rows, queries)))
-        if queries.shape[1] != rows.shape[1]:
-            raise ValueError(
-                f"query_labels have {queries.shape[1]} columns but database_labels have "
-                f"{rows.shape[1]}; the columns of both should be the same labels."
-            )
-        few = rows.shape[1] <= _MAX_MASK_LABELS
-        return _MaskRelevance(queries, rows) if few else _ListRelevance(queries, rows)
-    if form == "collections":
-        return relate(*_joint_indicators(list(queries), list(rows)))
-    kinds = {labels.dtype.kind in "biuf" for labels in (queries, rows) if len(labels)}
-    if len(kinds) > 1:
-        raise TypeError("The classes should be all numbers or all strings.")
-    _, numbers = np.unique(np.concatenate([queries, rows]), return_inverse=True)
-    return _ClassRelevance(numbers[: len(queries)], numbers[len(queries) :])
-
-
-def _empty_like(labels: Any, other: Any) -> Any:
-    """No rows in the form of the other labels; labels that have rows are kept."""
-    from scipy import sparse
-
-    return labels if sparse.issparse(labels) else sparse.csr_array((0, other.shape[1]))
-
-
-def _read_labels(labels: Any, name: str) -> tuple[Any, str]:
-    """Labels as CSR indicators, an array of classes or a list of collections, and which it is."""
-    from scipy import sparse
-
-    if sparse.issparse(labels):
-        return _check_indicator(sparse.csr_array(labels), name), "0/1 indicators"
-    if isinstance(labels, str | bytes | dict) or not isinstance(labels, Iterable):
-        raise TypeError(
-            f"{name} should be an array, a sparse matrix or a list with an entry a row; "
-            f"got {type(labels).__name__}."
-        )
-    if hasattr(labels, "to_numpy"):  # pandas, polars
-        labels = labels.to_numpy()
-    if not isinstance(labels, np.ndarray) or labels.dtype == object:
-        labels = list(labels)
-        if not labels:
-            return np.zeros(0, dtype=np.int64), "empty"
-        if any(_is_collection(row) for row in labels):
-            if not all(_is_collection(row) for row in labels):
-                raise TypeError(f"{name} mixes collections with single labels; use lists only.")
-            if any(isinstance(label, str) for row in labels for label in row) or all(
-                len(row) == 0 for row in labels
-            ):
-                return labels, "collections"
-            try:
-                labels = np.array([np.asarray(row) for row in labels])
-            except ValueError:
-                raise TypeError(
-                    f"{name} holds rows of unequal length that are not strings; collections "
-                    "should hold strings, indicators should be equally long."
-                ) from None
-        else:
-            labels = np.asarray(labels)
-            if labels.dtype == object:
-                raise TypeError(f"{name} should hold numbers or strings, all of one kind.")
-    if labels.ndim == 1:
-        if labels.dtype.kind not in "biufU":
-            raise TypeError(f"{name} should be numbers or strings; got dtype {labels.dtype}.")
-        if labels.dtype.kind == "f" and np.isnan(labels).any():
-            raise ValueError(
-                f"{name} contains NaN; give rows without a class a class of their own."
-            )
-        return labels, "classes" if len(labels) else "empty"
-    if labels.ndim != 2:
-        raise ValueError(f"{name} should have 1 or 2 dimensions; got {labels.ndim}.")
-    if labels.dtype.kind not in "biuf":
-        raise TypeError(f"{name} with 2 dimensions should be 0/1; got dtype {labels.dtype}.")
-    return _check_indicator(labels, name), "0/1 indicators"
-
-
-def _check_indicator(labels: Any, name: str) -> Any:
-    """0/1 indicators as CSR without stored zeros."""
-    from scipy import sparse
-
-    values = labels.data if sparse.issparse(labels) else labels
-    if not np.isin(values, (0, 1)).all():
-        wrong = values[~np.isin(values, (0, 1))].ravel()[0]
-        raise ValueError(
-            f"{name} with 2 dimensions should hold only 0 and 1; got {wrong}. Classes as numbers "
-            "should have 1 dimension."
-        )
-    indicator = sparse.csr_array(labels, copy=True)
-    indicator.eliminate_zeros()
-    return indicator
-
-
-def _is_collection(row: Any) -> bool:
-    return isinstance(row, list | tuple | set | frozenset | np.ndarray) and not (
-        isinstance(row, np.ndarray) and row.ndim == 0
+    queries, rows = (
+        _Labels(query_labels, "query_labels"),
+        _Labels(database_labels, "database_labels"),
     )
+    if queries.form != rows.form and _EMPTY not in (queries.form, rows.form):
+        raise ValueError(
+            f"query_labels are {queries.form} but database_labels are {rows.form}; give both in "
+            "one form: 0/1 indicators, one class a row, or a list of strings a row."
+        )
+    if len(queries.kinds | rows.kinds) > 1:
+        raise TypeError(
+            "query_labels and database_labels should be all numbers or all strings; got both."
+        )
+    form = rows.form if queries.form == _EMPTY else queries.form
+    if form == _INDICATORS:
+        return _of_indicators(*_same_columns(queries, rows))
+    if form == _COLLECTIONS:
+        return _of_indicators(*_joint_indicators(queries.rows, rows.rows))
+    numbers: dict[Any, int] = {}
+    return _ClassRelevance(queries.numbered(numbers), rows.numbered(numbers))
+
+
+def _of_indicators(queries: Any, rows: Any) -> Relevance:
+    few = rows.shape[1] <= _MAX_MASK_LABELS
+    return _MaskRelevance(queries, rows) if few else _ListRelevance(queries, rows)
+
+
+_INDICATORS, _CLASSES, _COLLECTIONS = "0/1 indicators", "one class a row", "collections"
+_EMPTY = "empty"
+
+
+class _Labels:
+    """Labels as they came: which form, which kinds of names, and the labels of the rows."""
+
+    def __init__(self, labels: Any, name: str) -> None:
+        self.name = name
+        self.kinds: set[str] = set()
+        self.columns: list[str] | None = None
+        self.rows: Any = []
+        if isinstance(labels, Iterator):
+            labels = list(labels)
+        matrix = None if isinstance(labels, str | bytes) else read_matrix(labels, name=name)
+        if matrix is not None:
+            self.form, self.columns = _INDICATORS, matrix[1]
+            self.indicator = read_indicator(matrix[0], name=name)
+            return
+        labels = self._as_rows(labels)
+        if not len(labels):
+            self.form = _EMPTY
+            return
+        collections = [is_row(row) for row in labels]
+        if any(collections):
+            self.form = _COLLECTIONS
+            for row, several in zip(labels, collections, strict=True):
+                if several:
+                    self._look(row)
+                elif not is_missing(row):
+                    raise TypeError(f"{name} mixes collections with single labels; use lists only.")
+            self.rows = read_rows(labels, name=name)
+            return
+        self.form = _CLASSES
+        numeric = isinstance(labels, np.ndarray) and labels.dtype.kind in "biuf"
+        self._look(labels[:1] if numeric else labels)
+        if not self.kinds:
+            raise TypeError(
+                f"{name} should be numbers or strings, at least one of them; all {len(labels)} are "
+                "missing."
+            )
+        self.rows = labels
+
+    def _as_rows(self, labels: Any) -> Any:
+        if hasattr(labels, "to_list"):  # a Series, where a missing number is NaN
+            return labels.to_list()
+        if hasattr(labels, "__array__") and not isinstance(labels, list | tuple):
+            labels = np.asarray(labels)
+            if labels.ndim == 2 and labels.shape[1] == 1:
+                labels = labels[:, 0]
+            if labels.dtype.kind == "f" and np.isnan(labels).any():
+                raise ValueError(
+                    f"{self.name} contains NaN; a row without a class is None in a list."
+                )
+            if labels.dtype.kind not in "biufUO":
+                raise TypeError(
+                    f"{self.name} should be numbers or strings; got dtype {labels.dtype}."
+                )
+            return labels
+        if isinstance(labels, str | bytes | dict) or not isinstance(labels, Iterable):
+            raise TypeError(
+                f"{self.name} should be an array, a sparse matrix or a list with an entry a row; "
+                f"got {type(labels).__name__}."
+            )
+        return list(labels)
+
+    def _look(self, values: Iterable) -> None:
+        """Note whether labels are numbers or strings."""
+        for value in values:
+            if isinstance(value, str):
+                if value.strip():
+                    self.kinds.add("strings")
+            elif isinstance(value, Real | np.bool_ | np.number):
+                if not is_missing(value):
+                    self.kinds.add("numbers")
+            elif not is_missing(value):
+                raise TypeError(
+                    f"{self.name} should hold numbers or strings, all of one kind; got "
+                    f"{type(value).__name__}."
+                )
+
+    def numbered(self, numbers: dict[Any, int]) -> np.ndarray:
+        """Number of each row's class, the same for equal ones; -1 where there is none."""
+        rows = self.rows
+        if isinstance(rows, np.ndarray) and rows.dtype.kind != "O":
+            rows, inverse = np.unique(rows, return_inverse=True)
+        else:
+            values = dict.fromkeys(value for value in rows if not is_missing(value))
+            place = {value: i for i, value in enumerate(values)}
+            inverse = np.array([-1 if is_missing(v) else place[v] for v in rows], dtype=np.int64)
+            rows = list(values)
+        codes = np.full(len(rows) + 1, -1, dtype=np.int64)  # the last one is that of the missing
+        for i, names in enumerate(read_rows(rows, name=self.name) if len(rows) else []):
+            for name in names:
+                codes[i] = numbers.setdefault(name, len(numbers))
+        return codes[inverse]
+
+
+def _same_columns(queries: _Labels, rows: _Labels) -> tuple[Any, Any]:
+    """Both indicators over the same columns, which named ones may have in different orders."""
+    if _EMPTY in (queries.form, rows.form):
+        shape = (0, (rows if queries.form == _EMPTY else queries).indicator.shape[1])
+        empty = sparse.csr_array(shape, dtype=np.float32)
+        return tuple(empty if x.form == _EMPTY else x.indicator for x in (queries, rows))
+    if queries.indicator.shape[1] != rows.indicator.shape[1]:
+        raise ValueError(
+            f"query_labels have {queries.indicator.shape[1]} columns but database_labels have "
+            f"{rows.indicator.shape[1]}; the columns of both should be the same labels."
+        )
+    if queries.columns and rows.columns and queries.columns != rows.columns:
+        raise ValueError(
+            f"query_labels have the columns {queries.columns[:5]} but database_labels "
+            f"{rows.columns[:5]}; the columns of both should be the same labels in one order."
+        )
+    return queries.indicator, rows.indicator
 
 
 def _joint_indicators(queries: list, rows: list) -> tuple[Any, Any]:
     """Collections of strings as CSR indicators over the strings of both."""
-    from scipy import sparse
-
     vocabulary: dict[str, int] = {}
     indicators = []
     for collections in (rows, queries):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._metrics_precision import NORMALIZERS, TIES, ZERO_RELEVANCE, check_choice, check_top_k
+from ._tags_read import read_matrix
 
 __all__ = ["RetrievalScorer", "TagsWithLabels", "attach_labels", "make_retrieval_scorer"]
 
@@ -28,6 +29,7 @@ def attach_labels(tags: Any, labels: Any) -> list[TagsWithLabels]:
     tags : tags of n rows
         In any form that :func:`skwsdhq.tags.check_tags` reads.
     labels : array-like of shape (n,) or (n, L), sparse matrix, or list of n collections
+        A row of a matrix is an array of 0 and 1, which is never a list of labels.
 
     Returns
     -------
@@ -50,8 +52,11 @@ def attach_labels(tags: Any, labels: Any) -> list[TagsWithLabels]:
     rows = [TagsWithLabels(row) for row in lists]
     if sparse.issparse(labels):
         labels = labels.toarray()
-    elif hasattr(labels, "to_numpy"):  # pandas, polars
-        labels = labels.to_numpy()
+    elif hasattr(labels, "__array__"):
+        matrix = read_matrix(labels, name="labels")
+        labels = np.asarray(labels) if matrix is None else matrix[0]
+        if labels.ndim == 2 and labels.shape[1] == 1 and matrix is None:  # a column of classes
+            labels = labels[:, 0]
     if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
         raise TypeError(f"labels should have an entry a row; got {type(labels).__name__}.")
     labels = list(labels)
@@ -115,13 +120,13 @@ class RetrievalScorer:
         if callable(self.labels):
             return self.labels(X, y)
         if isinstance(self.labels, Mapping):
-            return [self._looked_up(row) for row in X]
+            return _together([self._looked_up(row) for row in X])
         if y is None:
             raise ValueError("the scorer judges by y, which is None; give tags, or labels=.")
         if self.labels is None:
             return y
         try:
-            return [row.labels for row in y]
+            return _together([row.labels for row in y])
         except AttributeError:
             raise ValueError(
                 "labels='attached', but y has none; make y = metrics.attach_labels(tags, labels)."
@@ -225,6 +230,20 @@ def make_retrieval_scorer(
         zero_relevance=zero_relevance,
         ties=ties,
     )
+
+
+def _together(labels: list) -> Any:
+    """Labels of single rows as labels of all: arrays of numbers are rows of an indicator."""
+    arrays = [isinstance(row, np.ndarray) and row.ndim == 1 and row.dtype.kind in "biuf"
+              for row in labels]  # fmt: skip
+    if not labels or not all(arrays):
+        return labels
+    if len({len(row) for row in labels}) > 1:
+        raise ValueError(
+            "the labels are arrays of numbers of different lengths; rows of 0 and 1 should have "
+            "one length, and several classes a row be a list."
+        )
+    return np.stack(labels)
 
 
 def _parts(estimator: Any) -> tuple[Callable[[Any], np.ndarray], Any]:

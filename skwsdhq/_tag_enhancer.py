@@ -1,6 +1,5 @@
 """TagEnhancer: from messy tags to concepts with vectors."""
 
-import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, Self
@@ -13,8 +12,12 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from . import tags as _tags
+from ._tags_read import is_missing, read_indicator, read_matrix, read_names
 from .persistence import PersistenceMixin
+from .sphere import normalize_rows
 from .utils._estimators import clone_sharing
+from .utils._text import clean_name
+from .utils._warnings import warn_caller
 from .utils._word_vectors import load_word_vectors
 
 __all__ = ["TagEnhancer"]
@@ -185,7 +188,8 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         tags : sequence or matrix of n rows
-            In any form that :func:`skwsdhq.tags.check_tags` reads.
+            In any form that :func:`skwsdhq.tags.check_tags` reads. A matrix may hold weights as
+            well, of which the positive ones count, with a warning.
         y : ignored
 
         Returns
@@ -199,7 +203,12 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         """
         self._validate_params()
         columns = self._check_matrix(tags, reset=True)
-        indicator, names = self._read(tags if columns is None else columns)
+        if columns is None:
+            indicator, names = _tags.check_tags(
+                tags, vocabulary=self.vocabulary, lowercase=self.lowercase
+            )
+        else:
+            indicator, names = columns, self._names_of_columns(tags)
         kept = self._choose(indicator, names)
         indicator, names = sparse.csr_array(indicator[:, kept]), names[kept]
         cooccurrence = _tags.tag_cooccurrence(indicator)
@@ -240,10 +249,11 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             0/1.
         """
         check_is_fitted(self)
-        columns = self._check_matrix(tags, reset=False)
-        if columns is not None and self._kept_columns is not None:
-            indicator, _ = _tags.check_tags(columns)
-            indicator = sparse.csr_array(indicator[:, self._kept_columns])
+        columns = None
+        if self._kept_columns is not None:
+            columns = self._check_matrix(tags, reset=False)
+        if columns is not None:
+            indicator = sparse.csr_array(columns[:, self._kept_columns])
         else:
             indicator, _ = _tags.check_tags(
                 tags, vocabulary=self.vocabulary_, lowercase=self.lowercase
@@ -296,7 +306,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         names = np.array(list(self.vocabulary_), dtype=object)
-        own = _tags.normalize_rows(self.tag_vectors_.astype(np.float64))
+        own = normalize_rows(self.tag_vectors_.astype(np.float64))
         cosines = np.einsum("td,td->t", own, self.concept_vectors_[self.labels_])
         cosines = np.round(np.minimum(cosines, 1), 6)
         order = np.argsort(-self.tag_counts_, kind="stable")
@@ -327,30 +337,41 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
     # --- helpers ------------------------------------------------------------------------
 
     def _check_matrix(self, tags, reset):
-        """Tags that came as a matrix, validated as scikit-learn's X; None for other forms."""
-        if not _is_matrix(tags):
+        """Tags that came as a matrix, validated as scikit-learn's X, as an indicator; else None."""
+        if not _is_matrix(tags, fitted=not reset):
             if reset and hasattr(self, "n_features_in_"):
                 del self.n_features_in_
             return None
-        names = [str(c) for c in tags.columns] if hasattr(tags, "columns") else None
         matrix = validate_data(self, tags, accept_sparse="csr", dtype="numeric", reset=reset)
-        if not reset:
-            return matrix
-        self._column_names = names
-        return matrix
+        values = matrix.data if sparse.issparse(matrix) else matrix
+        wrong = values[~np.isin(values, (0, 1))]
+        if wrong.size:
+            warn_caller(
+                f"a matrix of tags should hold 0 and 1; got {wrong[0]}. Positive entries count as "
+                "tags that are carried, as by (matrix > 0)."
+            )
+        return read_indicator(matrix, strict=False)
 
-    def _read(self, tags):
-        """Indicator and names of the tags of the training samples."""
-        if getattr(tags, "ndim", 0) == 2 and self.vocabulary is None:
-            names = self._column_names
-            return _tags.check_tags(tags, vocabulary=names, lowercase=self.lowercase)
-        return _tags.check_tags(tags, vocabulary=self.vocabulary, lowercase=self.lowercase)
+    def _names_of_columns(self, tags):
+        """(T,) names of the columns of a matrix."""
+        n_columns = self.n_features_in_
+        given = range(n_columns) if self.vocabulary is None else self.vocabulary
+        if self.vocabulary is None and hasattr(tags, "columns"):
+            given = tags.columns
+        names = read_names(given, self.lowercase)
+        if len(names) != n_columns:
+            raise ValueError(
+                f"the tags have {n_columns} columns, but vocabulary names {len(names)}; "
+                "they should be equal."
+            )
+        return names
 
     def _choose(self, indicator, names):
         """Columns to keep, by stop_tags, min_count and max_tags."""
         counts = np.asarray(indicator.sum(axis=0)).ravel()
-        _, stopped = _tags.check_tags([list(self.stop_tags)], lowercase=self.lowercase)
-        counts[np.isin(names.astype(str), stopped.astype(str))] = 0
+        given = [self.stop_tags] if isinstance(self.stop_tags, str) else self.stop_tags or ()
+        stopped = {clean_name(str(tag), self.lowercase) for tag in given}
+        counts[[name in stopped for name in names]] = 0
         kept = np.flatnonzero(counts >= self.min_count)
         if self.max_tags is not None and len(kept) > self.max_tags:
             most = np.lexsort((names[kept].astype(str), -counts[kept]))[: self.max_tags]
@@ -388,12 +409,10 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             if self.missing == "cooccurrence":
                 vectors, found = _tags.vectors_from_neighbors(vectors, found, cooccurrence)
             n_dropped = int((~found).sum())
-            warnings.warn(
+            warn_caller(
                 f"{len(missing)} of {len(names)} tags have no word vector, as "
                 f"{', '.join(map(repr, missing[:3]))}: {len(missing) - n_dropped} got that of the "
-                f"tags they occur with, {n_dropped} were dropped.",
-                UserWarning,
-                stacklevel=3,
+                f"tags they occur with, {n_dropped} were dropped."
             )
         return vectors, found, missing
 
@@ -416,20 +435,25 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         return _tags.remove_common_components(vectors, n_components)
 
 
-def _is_matrix(tags):
-    """Whether tags are a table of numbers; a 1-D array of numbers is refused as one."""
+def _is_matrix(tags, fitted):
+    """Whether tags are a table of numbers; a 1-D array of numbers is refused as one.
+
+    A column of numbers is classes, unless what was fitted was a matrix.
+    """
     if sparse.issparse(tags):
         return True
-    if isinstance(tags, (list, tuple)):
-        return _tags._is_numeric_table(tags)
-    if hasattr(tags, "dtypes") and hasattr(tags, "columns"):  # a data frame
-        tags = np.asarray(tags)
-    if not hasattr(tags, "__array__") or hasattr(tags, "name"):  # a Series has rows of tags
-        return False
+    if isinstance(tags, (list, tuple)) or not hasattr(tags, "__array__") or hasattr(tags, "name"):
+        return False  # a Series has rows of tags, and lists hold them
     array = np.asarray(tags)
+    if array.ndim == 2:
+        if read_matrix(tags) is not None:
+            return True
+        if array.shape[1] == 1 and array.dtype.kind in "iuf" and not fitted:
+            return False
     if array.dtype.kind in "biufc":
         return True
-    return array.ndim == 2 and not any(isinstance(value, str) for value in array.flat)
+    known = (str, list, tuple, set, frozenset, np.ndarray)
+    return array.ndim == 2 and not any(isinstance(v, known) or is_missing(v) for v in array.flat)
 
 
 def _most_frequent(names, counts, labels):

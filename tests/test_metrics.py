@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -324,15 +325,13 @@ def test_inputs_keep_their_values_and_float64_counts():
 
 
 def test_every_form_of_labels_gives_one_mean():
-    import pandas as pd
-
     queries, database, query_labels, database_labels = problem(4)
     expected = mean_average_precision(queries, database, query_labels, database_labels)
     forms = [
         (query_labels.astype(bool), database_labels.astype(float)),
         (sparse.csr_array(query_labels), sparse.csc_matrix(database_labels)),
         (query_labels, sparse.coo_array(database_labels)),
-        (query_labels.tolist(), database_labels.tolist()),
+        ([list(r) for r in sets(query_labels)], [list(r) for r in sets(database_labels)]),
         (names(query_labels), names(database_labels)),
         ([sorted(row) for row in names(query_labels)], [tuple(r) for r in names(database_labels)]),
         ([list(r) * 2 for r in names(query_labels)], names(database_labels)),
@@ -344,8 +343,6 @@ def test_every_form_of_labels_gives_one_mean():
 
 
 def test_one_class_a_row_in_every_form():
-    import pandas as pd
-
     queries, database, _, _ = problem(4)
     rng = np.random.default_rng(0)
     ours, theirs = rng.integers(0, 4, len(queries)), rng.integers(0, 5, len(database))
@@ -376,6 +373,8 @@ def test_equally_long_lists_of_strings_stay_lists():
 @pytest.mark.parametrize("n_labels", [1, 63, 64, 65, 128, 200, 600])
 def test_masks_and_lists_are_the_loop(n_labels):
     _, _, ours, theirs = problem(n_labels, n_labels=n_labels, density=min(0.9, 3 / n_labels))
+    if n_labels == 1:  # a column of numbers would be a class a row
+        ours, theirs = ours.astype(bool), theirs.astype(bool)
     relation = relate(ours, theirs)
     lists = relevance_module._ListRelevance(sparse.csr_array(ours), sparse.csr_array(theirs))
     assert isinstance(relation, relevance_module._ListRelevance) == (n_labels > 512)
@@ -413,10 +412,10 @@ def test_packed_bits_on_paper():
         ([["a"]] * 22 + ["a"], [["a"]] * 80, TypeError, "mixes"),
         ("cats", [["a"]] * 80, TypeError, "got str"),
         (3, [["a"]] * 80, TypeError, "got int"),
-        ([[1, 2]] * 22 + [[1]], [["a"]] * 80, TypeError, "unequal length"),
+        ([[1, 2]] * 22 + [[1]], [["a"]] * 80, TypeError, "all numbers or all strings"),
         (np.ones((23, 3, 1)), np.ones((80, 3, 1)), ValueError, "1 or 2 dimensions"),
         ([None] * 23, np.ones(80), TypeError, "numbers or strings"),
-        (np.array([["a", "b"]] * 23), np.ones((80, 2)), TypeError, "should be 0/1"),
+        (np.array([["a", "b"]] * 23), np.ones((80, 2)), ValueError, "in one form"),
     ],
 )
 def test_labels_name_what_is_wrong(ours, theirs, error, message):
@@ -603,3 +602,49 @@ def test_top_k_orders_equals_by_position(n, dtype):
         for k in (0, 1, 3, n // 20, n // 2, n, n + 3):
             np.testing.assert_array_equal(top_k(scores, k), expected[:k])
         np.testing.assert_array_equal(order_by_score(scores), expected)
+
+
+# -- what people really bring --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, "", " "])
+@pytest.mark.parametrize("form", [list, np.array, pd.Series, "lists"])
+def test_missing_labels_are_no_class(missing, form):
+    clean = [["dog"], [], ["cat"], [], ["dog"], ["cat"], ["dog"], []]
+    messy = ["Dog", missing, "cat", missing, "dog ", "CAT", "  dog", missing]
+    if form == "lists":
+        messy = [[label] for label in messy]
+    else:
+        messy = form(messy) if form is list else form(messy, dtype=object)
+    rows = np.random.default_rng(0).standard_normal((8, 3))
+    expected = mean_average_precision(rows, rows, clean, clean, exclude_self=True)
+    value = mean_average_precision(rows, rows, messy, messy, exclude_self=True)
+    assert value == pytest.approx(expected)
+    for name in (precision_at_k, recall_at_k):
+        assert name(rows, rows, messy, messy, k=3) == pytest.approx(
+            name(rows, rows, clean, clean, k=3)
+        )
+
+
+def test_labels_are_read_as_tags_are():
+    pairs = [
+        (["cafe\u0301"], ["CAFÉ", "tea"]),
+        ([1], np.array([1.0, 2.0])),
+        ([True], [1, 0]),
+        ([[1, 2]], [[1.0], [3]]),
+        (pd.Series([1, 2], dtype="Int64")[:1], [1, 2]),
+        (np.array([[3]]), np.array([3, 4])),
+        (pd.DataFrame({"a": [1], "b": [0]}).convert_dtypes(), np.eye(2)),
+    ]
+    for ours, theirs in pairs:
+        assert relate(ours, theirs).mask(0).tolist() == [True, False]
+
+
+def test_frames_of_labels_have_the_same_columns():
+    with pytest.raises(ValueError, match=r"in one order"):
+        relate(pd.DataFrame({"a": [1], "b": [0]}), pd.DataFrame({"b": [1], "a": [0]}))
+
+
+def test_labels_that_are_lists_are_never_an_indicator():
+    relation = relate([[0, 5, 7]], [[5, 5, 5], [1, 2, 3]])
+    assert relation.mask(0).tolist() == [True, False]

@@ -97,7 +97,7 @@ def test_columns_that_were_left_out_stay_out():
     table = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 0]])
     enhancer = TagEnhancer(VECTORS, vocabulary=["dog", "sky", "car"]).fit(table)
     assert list(enhancer.vocabulary_) == ["dog", "car"]
-    assert_array_equal(enhancer.transform([[0, 1, 1]]).toarray(), [[0, 1]])
+    assert_array_equal(enhancer.transform(np.array([[0, 1, 1]])).toarray(), [[0, 1]])
 
 
 def test_policies_for_tags_without_a_vector():
@@ -269,3 +269,110 @@ def test_downloader_out_of_reach_says_so(monkeypatch):
     monkeypatch.setattr(gensim.downloader, "load", refuse)
     with pytest.raises(OSError, match=r"'glove-none'.*could not be reached"):
         TagEnhancer("glove-none").fit(ROWS)
+
+
+# --- what people really bring ---------------------------------------------------------------
+
+
+def test_lists_of_equal_length_mean_what_others_mean():
+    vectors = {str(t): np.eye(4)[i] for i, t in enumerate((0, 5, 7, 9))}
+    enhancer = TagEnhancer(vectors).fit([[0, 5], [7], [0, 9, 7]])
+    concepts = enhancer.transform([[0, 5, 7, 9], [5, 0, 0, 0]])
+    assert_array_equal(concepts.toarray(), [[1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+def test_frames_of_nullable_numbers_are_indicators():
+    frame = pd.DataFrame({"dog": [1, 0, 1], "car": [0, 1, 1]})
+    for form in (frame.convert_dtypes(), frame.astype(bool).convert_dtypes(), frame.astype(object)):
+        enhancer = TagEnhancer(VECTORS).fit(form)
+        assert list(enhancer.vocabulary_) == ["dog", "car"]
+        assert_array_equal(enhancer.transform(form).toarray(), frame)
+    by_lists = TagEnhancer(VECTORS).fit([["car"], ["dog"], ["sky"]])
+    assert_array_equal(by_lists.transform(frame).toarray(), [[0, 1, 0], [1, 0, 0], [1, 1, 0]])
+
+
+def test_weights_as_a_matrix_count_with_a_warning():
+    with pytest.warns(UserWarning, match=r"should hold 0 and 1; got 0\.5"):
+        enhancer = TagEnhancer(VECTORS, vocabulary=["dog", "car"]).fit(
+            np.array([[0.5, 0], [0, 2], [-1, 1]])
+        )
+    assert enhancer.tag_counts_.tolist() == [1, 2]
+
+
+def test_stop_tags_compare_like_tags():
+    rows = [["cafe\u0301", "dog"], ["İstanbul"]]
+    for stop in (["CAFÉ", "istanbul"], ("cafe\u0301", "I\u0307stanbul")):
+        assert list(TagEnhancer(stop_tags=stop).fit(rows).vocabulary_) == ["dog"]
+    assert list(TagEnhancer(stop_tags="dog").fit(rows).vocabulary_) == ["café", "istanbul"]
+
+
+PHRASES = "new york 0.1 0.2 0.3\ndog 1 0 0\n. . . 0 1 0\nroute 66 0 0 1\n"
+
+
+@pytest.mark.parametrize("header", ["", "4 3\n", "\ufeff4 3\r\n", "\ufeff"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_words_with_spaces_in_text_files(tmp_path, header, zipped):
+    text = header + (PHRASES.replace("\n", " \r\n") if "\r" in header else PHRASES)
+    content = text.encode()
+    path = tmp_path / ("vectors.txt.gz" if zipped else "vectors.txt")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    loaded = load_word_vectors(path)
+    assert list(loaded) == ["new york", "dog", ". . .", "route 66"]
+    assert_allclose([loaded[w] for w in loaded], [[0.1, 0.2, 0.3], *np.eye(3)], rtol=1e-6)
+
+
+def test_odd_words_of_text_files(tmp_path):
+    words = ["\u00a0", "\u0085", "dog", "dog", "nan", "हिन्दी", "7"]
+    lines = [f"{word}\t{i} 0.5\n" for i, word in enumerate(words)]
+    path = tmp_path / "odd.vec"
+    path.write_text("".join(lines) + "\n\n", encoding="utf-8")
+    loaded = load_word_vectors(path)
+    assert list(loaded) == ["\u00a0", "\u0085", "dog", "nan", "हिन्दी", "7"]
+    assert loaded["dog"].tolist() == [2, 0.5]  # the first of two
+    assert len(loaded) == 6
+    assert "cat" not in loaded
+
+
+def packed(content):
+    return gzip.compress(content, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"dog 1 2 3\ncat 1 2\nsky 1 2 3\n", "line 2 has 2 numbers"),
+        (b"dog 1 2 3\ncat 1 x 3\nsky 1 2 3\n", "line 2: .*'x'"),
+        (b"2 3\ndog 1 2 3\n", "says 2 words, but it has 1"),
+        (b"1 3\ndog 1 2 3\ncat 1 2 3\n", "says 1 words, but it has 2"),
+        (b"2 2\ndog 1 2 3\ncat 1 2 3\n", "says 2 dimensions, but lines have 3"),
+        (b"d\xf6g 1 2 3\ncat 1 2 3\n", "line 1: the word .* no UTF-8"),
+        (packed(b"3000000000 300\ndog 1 2 3\n"), "3000000000|300 dimensions"),
+        (packed(b"3000000000 3\ndog 1 2 3\n"), "says 3000000000 words, but it has 1"),
+        (packed(b"3000000000 300\nd \x00\x01"), "says 3000000000 words, but it has 0"),
+        (packed(b"1 9000000000000000\nd \x00\x01"), "9000000000000000 dimensions"),
+        (packed(b"2 3\ndog 1 2 3\ncat 1 2 3\n" * 99)[:50], "ended before"),
+        (b"3000000000 300\ndog 1 2 3\n", "more than it can hold"),
+        (b"a" * (1 << 22), "longer than"),
+    ],
+)
+def test_damaged_word_vectors_are_refused_without_belief_in_headers(tmp_path, content, message):
+    import tracemalloc
+
+    path = tmp_path / "broken.txt"
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=rf"broken\.txt.*{message}|{message}.*broken\.txt"):
+        load_word_vectors(path)
+    assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    tracemalloc.stop()
+
+
+def test_binary_files_end_where_they_say(tmp_path, keyed):
+    path = tmp_path / "vectors.bin"
+    keyed.save_word2vec_format(str(path), binary=True)
+    content = path.read_bytes()
+    assert_allclose(load_word_vectors(path)["auto"], VECTORS["auto"])
+    for wrong, message in [(content[:-9], "but it has 4"), (content + content[5:], "more follows")]:
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=message):
+            load_word_vectors(path)

@@ -182,3 +182,88 @@ def test_sidecars_are_not_passed_over(folder):
     (folder / "b.jpg.txt").write_text("dog")
     (folder / "readme.txt").write_text("nothing")
     assert load_tagged_folder(folder).passed_over == ["readme.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", 'file,tags\na.PNG,"cat\nb.jpg,dog\nsub/c.webp,sky\n', r"x\.csv.*line 2, "),
+        ("x.csv", 'file,tags\na.PNG,"cat\nb.jpg,"dog"\n', r"line 2, "),
+        ("x.csv", 'file,tags\na.PNG,"cat\nb.jpg,dog\nsub/c.webp,"\n', r"line 2, .*'b\.jpg'"),
+        ("x.csv", 'file,tags\na.PNG,cat\nb.jpg,"cat" dog\n', r"line 3, "),
+        ("x.csv", "file,tags,size\na.PNG,cat,4\nb.jpg,cat,dog,4\n", r"line 3, has 4 cells for 3"),
+        ("x.csv", "file,tags,tags\na.PNG,cat,dog\n", r"line 1, has 2 columns 'tags'"),
+        ("x.csv", "file;tags\na.PNG;cat\n", r"delimiter=';'"),
+        ("x.csv", "file\ttags\na.PNG\tcat\n", r"delimiter='\\t'"),
+        ("x.csv", "file,tags\na.PNG,c\0t\n", r"line 2, holds a zero byte"),
+        ("x.csv", f"file,tags\na.PNG,{'c' * 200_000}\n", r"line 2, .*field larger"),
+        ("x.csv", "file,words\n", r"no column any of tags"),
+        ("x.csv", " \n", r"x\.csv.* is empty"),
+        ("x.jsonl", "", r"x\.jsonl.* is empty"),
+        ("x.jsonl", '{"file": "a.PNG", "tags": {"cat": 0.9}}', r"line 1, has an object"),
+        ("x.jsonl", '\n{"file": "a.PNG", "tags": [["cat"]]}', r"line 2, has a list in a list"),
+        ("x.jsonl", '{"file": "a.PNG", "tags": [true]}', r"line 1, has true or false"),
+        ("x.jsonl", '{"file": "a.PNG", "tags": [], "tags": ["a"]}', r"line 1, .*'tags' twice"),
+        ("x.jsonl", '{"file": ["a.PNG"], "tags": []}', r"line 1, has no file"),
+        ("x.jsonl", "[" * 100_000, r"line 1, is no JSON"),
+    ],
+)
+def test_damaged_tables_name_file_and_line(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_tagged_folder(folder, folder / name)
+
+
+def test_wide_characters_ask_for_their_encoding(folder):
+    for encoding in ("utf-16", "utf-16-le"):
+        (folder / "x.csv").write_text(CSV, encoding=encoding)
+        with pytest.raises(ValueError, match=r"x\.csv.*encoding='utf-16"):
+            load_tagged_folder(folder, folder / "x.csv")
+        check(load_tagged_folder(folder, folder / "x.csv", encoding=encoding), folder)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n\n"])
+def test_ends_of_lines(folder, end):
+    (folder / "tags.csv").write_bytes(CSV.replace("\n", end).encode())
+    check(load_tagged_folder(folder), folder)
+
+
+def test_a_header_alone_and_blanks_before_quotes(folder):
+    (folder / "tags.csv").write_text("file,tags\n")
+    assert load_tagged_folder(folder).tags == [[], [], []]
+    (folder / "tags.csv").write_text('file, tags\na.PNG, "cat, black cat"\nsub/c.webp, dög\n')
+    check(load_tagged_folder(folder), folder)
+
+
+def test_items_of_json_lists_stay_whole(folder):
+    lines = [
+        {"file": "a.PNG", "tags": ["washington, dc", "cat", None, 5, 2.0, " "]},
+        {"file": "b.jpg", "tags": "washington, dc"},
+        {"file": "sub/c.webp", "tags": 7},
+    ]
+    (folder / "tags.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert load_tagged_folder(folder).tags == [
+        ["washington, dc", "cat", "5", "2"],
+        ["washington", "dc"],
+        ["7"],
+    ]
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_lines_end_at_line_feeds_only(folder, odd):
+    text = json.dumps({"file": "a.PNG", "tags": [f"cat{odd}dog"]}, ensure_ascii=False)
+    text = text.replace("\\u000b", "\v") if odd in "\v\f\x1c" else text
+    (folder / "tags.jsonl").write_text(text + "\r\n", encoding="utf-8")
+    assert load_tagged_folder(folder).tags == [["cat dog"], [], []]
+    (folder / "tags.csv").write_text(f"file,tags\na.PNG,cat{odd}dog\n", encoding="utf-8")
+    assert load_tagged_folder(folder, folder / "tags.csv").tags == [["cat dog"], [], []]
+    (folder / "a.txt").write_text(f"cat{odd}dog\nsky", encoding="utf-8")
+    assert load_tagged_folder(folder, "sidecar").tags == [["cat dog", "sky"], [], []]
+
+
+def test_names_and_tags_in_either_form_of_unicode(folder):
+    Image.new("RGB", (4, 4)).save(folder / "cafe\u0301.png")
+    (folder / "tags.csv").write_text("file,tags\ncafé.png,Cafe\u0301\n", encoding="utf-8")
+    data = load_tagged_folder(folder)
+    assert data.tags[data.names.index("cafe\u0301.png")] == ["café"]
+    assert data.missing == []

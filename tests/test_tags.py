@@ -54,8 +54,7 @@ def test_every_form_of_lists_gives_one_indicator(form):
     [
         np.array,
         lambda t: t.astype(bool),
-        lambda t: t.astype(float) * 0.5,
-        lambda t: t.tolist(),
+        lambda t: t.astype(float),
         sparse.csr_array,
         sparse.csr_matrix,
         sparse.csc_array,
@@ -139,6 +138,7 @@ def test_no_rows_and_no_tags():
         (sparse.csr_array([[0.0, np.nan]]), ValueError, "NaN"),
         (np.array([1.0, np.nan]), ValueError, "NaN"),
         (np.array([1.0, np.inf]), ValueError, "infinity"),
+        (pd.Series([1.0, np.inf]), ValueError, "row 1 .* infinity"),
         (np.array([[1j]]), TypeError, "row 0"),
     ],
 )
@@ -400,3 +400,165 @@ def test_mean_on_the_sphere_of_nothing_is_zero():
     mean = spherical_mean(circle(0, 180, 90), np.array([0, 0, 2]), 3)
     assert_allclose(mean[2], [0, 1], atol=1e-12)
     assert_allclose(mean[1], [0, 0])
+
+
+# --- what people really bring ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "way"),
+    [
+        (["sky,sun", "sea,sun"], r"text\.split\(','\) for text in tags"),
+        (["sky; sun", "sea"], r"text\.split\(';'\)"),
+        (["sky\nsun", "sea\nsun"], r"text\.split\('\\n'\)"),
+        (["sky\tsun", "sea"], r"text\.split\('\\t'\)"),
+        (["#sky #sun", "#sea"], r"text\.split\('#'\)"),
+        (pd.Series(["sky|sun", "sea|sun"]), r"text\.split\('\|'\)"),
+        (np.array(["海、空", "海、山"], dtype=object), r"text\.split\('、'\)"),
+        ([["sky,sun"], ["sea,sun"]], r"for row in tags"),
+    ],
+)
+def test_separators_within_strings_are_warned_of_once(rows, way):
+    with pytest.warns(UserWarning, match=way) as caught:
+        _, names = tags.check_tags(rows)
+    assert len(caught) == 1
+    assert len(names) == 2  # each string is one tag all the same
+
+
+def test_names_may_hold_a_comma_where_few_do_or_where_they_are_known():
+    rows = [["washington, dc", "city"], ["dog"], ["cat", "sky"], ["sea"]]
+    assert "washington, dc" in tags.check_tags(rows)[1]
+    tags.check_tags(["washington, dc"], vocabulary=["dog", "washington, dc"])
+    tags.check_tags(["dog", "rock-n-roll", "it's", "3.5", "a/b"])
+
+
+def test_lists_are_lists_whatever_their_lengths():
+    _, names = tags.check_tags([[0, 5], [7], [0, 9, 7]])
+    assert list(names) == ["0", "5", "7", "9"]
+    for kind in (list, tuple, set):
+        rows = [kind([0, 5, 7, 9]), kind([5, 0, 0, 0])]
+        indicator, _ = tags.check_tags(rows, vocabulary=names)
+        assert_array_equal(indicator.toarray(), [[1, 1, 1, 1], [1, 1, 0, 0]])
+    with pytest.warns(UserWarning, match=r"np\.asarray\(tags\)"):
+        tags.check_tags([[0, 1, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.array([[0, 2], [1, 0]]),
+        np.array([[0, -1], [1, 0]]),
+        np.array([[0, 0.5], [1, 0]]),
+        sparse.csr_array([[0, 2], [1, 0]]),
+        pd.DataFrame({"dog": [0, 2], "cat": [1, 0]}),
+    ],
+)
+def test_a_matrix_of_other_numbers_says_what_to_do(matrix):
+    with pytest.raises(ValueError, match=r"only 0 and 1; got .*matrix > 0"):
+        tags.check_tags(matrix)
+
+
+def test_a_column_of_numbers_is_classes():
+    classes = np.array([3, 1, 3])
+    for column in (classes[:, None], pd.DataFrame({"y": classes}), classes[:, None].astype(float)):
+        indicator, names = tags.check_tags(column)
+        assert list(names) == ["1", "3"]
+        assert_array_equal(indicator.toarray(), [[0, 1], [1, 0], [0, 1]])
+    # whatever classes a fold happens to hold; a boolean column is a tag
+    assert list(tags.check_tags(np.array([[0], [1]]))[1]) == ["0", "1"]
+    assert_array_equal(tags.check_tags(np.array([[False], [True]]))[0].toarray(), [[0], [1]])
+    assert_array_equal(
+        tags.check_tags(np.array([[0], [1]]), vocabulary=["dog"])[0].toarray(), [[0], [1]]
+    )
+
+
+DOG_CAT = pd.DataFrame({"dog": [1, 0], "cat": [0, 1]})
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        DOG_CAT.convert_dtypes(),
+        DOG_CAT.astype(bool).convert_dtypes(),
+        DOG_CAT.astype("category"),
+        DOG_CAT.astype(object),
+        DOG_CAT.astype(bool).astype(object),
+        DOG_CAT.astype({"dog": "Int64", "cat": bool}),
+        DOG_CAT.astype("Float32"),
+        pl.DataFrame({"dog": [1, 0], "cat": [False, True]}),
+    ],
+)
+def test_an_indicator_in_any_dtype_of_a_frame(frame):
+    indicator, names = tags.check_tags(frame)
+    assert list(names) == ["dog", "cat"]
+    assert_array_equal(indicator.toarray(), np.eye(2))
+    from skwsdhq.metrics import attach_labels
+
+    assert attach_labels(frame, [0, 1]) == [["dog"], ["cat"]]
+
+
+def test_frames_are_read_by_their_names():
+    indicator, names = tags.check_tags(DOG_CAT, vocabulary=["cat", "bird", "dog"])
+    assert list(names) == ["cat", "bird", "dog"]
+    assert_array_equal(indicator.toarray(), [[0, 0, 1], [1, 0, 0]])
+    _, renamed = tags.check_tags(DOG_CAT, vocabulary=["a", "b"])
+    assert list(renamed) == ["a", "b"]
+    assert list(tags.check_tags(DOG_CAT.rename(columns={"dog": " Dog"}))[1]) == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "boolean", "Float64", object])
+def test_a_missing_entry_of_an_indicator_is_an_error(dtype):
+    frame = DOG_CAT.astype(dtype)
+    frame.loc[0, "cat"] = None
+    with pytest.raises(ValueError, match=r"NaN.*fillna\(0\)"):
+        tags.check_tags(frame)
+    with pytest.raises(ValueError, match="texts '0' and '1'"):
+        tags.check_tags(DOG_CAT.astype(str))
+
+
+def test_numbers_have_one_name_in_every_type():
+    values = [1, 1.0, np.float32(1), np.int8(1), np.True_, "1"]
+    assert list(tags.check_tags([[value] for value in values])[1]) == ["1"]
+    assert list(tags.check_tags([[0.1], [np.float32(0.1)]])[1]) == ["0.1"]
+    for rows in (
+        pd.Series([1, None, 2], dtype="Int64"),
+        pd.Series([1.0, np.nan, 2]),
+        pl.Series([1, None, 2]),
+    ):
+        assert_array_equal(tags.check_tags(rows)[0].toarray(), [[1, 0], [0, 0], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("น้ำ ตก", ["น้ำ", "ตก"]),
+        ("مُحَمَّد", ["مُحَمَّد"]),
+        ("שָׁלוֹם_עולם", ["שָׁלוֹם", "עולם"]),
+        ("cafe\u0301-bar", ["café", "bar"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("ක්\u200dෂ", ["ක්\u200dෂ"]),
+        ("❤\ufe0f", ["❤\ufe0f"]),
+        ("👩\u200d🚀 🇩🇪", ["👩\u200d🚀", "🇩🇪"]),
+        ("dog ❤\ufe0f", ["dog"]),
+        ("İstanbul", ["istanbul"]),
+        ("…!?", []),
+    ],
+)
+def test_marks_belong_to_their_letters(tag, words):
+    import unicodedata
+
+    assert tags.split_words(tag) == [unicodedata.normalize("NFC", word) for word in words]
+
+
+def test_names_compare_in_one_form():
+    rows = [["cafe\u0301"], ["CAFÉ"], ["\ufeffcafé\u00a0"], ["İstanbul"], ["I\u0307stanbul"]]
+    indicator, names = tags.check_tags([*rows, ["❤\ufe0f"], ["\u200b", "\u3000"]])
+    assert list(names) == ["café", "istanbul", "❤\ufe0f"]
+    assert indicator.sum(axis=1).tolist() == [1, 1, 1, 1, 1, 1, 0]
+    _, names = tags.check_tags([["café"]], vocabulary=["cafe\u0301"])
+    assert list(names) == ["café"]
+    for key in ("café", "cafe\u0301"):
+        vectors, found = tags.tag_vectors(["café", "cafe\u0301 noir"], {key: [1.0, 2.0]})
+        assert found.all()
+        assert_allclose(vectors, [[1, 2], [1, 2]])

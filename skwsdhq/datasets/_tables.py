@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..utils._text import clean_name, split_lines
+
 __all__ = ["first_folder", "label_indicator", "read_lines", "split_rows", "tidy_tag"]
 
 
@@ -20,8 +22,8 @@ def label_indicator(labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[s
 
 
 def tidy_tag(tag: str) -> str:
-    """Lower-case, underscores as spaces, no space twice or at an end."""
-    return " ".join(tag.replace("_", " ").lower().split())
+    """Lower-case, underscores as spaces, no space twice or at an end, composed Unicode."""
+    return clean_name(tag.replace("_", " "))
 
 
 def split_rows(
@@ -77,9 +79,9 @@ def read_lines(path: Path) -> list[str]:
         raise FileNotFoundError(f"{str(path)!r} is not there.")
     content = path.read_bytes()
     try:
-        return content.decode("utf-8-sig").splitlines()
+        return split_lines(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        return content.decode("latin-1").splitlines()
+        return split_lines(content.decode("latin-1"))
 
 
 def first_folder(home: Path, names: Sequence[str], holds: str, what: str) -> Path:

@@ -1,10 +1,8 @@
 """Loader of a folder of images with their tags in a table or in text files."""
 
-import csv
-import json
 import mimetypes
 import os
-import warnings
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,14 @@ from typing import Any
 import numpy as np
 
 from .._images_read import picture_suffixes
+from ..utils._text import clean_name, split_lines
+from ..utils._warnings import warn_caller
+from ._tag_tables import TABLES, decoded, read_table, split_tags
 
 __all__ = ["load_tagged_folder"]
 
 # Pictures that people have and Pillow alone does not read, besides what has the type image/.
 _PICTURES = (".heic", ".heif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-_TABLES = tuple(
-    f"{name}.{kind}" for name in ("tags", "metadata") for kind in ("csv", "tsv", "jsonl")
-)
-_FILE_COLUMNS = ("file_name", "filename", "file", "path", "image")
-_TAG_COLUMNS = ("tags", "tag", "keywords", "hashtags")
 
 
 def load_tagged_folder(
@@ -57,7 +53,8 @@ def load_tagged_folder(
         ``hashtags``. What a line of a CSV has beyond its columns counts as tags when the last
         column does.
     separator : str, default=","
-        Between the tags of a cell or of a line. In JSONL tags may be lists as well.
+        Between the tags of a cell or of a line. In JSONL tags may be lists as well, of one tag an
+        item, which is not split; null says nothing.
     delimiter : str, default=None
         Between columns; None is a comma, and a tabulator in ``.tsv``.
     encoding : str, default="utf-8-sig"
@@ -95,7 +92,8 @@ def load_tagged_folder(
     FileNotFoundError
         If the folder, its images, the table, or an image of the table is not there.
     ValueError
-        If the table can't be read; the message names file and line.
+        If the table can't be read, as where a quote is never closed, a line has too many cells or
+        the encoding is another; the message names file and line.
 
     Examples
     --------
@@ -122,16 +120,22 @@ def load_tagged_folder(
     found: dict[str, list[str]] = {name: [] for name in names}
     absent: dict[str, None] = {}
     if table is None:
-        cells = _read_sidecars(folder, names, encoding)
+        cells = _read_sidecars(folder, names, separator, encoding)
         told = "text files beside the images"
     else:
-        cells = _read_table(table, file_column, tag_columns, delimiter, encoding)
+        cells = read_table(
+            table, file_column, tag_columns, separator, delimiter, encoding, found.keys()
+        )
         told = f"the table {str(table)!r}"
+    # Some systems store names decomposed, "é" as two letters; a table may have them composed.
+    by_form = {unicodedata.normalize("NFC", name): name for name in names}
     for name, values in cells:
+        if name not in found:
+            name = by_form.get(unicodedata.normalize("NFC", name), name)
         if name not in found:
             absent[name] = None
             continue
-        found[name] += [tag for value in values for tag in _split(value, separator)]
+        found[name] += values
     if absent and missing != "ignore":
         text = (
             f"{told} names {len(absent)} images that are not in {str(folder)!r}: "
@@ -145,11 +149,9 @@ def load_tagged_folder(
             )
         if missing == "raise":
             raise FileNotFoundError(f"{text} missing='warn' or 'ignore' leaves them out.")
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn_caller(text)
     passed_over = _passed_over(others, names, folder, table)
-    if lowercase:
-        found = {name: [tag.lower() for tag in row] for name, row in found.items()}
-    rows = [list(dict.fromkeys(found[name])) for name in names]
+    rows = [list(dict.fromkeys(clean_name(t, lowercase) for t in found[name])) for name in names]
     images = [str(folder / name) for name in names]
     if return_X_y:
         return images, rows
@@ -197,12 +199,10 @@ def _passed_over(
     left = [name for name in others if name not in read]
     lost = [name for name in left if _is_picture(name)]
     if lost:
-        warnings.warn(
+        warn_caller(
             f"{len(lost)} pictures in {str(folder)!r} are of a kind that Pillow can't read here, "
             f"and are passed over: {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}. "
             "Convert them, or install a plugin of Pillow's and import it before.",
-            UserWarning,
-            stacklevel=3,
         )
     return left
 
@@ -215,7 +215,7 @@ def _is_picture(name: str) -> bool:
 def _find_table(folder: Path, tags: Any) -> Path | None:
     """The table to read; None for sidecars."""
     if tags is None:
-        found = [folder / name for name in _TABLES if (folder / name).is_file()]
+        found = [folder / name for name in TABLES if (folder / name).is_file()]
         if len(found) > 1:
             raise ValueError(
                 f"{str(folder)!r} has {' and '.join(path.name for path in found)}; say which by "
@@ -233,7 +233,7 @@ def _find_table(folder: Path, tags: Any) -> Path | None:
 
 
 def _read_sidecars(
-    folder: Path, names: list[str], encoding: str
+    folder: Path, names: list[str], separator: str, encoding: str
 ) -> Iterator[tuple[str, list[str]]]:
     n_found = 0
     for name in names:
@@ -241,98 +241,11 @@ def _read_sidecars(
         for sidecar in (path.with_suffix(".txt"), path.with_name(path.name + ".txt")):
             if sidecar.is_file():
                 n_found += 1
-                yield name, _text(sidecar, encoding).splitlines()
+                lines = split_lines(decoded(sidecar, encoding))
+                yield name, [tag for line in lines for tag in split_tags(line, separator)]
     if not n_found:
         raise FileNotFoundError(
-            f"there are no tags in {str(folder)!r}: neither {', '.join(_TABLES)} nor a text file "
+            f"there are no tags in {str(folder)!r}: neither {', '.join(TABLES)} nor a text file "
             f"beside any image, as {Path(names[0]).with_suffix('.txt').as_posix()}. Name a table "
             "by tags=."
         )
-
-
-def _read_table(
-    table: Path,
-    file_column: str | None,
-    tag_columns: str | Sequence[str] | None,
-    delimiter: str | None,
-    encoding: str,
-) -> Iterator[tuple[str, list[str]]]:
-    suffix = table.suffix.lower()
-    text = _text(table, encoding)
-    if suffix == ".jsonl":
-        lines = _json_lines(table, text)
-    else:
-        lines = _csv_lines(text, delimiter or ("\t" if suffix == ".tsv" else ","))
-    wanted = [tag_columns] if isinstance(tag_columns, str) else tag_columns
-    names = None
-    for number, columns, line in lines:
-        if names is None or suffix == ".jsonl":  # objects may differ in their keys
-            place = f"{str(table)!r}, line {number},"
-            file_name = _column(columns, file_column, _FILE_COLUMNS, place, "file_column")
-            if wanted is None:
-                names = [_column(columns, None, _TAG_COLUMNS, place, "tag_columns")]
-            else:
-                names = [_column(columns, n, (), place, "tag_columns") for n in wanted]
-        values: list[str] = []
-        # A line may be shorter than its columns, and longer where a separator was not quoted.
-        extra = line.get(None, []) if names[-1] == columns[-1] else []
-        for value in [line.get(name) for name in names] + [extra]:
-            if isinstance(value, (list, tuple)):
-                values += [str(part) for part in value]
-            elif value is not None:
-                values.append(str(value))
-        name = line.get(file_name)
-        if not name:
-            raise ValueError(f"{str(table)!r}, line {number}, has no {file_name}.")
-        yield os.path.normpath(str(name).strip().replace("\\", "/")).replace(os.sep, "/"), values
-
-
-def _csv_lines(text: str, delimiter: str) -> Iterator[tuple[int, list, dict]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
-    for line in reader:
-        yield reader.line_num, columns, line
-
-
-def _json_lines(table: Path, text: str) -> Iterator[tuple[int, list, dict]]:
-    for number, content in enumerate(text.splitlines(), start=1):
-        if not content.strip():
-            continue
-        try:
-            line = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{str(table)!r}, line {number}, is no JSON: {error}") from error
-        if not isinstance(line, dict):
-            raise ValueError(f"{str(table)!r}, line {number}, should be a JSON object.")
-        yield number, list(line), line
-
-
-def _column(
-    columns: list, name: str | None, known: tuple[str, ...], place: str, parameter: str
-) -> str:
-    if name is not None and name in columns:
-        return name
-    by_lower = {str(column).lower(): column for column in columns}
-    for candidate in known if name is None else ():
-        if candidate in by_lower:
-            return by_lower[candidate]
-    asked = repr(name) if name is not None else f"any of {', '.join(known)}"
-    raise ValueError(f"{place} has no column {asked}; it has {columns}. Name it by {parameter}=.")
-
-
-def _split(value: str, separator: str) -> list[str]:
-    parts = (" ".join(part.split()) for part in value.split(separator))
-    return [part for part in parts if part]
-
-
-def _text(path: Path, encoding: str) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        number = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{str(path)!r}, line {number}, is not in {encoding}; name its encoding, as "
-            "encoding='latin-1'."
-        ) from error

@@ -1,9 +1,11 @@
 """Word vectors from an object, a file or gensim's downloader."""
 
-import gzip
 import os
+import zlib
 from pathlib import Path
 from typing import Any
+
+from ._word_vector_files import read_vectors
 
 __all__ = ["load_word_vectors"]
 
@@ -18,8 +20,9 @@ def load_word_vectors(word_vectors: Any, *, allow_pickle: bool = False) -> Any:
     word_vectors : mapping, KeyedVectors, str or PathLike
         A mapping or ``KeyedVectors`` is returned as it is. A path is read: word2vec's text or
         binary format, GloVe's text format (no header), each also gzipped, or gensim's own format
-        (a pickle, ``allow_pickle`` needed). Any other string is a name for gensim.downloader,
-        which looks in its cache and downloads what is not there.
+        (a pickle, ``allow_pickle`` needed). Words of a text file may hold spaces. Any other
+        string is a name for gensim.downloader, which looks in its cache and downloads what is not
+        there.
     allow_pickle : bool, default=False
         Whether gensim's pickled format may be loaded. A pickle can run any code.
 
@@ -59,8 +62,6 @@ _SUFFIXES = (*_PICKLED, ".bin", ".txt", ".vec", ".gz", ".w2v")
 
 
 def _read(path: Path, allow_pickle: bool) -> Any:
-    from gensim.models import KeyedVectors
-
     if path.suffix in _PICKLED:
         if not allow_pickle:
             raise ValueError(
@@ -68,40 +69,16 @@ def _read(path: Path, allow_pickle: bool) -> Any:
                 "read; pass allow_pickle=True if you trust it, or save it by "
                 "save_word2vec_format."
             )
+        from gensim.models import KeyedVectors
+
         loaded = KeyedVectors.load(str(path))
         return getattr(loaded, "wv", loaded)
     try:
-        binary, header = _sniff(path)
-        return KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
-    except (ValueError, EOFError, OSError, UnicodeDecodeError) as error:
+        return read_vectors(path)
+    except (ValueError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{str(path)!r} can't be read as word vectors in word2vec's or GloVe's format: {error}"
         ) from error
-
-
-def _sniff(path: Path) -> tuple[bool, bool]:
-    """Whether a file is binary, and whether it starts with word2vec's two counts."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        first = file.readline(1 << 16)
-        sample = file.read(1 << 16)
-    counts = first.split()
-    header = len(counts) == 2 and all(count.isdigit() for count in counts)
-    if not header:
-        values = counts[1:]
-        if not values:
-            raise ValueError("its first line holds no vector")
-        float(values[0])  # a text file of vectors, else a ValueError that says what stands there
-        return False, False
-    n_words, n_dims = map(int, counts)
-    if path.suffix != ".gz" and n_words * (n_dims + 1) > path.stat().st_size:
-        raise ValueError(f"its header says {n_words} words of {n_dims}, more than it can hold")
-    second = sample.split(b"\n", 1)[0].split()
-    try:
-        [float(value) for value in second[1:]]
-        return len(second) != n_dims + 1, True
-    except ValueError:
-        return True, True
 
 
 def _download(name: str) -> Any:
