@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 from tqdm.auto import tqdm
 
 from . import _training
@@ -41,7 +41,13 @@ from .images import ResizedImages, input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
 from .tags import check_tags
-from .utils._estimators import clone_sharing, forget_features
+from .utils._estimators import (
+    clone_sharing,
+    columns_seen,
+    fitted_at_once,
+    fitted_now,
+    forget_features,
+)
 from .utils._threads import as_outside
 from .utils._warnings import warn_caller
 
@@ -399,7 +405,8 @@ class HypersphereEmbedder(
         """
         self._validate_params()
         tasks = EpochTasks(self, self._n_epochs, X, y)
-        _, failure = self._fit(X, y, tasks=tasks)
+        with fitted_at_once(self) as twin:
+            _, failure = twin._fit(X, y, tasks=tasks)
         tasks.close()
         if failure is not None:
             raise failure
@@ -425,7 +432,8 @@ class HypersphereEmbedder(
         """
         self._validate_params()
         tasks = EpochTasks(self, 1, X, y)
-        _, failure = self._fit(X, y, partial=True, go_on=hasattr(self, "coefs_"), tasks=tasks)
+        with fitted_at_once(self) as twin:
+            _, failure = twin._fit(X, y, partial=True, go_on=hasattr(self, "coefs_"), tasks=tasks)
         tasks.close()
         if failure is not None:
             raise failure
@@ -443,8 +451,8 @@ class HypersphereEmbedder(
         ndarray of shape (n, D)
             Unit rows; float64 where X is float64 features, else float32.
         """
-        check_is_fitted(self)
-        return normalize_rows(self._outputs(X))
+        outputs = fitted_now(self)._outputs(X)
+        return normalize_rows(outputs, out=outputs)
 
     def __sklearn_clone__(self):
         # Clones share a network that was given as an object: it is large, and a copy of it learns.
@@ -574,6 +582,7 @@ class HypersphereEmbedder(
                 seen = model.features() if tuned else features
                 last = self._new_kernel(seen, (mean, power), indicator, concepts, seed)
             return {
+                **columns_seen(self),
                 "kernel_": last,
                 "tag_enhancer_": enhancer,
                 "feature_mean_": mean,

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import _num_samples, validate_data
 
 from . import _training, codebooks, metrics, search
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
@@ -28,7 +28,7 @@ from ._tag_enhancer import TagEnhancer
 from .images import input_kind
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
-from .utils._estimators import forget_features
+from .utils._estimators import columns_seen, fitted_at_once, fitted_now, forget_features
 
 __all__ = ["WSDHQuantizer"]
 
@@ -307,7 +307,8 @@ class WSDHQuantizer(
         inner = HypersphereEmbedder() if self.embedder is None else self.embedder
         tasks = EpochTasks(self, getattr(inner, "_n_epochs", 0), X, y)
         go_on = self.warm_start and hasattr(self, "codebooks_")
-        failure = self._fit(X, y, go_on=go_on, tasks=tasks)
+        with fitted_at_once(self) as twin:
+            failure = twin._fit(X, y, go_on=go_on, tasks=tasks)
         tasks.close()
         if failure is not None:
             raise failure
@@ -330,7 +331,8 @@ class WSDHQuantizer(
         """
         self._validate_params()
         tasks = EpochTasks(self, 1, X, y)
-        failure = self._fit(X, y, go_on=hasattr(self, "codebooks_"), partial=True, tasks=tasks)
+        with fitted_at_once(self) as twin:
+            failure = twin._fit(X, y, go_on=hasattr(self, "codebooks_"), partial=True, tasks=tasks)
         tasks.close()
         if failure is not None:
             raise failure
@@ -349,11 +351,8 @@ class WSDHQuantizer(
             Unit rows (with ``normalize=False`` of any length); float64 where X is float64
             features, else float32.
         """
-        check_is_fitted(self)
-        if isinstance(self.embedder_, str):  # "passthrough"
-            return self._scaled(self._check_features(X, reset=False))
-        self._check_features(X, reset=False)
-        return self._embeddings(self.embedder_, X)
+        now = fitted_now(self)
+        return now._embed(X)
 
     def encode(self, X: Any) -> np.ndarray:
         """Codes of images.
@@ -366,8 +365,8 @@ class WSDHQuantizer(
         -------
         ndarray of shape (n, M), uint8 (uint16 where K > 256)
         """
-        blocks = [self._encode(rows) for rows in self._embedding_blocks(X)]
-        return np.concatenate(blocks)
+        now = fitted_now(self)
+        return np.concatenate([now._encode(rows) for rows in now._embedding_blocks(X)])
 
     def decode(self, codes: Any) -> np.ndarray:
         """What codes stand for.
@@ -381,8 +380,7 @@ class WSDHQuantizer(
         ndarray of shape (n, D), float32
             Sum of the codewords; near unit length.
         """
-        check_is_fitted(self)
-        return codebooks.decode(np.asarray(codes), self.codebooks_)
+        return codebooks.decode(codes, fitted_now(self).codebooks_)
 
     def kneighbors(self, X: Any, n_neighbors: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """The fitted rows most similar to images, by their codes.
@@ -401,13 +399,14 @@ class WSDHQuantizer(
         indices : ndarray of shape (q, n_neighbors)
             Rows of ``codes_``; of equal similarities the smaller first.
         """
-        index = self.index()
+        now = fitted_now(self)
+        index = search.CodeIndex._over(self._fitted_rows(now.codebooks_, now.codes_))
         n_neighbors = check_k(n_neighbors, "n_neighbors")
         if n_neighbors > len(index):
             raise ValueError(
                 f"n_neighbors={n_neighbors} should be <= the {len(index)} fitted rows."
             )
-        return index.search(self.transform(X), n_neighbors)
+        return index.search(now._embed(X), n_neighbors)
 
     def index(self, ids: Any = None) -> search.CodeIndex:
         """Return an index over the codes of the fitted rows.
@@ -425,13 +424,8 @@ class WSDHQuantizer(
         -------
         CodeIndex
         """
-        check_is_fitted(self)
-        words, codes = self.codebooks_, self.codes_
-        # Set and read in one step each: threads that come at once make equal ones.
-        known_words, known_codes, rows = _FITTED_ROWS.get(self, (None, None, None))
-        if known_words is not words or known_codes is not codes:
-            rows = search.CodeIndex(words, codes)._rows
-            _FITTED_ROWS[self] = words, codes, rows
+        now = fitted_now(self)
+        rows = self._fitted_rows(now.codebooks_, now.codes_)
         return search.CodeIndex._over(rows if ids is None else rows.with_ids(ids))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
@@ -454,18 +448,18 @@ class WSDHQuantizer(
         float
             From 0 to 1. Queries with nothing relevant among the other rows are left out.
         """
-        check_is_fitted(self)
+        now = fitted_now(self)
         judged = y if labels is None else labels
         if judged is None:
             raise ValueError("score needs tags (y) or labels to judge by; both are None.")
-        embeddings = self.transform(X)
-        codes = self._encode(embeddings)
+        embeddings = now._embed(X)
+        codes = now._encode(embeddings)
         return metrics.mean_average_precision(
             embeddings,
-            search.CodeIndex(self.codebooks_, codes),
+            search.CodeIndex(now.codebooks_, codes),
             judged,
             judged,
-            top_k=self.top_k,
+            top_k=now.top_k,
             exclude_self=True,
             sample_weight=sample_weight,
         )
@@ -486,6 +480,22 @@ class WSDHQuantizer(
         return self.codebooks_.shape[2]
 
     # --- helpers ------------------------------------------------------------------------
+
+    def _embed(self, X):
+        """:meth:`transform`, in no other container than an array."""
+        rows = self._check_features(X, reset=False)
+        if isinstance(self.embedder_, str):  # "passthrough"
+            return self._scaled(rows)
+        return self._embeddings(self.embedder_, X)
+
+    def _fitted_rows(self, words, codes):
+        """What is kept for searches of these arrays, which this estimator holds or held."""
+        # Set and read in one step each: threads that come at once make equal ones.
+        known_words, known_codes, rows = _FITTED_ROWS.get(self, (None, None, None))
+        if known_words is not words or known_codes is not codes:
+            rows = search.CodeIndex(words, codes)._rows
+            _FITTED_ROWS[self] = words, codes, rows
+        return rows
 
     def _fit(self, X, y, *, go_on, partial=False, tasks=None):
         """``fit``; returns the error of a loss that was no number, or None."""
@@ -521,6 +531,7 @@ class WSDHQuantizer(
                 alternation.codebooks = alternation.codes = None
             sums, error = alternation.finish(embeddings, n_turns, statistics)
             return {
+                **columns_seen(self),
                 "embedder_": embedder,
                 "tag_enhancer_": enhancer,
                 "codebooks_": alternation.codebooks,
@@ -648,10 +659,9 @@ class WSDHQuantizer(
 
     def _embedding_blocks(self, X):
         """What :meth:`transform` gives, some rows at a time where X is a matrix."""
-        check_is_fitted(self)
         embedder = self.embedder_
         if input_kind(X) != "features" or not isinstance(embedder, (str, HypersphereEmbedder)):
-            yield self.transform(X)
+            yield self._embed(X)
             return
         rows = self._check_features(X, reset=False)
         embed = self._scaled
@@ -670,9 +680,10 @@ class WSDHQuantizer(
 
     def _scaled(self, embeddings):
         embeddings = np.asarray(embeddings)
+        out = None
         if embeddings.dtype == np.float16:
-            embeddings = embeddings.astype(np.float32)
-        return normalize_rows(embeddings) if self.normalize else embeddings
+            out = embeddings = embeddings.astype(np.float32)
+        return normalize_rows(embeddings, out) if self.normalize else embeddings
 
     @property
     def _encode_options(self):

@@ -7,19 +7,21 @@ __all__ = ["normalize_rows", "spherical_mean"]
 _BLOCK = 4096
 
 
-def normalize_rows(vectors: np.ndarray) -> np.ndarray:
+def normalize_rows(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Rows scaled to unit length; a row of zeros stays a row of zeros.
 
     Parameters
     ----------
     vectors : ndarray of shape (n, D)
         Any float dtype, which the result keeps.
+    out : ndarray of shape (n, D), default=None
+        Where to write the result, which may be ``vectors``; None is a new array.
 
     Returns
     -------
     ndarray of shape (n, D)
     """
-    unit = np.empty_like(vectors, order="C")
+    unit = np.empty_like(vectors, order="C") if out is None else out
     for start in range(0, len(vectors), _BLOCK):  # so that no copy of all is made on the way
         rows = vectors[start : start + _BLOCK]
         # Scaling by the largest entry first keeps squares of huge and tiny rows in range.

@@ -584,3 +584,125 @@ def test_the_first_codewords_of_a_code_are_a_code(made):
     assert nested[0] < whole[0]
     assert nested[0] > nested[1] > nested[2]
     assert nested[2] < 1.3 * whole[2] + 1e-3
+
+
+# --- what changed between two fits, and what is asked of parameters ----------------------------
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_codebooks": 3}, r"n_codebooks=3 can't go on from a fit with n_codebooks=2"),
+        ({"n_codewords": 16}, r"n_codewords=16 can't go on from a fit with n_codewords=8"),
+        (
+            {"embedder__hidden_layer_sizes": (8, 4)},
+            r"hidden_layer_sizes=\(8, 4\) can't go on from a fit with hidden_layer_sizes=\(16,\)",
+        ),
+        ({"embedder": "passthrough"}, r"embedder='passthrough' can't go on from a fit with an emb"),
+    ],
+)
+def test_sizes_that_changed_since_the_last_fit(made, method, change, message):
+    model = small(warm_start=True, n_codewords=8, embedder=embedder(hidden_layer_sizes=(16,)))
+    model.fit(made.data, made.tags)
+    codes = model.codes_
+    model.set_params(**change)
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(made.data, made.tags)
+    assert model.codes_ is codes
+    model.set_params(warm_start=False).fit(made.data, made.tags)
+
+
+def test_a_warm_start_takes_the_other_parameters(made):
+    model = small(warm_start=True, embedder=embedder(max_iter=2)).fit(made.data, made.tags)
+    model.set_params(embedder__max_iter=3, embedder__learning_rate=7e-4)
+    model.fit(made.data, made.tags)
+    assert model.n_iter_ == 5
+    assert model.history_["learning_rate"][2] == pytest.approx(7e-4)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (16, 0), (-3,), (2.5,), (True,), ("a",), [None]])
+def test_hidden_layer_sizes_are_whole_numbers(made, sizes):
+    with pytest.raises(ValueError, match="hidden_layer_sizes="):
+        embedder(hidden_layer_sizes=sizes).fit(made.data, made.tags)
+
+
+@pytest.mark.parametrize("sizes", [[4], np.array([4]), (np.uint8(4),)])
+def test_hidden_layer_sizes_of_any_sequence(made, sizes):
+    model = embedder(hidden_layer_sizes=sizes, max_iter=1).fit(made.data, made.tags)
+    assert model.coefs_[0].shape[1] == 4
+
+
+def test_numpy_scalars_are_parameters_as_good_as_numbers(made):
+    def fitted(whole, real):
+        inner = embedder(
+            hidden_layer_sizes=(whole(16),),
+            max_iter=whole(2),
+            batch_size=whole(100),
+            n_drops=whole(1),
+            max_landmarks=whole(100),
+            learning_rate=real(2**-9),
+            dropout=real(0.5),
+            kernel_gamma=real(2),
+            early_stopping=True,
+        )
+        return small(
+            embedder=inner,
+            n_codebooks=whole(4),
+            n_codewords=whole(64),
+            codebook_iters=whole(3),
+            beam_size=whole(4),
+            ridge=real(0.03125),
+            prefix_weight=real(0.125),
+            top_k=whole(100),
+        ).fit(made.data, made.tags)
+
+    plain, numpy = fitted(int, float), fitted(np.uint8, np.float16)
+    assert np.array_equal(plain.codes_, numpy.codes_)
+    assert plain.n_bits_ == numpy.n_bits_ == 24
+    assert plain.score(made.data, made.tags) == numpy.score(made.data, made.tags)
+
+
+def test_one_concept_is_told(made):
+    with pytest.warns(UserWarning, match=r"all tags are one concept, 'sky'") as caught:
+        embedder(max_iter=1).fit(made.data, [["sky"]] * len(made.data))
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+# --- memory and dtypes ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide_model():
+    made = make_tagged_images(300, n_features=16, random_state=0)
+    return small(embedder=embedder(max_iter=1)).fit(made.data, made.tags)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("method", ["transform", "encode"])
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_memory_grows_with_what_is_returned(wide_model, dtype, method, passthrough):
+    import tracemalloc
+
+    model = wide_model
+    X = np.random.RandomState(0).rand(150_000, 16).astype(dtype)
+    if passthrough:
+        model = small(embedder="passthrough").fit(X[:500])
+    tracemalloc.start()
+    found = getattr(model, method)(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All rows take 10 MB once more, their kernel with 300 landmarks 180 MB.
+    spare = 20e6 if method == "encode" or not passthrough else 5e6
+    assert peak < found.nbytes + spare
+    assert found.dtype == (np.float32 if method == "transform" else np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, np.uint8, bool])
+def test_other_numbers_are_float32(wide_model, dtype):
+    X = np.random.RandomState(0).randint(0, 2, size=(5000, 16))
+    expected = wide_model.transform(X.astype(np.float32))
+    found = wide_model.transform(X.astype(dtype))
+    assert found.dtype == np.float32
+    assert_allclose(found, expected, atol=1e-6)
+    assert wide_model.transform(X.astype(np.float64)).dtype == np.float64
