@@ -13,6 +13,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from . import tags as _tags
 from ._tags_read import is_missing, read_indicator, read_matrix, read_names
+from ._tags_vectors import alike_tags
 from .persistence import PersistenceMixin
 from .sphere import normalize_rows
 from .utils._estimators import clone_sharing
@@ -84,7 +85,8 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
     tag_vectors_ : ndarray of shape (T, D), float32
         After centring and joining.
     graph_ : csr_array of shape (T, T)
-        Cosines of neighbours; ones on the diagonal.
+        Cosines of neighbours; ones on the diagonal. Where these are more than 8 million, those
+        of each tag's nearest, see :func:`skwsdhq.tags.correlation_graph`.
     enhanced_vectors_ : ndarray of shape (T, D), float32
         Unit rows.
     labels_ : ndarray of shape (T,)
@@ -211,16 +213,17 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             indicator, names = columns, self._names_of_columns(tags)
         kept = self._choose(indicator, names)
         indicator, names = sparse.csr_array(indicator[:, kept]), names[kept]
-        cooccurrence = _tags.tag_cooccurrence(indicator)
-        vectors, found, missing = self._vectors(names, cooccurrence)
+        together = _Together(indicator)
+        vectors, found, missing = self._vectors(names, together)
         if not found.all():
             kept, indicator = kept[found], sparse.csr_array(indicator[:, np.flatnonzero(found)])
             names, vectors = names[found], vectors[found]
-            cooccurrence = sparse.csr_array(cooccurrence[found][:, found])
-        vectors = self._join(self._centre(vectors), cooccurrence)
-        graph = _tags.correlation_graph(vectors, self.tau, self.n_neighbors)
+            together = together.of(found, indicator)
+        vectors = self._join(self._centre(vectors), together)
+        n_neighbors = None if self.n_neighbors is None else int(self.n_neighbors)
+        graph = _tags.correlation_graph(vectors, float(self.tau), n_neighbors)
         enhanced = _tags.enhance_vectors(vectors, graph)
-        labels = _tags.merge_tags(enhanced, self.eps, self.min_samples)
+        labels = _tags.merge_tags(enhanced, float(self.eps), int(self.min_samples))
         counts = np.asarray(indicator.sum(axis=0), dtype=np.int64).ravel()
 
         self.vocabulary_ = {name: t for t, name in enumerate(names)}
@@ -374,7 +377,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         counts[[name in stopped for name in names]] = 0
         kept = np.flatnonzero(counts >= self.min_count)
         if self.max_tags is not None and len(kept) > self.max_tags:
-            most = np.lexsort((names[kept].astype(str), -counts[kept]))[: self.max_tags]
+            most = np.lexsort((names[kept].astype(str), -counts[kept]))[: int(self.max_tags)]
             kept = np.sort(kept[most])
         if not len(kept):
             raise ValueError(
@@ -383,10 +386,10 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         return kept
 
-    def _vectors(self, names, cooccurrence):
+    def _vectors(self, names, together):
         """Vectors of tags, which of them have one, and the names of those that had none."""
         if self.word_vectors is None:
-            vectors = _tags.vectors_from_cooccurrence(cooccurrence, self.vector_size)
+            vectors = together.vectors(int(self.vector_size))
             length = np.linalg.norm(vectors, axis=1)
             found = length > 1e-4 * length.max()
         else:
@@ -407,7 +410,9 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
                     "goes on without."
                 )
             if self.missing == "cooccurrence":
-                vectors, found = _tags.vectors_from_neighbors(vectors, found, cooccurrence)
+                vectors, found = _tags.vectors_from_neighbors(
+                    vectors, found, together.counts, group=together.group
+                )
             n_dropped = int((~found).sum())
             warn_caller(
                 f"{len(missing)} of {len(names)} tags have no word vector, as "
@@ -416,14 +421,14 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         return vectors, found, missing
 
-    def _join(self, vectors, cooccurrence):
+    def _join(self, vectors, together):
         weight = self.cooccurrence_weight
         if weight == "auto":
             weight = 1.0 if len(vectors) >= _ENOUGH_TAGS else 0.0
         if self.word_vectors is None or not weight:
             return vectors
-        learned = _tags.vectors_from_cooccurrence(cooccurrence, self.vector_size)
-        return _tags.join_vectors(vectors, learned, weight)
+        learned = together.vectors(int(self.vector_size))
+        return _tags.join_vectors(vectors, learned, float(weight))
 
     def _centre(self, vectors):
         n_components = self.remove_components
@@ -432,7 +437,35 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             n_components = 1 if given and len(vectors) >= _ENOUGH_TAGS else None
         if n_components is None:
             return vectors
-        return _tags.remove_common_components(vectors, n_components)
+        return _tags.remove_common_components(vectors, int(n_components))
+
+
+class _Together:
+    """Which tags occur together: counts of tags, or of groups of tags that are alike."""
+
+    def __init__(self, indicator):
+        alike = alike_tags(indicator)
+        self.group = None if alike is None else alike[1]
+        if alike is not None:
+            indicator = sparse.csr_array(indicator[:, alike[0]])
+        self.counts = _tags.tag_cooccurrence(indicator)
+
+    def of(self, found, indicator):
+        """The same of the tags that were found, whose indicator is given."""
+        if self.group is not None:
+            return _Together(indicator)
+        self.counts = sparse.csr_array(self.counts[found][:, found])
+        return self
+
+    def vectors(self, n_components):
+        """(T, D) vectors learned from what occurs together."""
+        group = self.group
+        if group is None:
+            return _tags.vectors_from_cooccurrence(self.counts, n_components)
+        learned = _tags.vectors_from_cooccurrence(
+            self.counts, n_components, multiplicity=np.bincount(group)
+        )
+        return learned[group]
 
 
 def _is_matrix(tags, fitted):

@@ -13,6 +13,7 @@ from .utils._text import split_words
 from .utils._threads import one_openmp_thread
 
 __all__ = [
+    "alike_tags",
     "join_vectors",
     "ppmi",
     "remove_common_components",
@@ -23,14 +24,65 @@ __all__ = [
 ]
 
 
+_MAX_ROW = 1000  # tags of a row that count in pairs, a million of them
+_MANY_PAIRS = 1 << 23  # from which on tags of the same samples are counted as one
+
+
 def tag_cooccurrence(indicator: sparse.csr_array) -> sparse.csr_array:
-    """How many samples carry both tags, (T, T); the diagonal counts the samples of a tag."""
-    counts = sparse.csr_array(indicator.T @ indicator, dtype=np.float64)
-    counts.sort_indices()
-    return counts
+    """Return how many samples carry both tags, (T, T); the diagonal counts the samples of a tag.
+
+    Of a sample with more than 1000 tags, which says little about which belong together, a thousand
+    evenly spaced ones make pairs; the diagonal counts all.
+    """
+    lengths = np.diff(indicator.indptr)
+    counts = indicator
+    if lengths.max(initial=0) > _MAX_ROW:
+        kept = np.ones(indicator.nnz, dtype=bool)
+        for row in np.flatnonzero(lengths > _MAX_ROW):
+            start, stop = indicator.indptr[row], indicator.indptr[row + 1]
+            kept[start:stop] = False
+            kept[np.linspace(start, stop - 1, _MAX_ROW).astype(np.int64)] = True
+        position = np.repeat(np.arange(len(lengths)), lengths)[kept]
+        parts = (indicator.data[kept], (position, indicator.indices[kept]))
+        counts = sparse.csr_array(parts, shape=indicator.shape)
+    pairs = sparse.csr_array(counts.T @ counts, dtype=np.float64)
+    if counts is not indicator:
+        missed = np.asarray(indicator.sum(axis=0)).ravel() - pairs.diagonal()
+        pairs = sparse.csr_array(pairs + sparse.diags_array(missed.astype(np.float64)))
+    pairs.sort_indices()
+    return pairs
 
 
-def ppmi(cooccurrence: sparse.csr_array, smoothing: float = 0.75) -> sparse.csr_array:
+def alike_tags(indicator: sparse.csr_array) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return which tags are carried by the same samples, where pairs of tags are very many.
+
+    What is learned from co-occurrence is the same for such tags, so that it can be learned of one
+    of them: an image of 5,000 tags that no other image has would be 25 million pairs.
+
+    Returns
+    -------
+    (first, group) or None
+        First tag of each group (G,), and group of each tag (T,). None where there are fewer than 8
+        million pairs.
+    """
+    if np.square(np.diff(indicator.indptr), dtype=np.float64).sum() < _MANY_PAIRS:
+        return None
+    columns = sparse.csc_array(indicator)
+    columns.sort_indices()
+    groups: dict[bytes, int] = {}
+    bounds = zip(columns.indptr[:-1], columns.indptr[1:], strict=True)
+    group = np.array(
+        [groups.setdefault(columns.indices[a:b].tobytes(), len(groups)) for a, b in bounds]
+    )
+    return np.unique(group, return_index=True)[1], group
+
+
+def ppmi(
+    cooccurrence: sparse.csr_array,
+    smoothing: float = 0.75,
+    *,
+    multiplicity: np.ndarray | None = None,
+) -> sparse.csr_array:
     """Positive pointwise mutual information of tags, from their co-occurrence.
 
     ``max(0, log(p_ij / (p_i p_j)))``, with context probabilities ``p_j`` raised to
@@ -42,17 +94,19 @@ def ppmi(cooccurrence: sparse.csr_array, smoothing: float = 0.75) -> sparse.csr_
         Symmetric counts, the diagonal included.
     smoothing : float, default=0.75
         Exponent of the context distribution; 1 is plain PPMI.
+    multiplicity : ndarray of shape (T,), default=None
+        Tags that each row stands for, all alike; None is one each.
 
     Returns
     -------
     csr_array of shape (T, T), float64
     """
     counts = sparse.coo_array(cooccurrence, dtype=np.float64)
-    rows = np.asarray(cooccurrence.sum(axis=1), dtype=np.float64).ravel()
-    total = rows.sum()
-    if not total:
+    times = np.ones(counts.shape[0]) if multiplicity is None else multiplicity
+    rows = np.asarray(cooccurrence @ times, dtype=np.float64).ravel()
+    if not rows.any():
         return sparse.csr_array(counts.shape, dtype=np.float64)
-    context = rows**smoothing / (rows**smoothing).sum()
+    context = rows**smoothing / (times @ rows**smoothing)
     i, j = counts.coords
     with np.errstate(divide="ignore"):
         information = np.log(counts.data / (rows[i] * context[j]))
@@ -63,7 +117,11 @@ def ppmi(cooccurrence: sparse.csr_array, smoothing: float = 0.75) -> sparse.csr_
 
 
 def vectors_from_cooccurrence(
-    cooccurrence: sparse.csr_array, n_components: int = 100, *, smoothing: float = 0.75
+    cooccurrence: sparse.csr_array,
+    n_components: int = 100,
+    *,
+    smoothing: float = 0.75,
+    multiplicity: np.ndarray | None = None,
 ) -> np.ndarray:
     """Tag vectors learned from co-occurrence: truncated SVD of the PPMI matrix.
 
@@ -75,6 +133,8 @@ def vectors_from_cooccurrence(
         Dimensions D; at most T of them are kept.
     smoothing : float, default=0.75
         See :func:`ppmi`.
+    multiplicity : ndarray of shape (T,), default=None
+        Tags that each row stands for; the vectors are those that the tags themselves would get.
 
     Returns
     -------
@@ -83,10 +143,17 @@ def vectors_from_cooccurrence(
         leading components do not reach has a vector near zero.
     """
     n_tags = cooccurrence.shape[0]
-    information = ppmi(cooccurrence, smoothing)
+    information = ppmi(cooccurrence, smoothing, multiplicity=multiplicity)
     # A tag that tells nothing, as one on every sample, still has something in common with itself.
     silent = np.asarray(information.sum(axis=1)).ravel() == 0
     information = sparse.csr_array(information + sparse.diags_array(silent.astype(np.float64)))
+    if multiplicity is not None:
+        # With E (T, G) that says which row each of T tags is, E·P·Eᵀ has the eigenvectors
+        # E·M^(−1/2)·u for those u of M^(1/2)·P·M^(1/2).
+        roots = np.sqrt(multiplicity)
+        information = sparse.csr_array(
+            sparse.diags_array(roots) @ information @ sparse.diags_array(roots)
+        )
     n_components = min(n_components, n_tags)
     if n_tags <= max(1000, 2 * n_components):
         left, strength = _leading_directions(information.toarray(), n_components)
@@ -99,6 +166,8 @@ def vectors_from_cooccurrence(
         )
     # The sign of a singular vector is arbitrary; its largest entry is made positive.
     signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
+    if multiplicity is not None:
+        left = left / roots[:, None]
     return (left * signs * np.sqrt(strength)).astype(np.float32)
 
 
@@ -185,7 +254,11 @@ def _look_up(forms: Iterable[str], word_vectors: Any) -> np.ndarray | None:
 
 
 def vectors_from_neighbors(
-    vectors: np.ndarray, found: np.ndarray, cooccurrence: sparse.csr_array
+    vectors: np.ndarray,
+    found: np.ndarray,
+    cooccurrence: sparse.csr_array,
+    *,
+    group: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors for tags that have none, from the tags they occur with.
 
@@ -197,6 +270,8 @@ def vectors_from_neighbors(
     found : ndarray of shape (T,), bool
         Which rows of ``vectors`` are known.
     cooccurrence : csr_array of shape (T, T)
+    group : ndarray of shape (T,), default=None
+        Row of ``cooccurrence`` that stands for each tag, where it has one for several alike.
 
     Returns
     -------
@@ -205,8 +280,14 @@ def vectors_from_neighbors(
     found : ndarray of shape (T,), bool
         False where a tag has no neighbour with a vector; that row is zero.
     """
-    weights = sparse.csr_array(ppmi(cooccurrence)[~found][:, found])
-    filled = normalize_rows(weights @ normalize_rows(vectors[found]))
+    if group is None:
+        weights = sparse.csr_array(ppmi(cooccurrence)[~found][:, found])
+        filled = normalize_rows(weights @ normalize_rows(vectors[found]))
+    else:
+        sums = np.zeros((cooccurrence.shape[0], vectors.shape[1]), dtype=np.float32)
+        np.add.at(sums, group[found], normalize_rows(vectors[found]))
+        weights = ppmi(cooccurrence, multiplicity=np.bincount(group))
+        filled = normalize_rows(weights @ sums)[group[~found]]
     length = np.linalg.norm(vectors[found], axis=1).mean() if found.any() else 0
     result = vectors.copy()
     result[~found] = filled * length

@@ -51,6 +51,8 @@ __all__ = [
     "train",
 ]
 
+_MANY_CONCEPTS = 8192  # beyond which a batch is held against some of them
+_SOME_CONCEPTS = 2048
 _DIVISIBLE = 2_000_000_000  # multiplications of a layer product, from which on threads pay
 
 
@@ -78,6 +80,9 @@ def make_loss(
             function, options["gamma"] = _losses.cosine_margin_loss, gamma
         else:
             function, options["margin"] = _losses.fixed_margin_loss, margin
+        if len(vectors) > _MANY_CONCEPTS:
+            return lambda outputs, rows: _against_some(function, outputs, rows, vectors, indicator,
+                                                       options)  # fmt: skip
         return lambda outputs, rows: function(outputs, vectors, _pairs(indicator, rows), **options)
     means = normalize_rows(np.asarray(indicator @ concept_vectors, dtype=np.float32))
     means = torch.from_numpy(means).to(device)
@@ -90,6 +95,22 @@ def make_loss(
             outputs, means[rows], temperature=temperature
         )
     raise ValueError(f"loss={name!r} is not known.")
+
+
+def _against_some(function, outputs, rows, vectors, indicator, options) -> torch.Tensor:
+    """The loss of a batch against its own concepts and every so manieth of the others.
+
+    With 100,000 concepts a batch would have 200 million terms. Batches are drawn at random, and so
+    is where the count begins: at the number of a batch's first row.
+    """
+    position, concept = _pairs(indicator, rows).numpy()
+    step = -(-len(vectors) // _SOME_CONCEPTS)
+    others = np.arange(int(rows[0]) % step, len(vectors), step)
+    columns = np.union1d(concept, others)
+    pairs = torch.from_numpy(np.stack([position, np.searchsorted(columns, concept)]))
+    return function(
+        outputs, vectors[torch.from_numpy(columns).to(vectors.device)], pairs, **options
+    )
 
 
 def _pairs(indicator, rows: np.ndarray) -> torch.Tensor:

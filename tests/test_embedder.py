@@ -427,3 +427,30 @@ def test_trained_on_a_gpu_used_on_the_cpu(made):
     embedder = small(device="cuda").fit(made.data, made.tags)
     assert np.isfinite(embedder.transform(made.data)).all()
     assert isinstance(embedder.coefs_[0], np.ndarray)
+
+
+def test_a_batch_is_held_against_some_of_very_many_concepts(monkeypatch):
+    from skwsdhq import _training
+
+    rng = np.random.default_rng(0)
+    concepts = rng.standard_normal((40, 4)).astype(np.float32)
+    concepts /= np.linalg.norm(concepts, axis=1, keepdims=True)
+    indicator = sparse.csr_array((rng.random((12, 40)) < 0.1).astype(np.float32))
+    outputs = torch.from_numpy(rng.standard_normal((5, 4)).astype(np.float32))
+    rows = np.array([3, 8, 1, 0, 9])
+    options = {"gamma": 1.0, "margin": 0.5, "temperature": 0.3, "n_hard_negatives": None}
+    cpu = torch.device("cpu")
+
+    def loss(vectors, carried):
+        function = _training.make_loss("adaptive_margin", vectors, carried, cpu, **options)
+        return float(function(outputs, rows))
+
+    whole = loss(concepts, indicator)
+    columns = np.union1d(indicator[rows].indices, np.arange(3, 40, 4))  # row 3 comes first
+    fewer = loss(concepts[columns], sparse.csr_array(indicator[:, columns]))
+    assert fewer != pytest.approx(whole, rel=1e-3)
+    monkeypatch.setattr(_training, "_MANY_CONCEPTS", 39)
+    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 10)
+    assert loss(concepts, indicator) == pytest.approx(fewer, rel=1e-5)
+    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 40)
+    assert loss(concepts, indicator) == pytest.approx(whole, rel=1e-5)

@@ -376,3 +376,35 @@ def test_binary_files_end_where_they_say(tmp_path, keyed):
         path.write_bytes(wrong)
         with pytest.raises(ValueError, match=message):
             load_word_vectors(path)
+
+
+def test_an_image_of_thousands_of_tags_takes_no_more_than_its_share():
+    import tracemalloc
+
+    rows = [["dog", "puppy"], ["dog"], ["car", "sky"], ["sky"]] * 10
+    tracemalloc.start()
+    enhancer = TagEnhancer().fit([*rows, [f"tag {t}" for t in range(4000)]])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000_000  # 16 million pairs of tags took four times that
+    concept = {tag: enhancer.labels_[t] for tag, t in enhancer.vocabulary_.items()}
+    assert len({concept[f"tag {t}"] for t in range(4000)}) == 1
+    assert len({concept["dog"], concept["car"], concept["tag 0"]}) == 3
+
+
+def test_parameters_that_are_numpy_scalars():
+    rows = [[f"t{t}", f"t{(t * 7) % 300}", "all"] for t in range(300)]
+    plain = TagEnhancer(
+        vector_size=200, n_neighbors=200, max_tags=250, tau=0.5, eps=0.25, min_count=1
+    ).fit(rows)
+    scalars = TagEnhancer(
+        vector_size=np.uint8(200),
+        n_neighbors=np.uint8(200),
+        max_tags=np.uint8(250),
+        tau=np.float16(0.5),
+        eps=np.float16(0.25),
+        min_count=np.uint8(1),
+    ).fit(rows)
+    assert list(scalars.vocabulary_) == list(plain.vocabulary_)
+    assert_array_equal(scalars.labels_, plain.labels_)
+    assert_allclose(scalars.concept_vectors_, plain.concept_vectors_, atol=1e-5)

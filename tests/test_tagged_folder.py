@@ -267,3 +267,6 @@ def test_names_and_tags_in_either_form_of_unicode(folder):
     data = load_tagged_folder(folder)
     assert data.tags[data.names.index("cafe\u0301.png")] == ["café"]
     assert data.missing == []
+    (folder / "café.txt").write_text("tea")
+    data = load_tagged_folder(folder, "sidecar")
+    assert data.tags[data.names.index("cafe\u0301.png")] == ["tea"]

@@ -562,3 +562,72 @@ def test_names_compare_in_one_form():
         vectors, found = tags.tag_vectors(["café", "cafe\u0301 noir"], {key: [1.0, 2.0]})
         assert found.all()
         assert_allclose(vectors, [[1, 2], [1, 2]])
+
+
+# --- very many tags -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("min_samples", [1, 2, 3, 5])
+def test_merging_is_dbscan(monkeypatch, min_samples):
+    from sklearn.cluster import DBSCAN
+
+    monkeypatch.setattr(tags, "_BLOCK", 7)
+    monkeypatch.setattr(tags, "_COLUMNS", 11)
+    monkeypatch.setattr(tags, "_PAIRS_AT_ONCE", 20)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        rows = normalize_rows(rng.standard_normal((60, 3)).astype(np.float32))
+        labels = DBSCAN(eps=0.03, min_samples=min_samples, metric="cosine").fit_predict(rows)
+        numbers, expected = {}, []
+        for t, label in enumerate(labels):
+            key = ("noise", t) if label < 0 else label
+            expected.append(numbers.setdefault(key, len(numbers)))
+        assert tags.merge_tags(rows, 0.03, min_samples).tolist() == expected
+
+
+def test_a_dense_graph_keeps_the_nearest(monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal(8) + 0.1 * rng.standard_normal((300, 8))
+    whole = tags.correlation_graph(vectors, 0.5)
+    assert whole.nnz == 300**2
+    monkeypatch.setattr(tags, "_MAX_EDGES", 300 * 50)
+    graph = tags.correlation_graph(vectors, 0.5)
+    assert_array_equal(graph.toarray() > 0, tags.correlation_graph(vectors, 0.5, 25).toarray() > 0)
+    assert graph.nnz < 300 * 51
+    cosines = np.sum(tags.enhance_vectors(vectors, graph) * tags.enhance_vectors(vectors, whole), 1)
+    assert cosines.min() > 0.99
+
+
+def test_tags_of_the_same_samples_are_learned_as_one(monkeypatch):
+    from skwsdhq import _tags_vectors
+
+    rng = np.random.default_rng(0)
+    rows = [[f"t{t}" for t in rng.integers(0, 30, 4)] for _ in range(60)]
+    rows.append([f"u{t}" for t in range(40)] + ["t1"])
+    indicator, names = tags.check_tags(rows)
+    assert _tags_vectors.alike_tags(indicator) is None
+    monkeypatch.setattr(_tags_vectors, "_MANY_PAIRS", 0)
+    first, group = _tags_vectors.alike_tags(indicator)
+    assert len(first) == group.max() + 1 < len(names) - 38
+    counts = tags.tag_cooccurrence(indicator)
+    fewer = tags.tag_cooccurrence(sparse.csr_array(indicator[:, first]))
+    many = np.bincount(group)
+    whole = tags.vectors_from_cooccurrence(counts, 8)
+    learned = tags.vectors_from_cooccurrence(fewer, 8, multiplicity=many)[group]
+    assert_allclose(learned @ learned.T, whole @ whole.T, atol=1e-4)
+    found = rng.random(len(names)) < 0.6
+    vectors = rng.standard_normal((len(names), 5)).astype(np.float32)
+    expected, known = tags.vectors_from_neighbors(vectors, found, counts)
+    filled, filled_known = tags.vectors_from_neighbors(vectors, found, fewer, group=group)
+    assert_allclose(filled, expected, atol=1e-5)
+    assert_array_equal(filled_known, known)
+
+
+def test_pairs_of_a_row_of_very_many_tags_are_bounded():
+    rng = np.random.default_rng(0)
+    table = sparse.csr_array((rng.random((40, 3000)) < 0.002).astype(np.float32))
+    table = sparse.csr_array(sparse.vstack([table, np.ones((1, 3000), np.float32)]))
+    counts = tags.tag_cooccurrence(table)
+    assert counts.nnz < 1.1e6
+    assert_array_equal(counts.diagonal(), np.asarray(table.sum(axis=0)).ravel())
+    assert abs(counts - counts.T).max() == 0

@@ -237,8 +237,10 @@ def _read_sidecars(
 ) -> Iterator[tuple[str, list[str]]]:
     n_found = 0
     for name in names:
-        path = folder / name
-        for sidecar in (path.with_suffix(".txt"), path.with_name(path.name + ".txt")):
+        forms = dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))])
+        paths = [folder / form for form in forms]
+        sidecars = [path.with_suffix(".txt") for path in paths]
+        for sidecar in (*sidecars, *(path.with_name(path.name + ".txt") for path in paths)):
             if sidecar.is_file():
                 n_found += 1
                 lines = split_lines(decoded(sidecar, encoding))
