@@ -25,7 +25,8 @@ from ._callbacks import (
     hold_out,
     with_callbacks,
 )
-from ._kernel import fit_kernel, kernel_embeddings
+from ._kernel import fit_regression, kernel_embeddings
+from ._kernel_later import knows_tags, later_embeddings
 from ._tag_enhancer import TagEnhancer
 from ._tags_read import read_indicator, read_matrix, read_rows
 from ._training_checkpoint import Checkpoint, fingerprint
@@ -208,8 +209,9 @@ class HypersphereEmbedder(
         Weights (in, out) and bias (out,) of each layer.
     kernel_ : dict
         Of the regression: ``"landmarks"`` (m, d) unit rows, ``"coefs"`` (m, D), ``"gamma"``, its
-        share in the embedding ``"weight"``, and the ``"consistency"`` of tags that it was fitted
-        with; empty where there is none.
+        share in the embedding ``"weight"``, the ``"consistency"`` of tags and the ridge ``"alpha"``
+        that it was fitted with, and what places later images by their tags: the ``"noise"`` (m,) of
+        landmarks, ``"mean_target"`` (D,) and ``"mean_trust"``; empty where there is none.
     feature_power_ : float
         To which features are raised first.
     feature_mean_ : ndarray of shape (d,) or None
@@ -282,6 +284,9 @@ class HypersphereEmbedder(
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
     }
+
+    # Tags of later images reach transform through a Pipeline where routing is on.
+    __metadata_request__transform = {"tags": True}
 
     def __init__(
         self,
@@ -441,19 +446,31 @@ class HypersphereEmbedder(
             raise failure
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
-        """Embeddings of images.
+    def transform(self, X: Any, *, tags: Any = None) -> np.ndarray:
+        """Embed images.
 
         Parameters
         ----------
         X : as for ``fit``
+        tags : tags of n rows, default=None
+            Own tags of images that came after the fit, in any form that ``fit`` takes: each image
+            is then placed where a fit of the kernel regression that includes it would place it. A
+            tag counts as far as what the image looks like agrees with it; unknown tags, and images
+            without any, change nothing. Images that ``fit`` has seen need none: theirs are in the
+            model. Where scikit-learn's metadata routing is on, a Pipeline passes them on.
 
         Returns
         -------
         ndarray of shape (n, D)
             Unit rows; float64 where X is float64 features, else float32.
+
+        Raises
+        ------
+        ValueError
+            If there are tags and no kernel regression (``kernel_weight=0``), or one that an older
+            version has fitted.
         """
-        outputs = fitted_now(self)._outputs(X)
+        outputs = fitted_now(self)._outputs(X, tags)
         return normalize_rows(outputs, out=outputs)
 
     def __sklearn_clone__(self):
@@ -706,7 +723,7 @@ class HypersphereEmbedder(
         """What ``kernel_`` is, fitted to these rows."""
         if not self.kernel_weight:
             return {}
-        landmarks, coefs, consistency = fit_kernel(
+        fitted = fit_regression(
             normalize_rows(_training.prepare_inputs(features, *scaling)),
             indicator,
             concepts,
@@ -717,11 +734,15 @@ class HypersphereEmbedder(
             random_state=np.random.RandomState(seed),
         )
         return {
-            "landmarks": landmarks,
-            "coefs": coefs,
+            "landmarks": fitted.landmarks,
+            "coefs": fitted.coefs,
             "gamma": float(self.kernel_gamma),
             "weight": float(self.kernel_weight),
-            "consistency": consistency,
+            "consistency": fitted.consistency,
+            "alpha": float(self.kernel_alpha),
+            "noise": fitted.noise,
+            "mean_target": fitted.mean_target,
+            "mean_trust": fitted.mean_trust,
         }
 
     def _fine_tuned(self, X, head, backbone, scaling, device, generator, go_on):
@@ -857,17 +878,36 @@ class HypersphereEmbedder(
                 "fitted."
             )
 
-    def _outputs(self, X):
+    def _outputs(self, X, tags=None):
         """(n, D) what the last layer gives, tanh, before it is normalised."""
+        indicator = None if tags is None else self._own_tags(X, tags)
         if not self.ten_crop or input_kind(X) == "features" or self.backbone_ is None:
-            return self._forward(self._features(X, reset=False)[0])
+            return self._forward(self._features(X, reset=False)[0], indicator)
+        if indicator is not None:
+            raise ValueError("tags can't be taken along with ten_crop=True; set ten_crop=False.")
         network = self._network(self.backbone_, self._trunk_state(True))
         options = {"device": self.device, "verbose": self.verbose}
         outputs, _ = features_and_skipped(X, network, ten_crop=True, then=self._forward, **options)
         return outputs
 
-    def _forward(self, features):
-        """(n, D) tanh of the last layer, turned to the kernel's, from features as they are."""
+    def _own_tags(self, X, tags):
+        """Concepts (n, C) of images that came after the fit."""
+        if not knows_tags(self._kernel):
+            raise ValueError(
+                "tags of later images are placed by the kernel regression, and this "
+                f"{type(self).__name__} has none that takes them; set kernel_weight above 0 and "
+                "fit it anew, or leave tags out."
+            )
+        tags = as_rows_of_tags(tags)
+        input_kind(X)
+        check_consistent_length(X, tags)
+        return sparse.csr_array(self.tag_enhancer_.transform(tags))
+
+    def _forward(self, features, indicator=None):
+        """(n, D) tanh of the last layer, turned to the kernel's, from features as they are.
+
+        indicator : (n, C) concepts of rows that came after the fit, where they are known.
+        """
         self._check_width(features)
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
         dtype = np.float64 if features.dtype == np.float64 else np.float32
@@ -880,7 +920,12 @@ class HypersphereEmbedder(
             outputs = _training.forward(inputs, arrays)
             if kernel := self._kernel:
                 lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
-                rows = _regressed(inputs, kernel)
+                if indicator is None:
+                    rows = _regressed(inputs, kernel)
+                else:
+                    concepts = self.tag_enhancer_.concept_vectors_
+                    units = normalize_rows(inputs)
+                    rows = later_embeddings(units, indicator[block], concepts, kernel)
                 outputs = _training.joined(outputs, rows, kernel["weight"], lengths)
             all_outputs[block] = outputs
         return all_outputs

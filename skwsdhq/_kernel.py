@@ -4,6 +4,8 @@ Letters: n rows, m landmarks (rows that the kernel compares with), d features, C
 dimensions. Features enter as unit rows; the kernel of x and y is exp(-gamma·(1 − x·y)).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -11,10 +13,17 @@ from .sphere import normalize_rows
 from .utils._threads import on_one_thread, product
 
 __all__ = [
+    "Regression",
+    "cholesky",
     "fit_kernel",
+    "fit_regression",
     "kernel_embeddings",
     "leave_one_out",
+    "mean_direction",
     "rbf_kernel",
+    "row_trust",
+    "tag_agreement",
+    "tag_directions",
     "tag_targets",
     "wrong_share",
 ]
@@ -52,17 +61,28 @@ def tag_targets(
         The direction of the weighted mean of a row's concept vectors, less the mean over all rows
         that have a tag: what all images share tells none apart. Rows without a tag are zero.
     """
+    tagged = np.diff(indicator.indptr) > 0
+    targets = tag_directions(indicator, concept_vectors, weights)
+    targets = targets - mean_direction(targets[tagged])
+    return np.where(tagged[:, None], targets, 0).astype(np.float32)
+
+
+def tag_directions(
+    indicator, concept_vectors: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the direction (n, D) of the weighted mean of each row's concept vectors, float32."""
     if weights is not None:
         indicator = type(indicator)(
             (weights, indicator.indices, indicator.indptr), shape=indicator.shape
         )
-    tagged = np.diff(indicator.indptr) > 0
-    targets = normalize_rows(np.asarray(indicator @ concept_vectors, dtype=np.float32))
-    centred = targets - targets[tagged].mean(axis=0)
-    # Where all rows have the same tags, what they share is all there is.
-    if np.square(centred[tagged]).sum() > 1e-8 * np.square(targets).sum():
-        targets = centred
-    return np.where(tagged[:, None], targets, 0).astype(np.float32)
+    return normalize_rows(np.asarray(indicator @ concept_vectors, dtype=np.float32))
+
+
+def mean_direction(directions: np.ndarray) -> np.ndarray:
+    """Return the mean (D,) of directions; zeros where all are equal, and it is all there is."""
+    mean = directions.mean(axis=0)
+    left = np.square(directions - mean).sum()
+    return mean if left > 1e-8 * np.square(directions).sum() else np.zeros_like(mean)
 
 
 def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.ndarray:
@@ -81,13 +101,12 @@ def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.n
     -------
     ndarray of shape (m, D), float64
     """
-    factor = _cholesky(kernel, np.full(len(kernel), alpha))
+    factor = cholesky(kernel, np.full(len(kernel), alpha))
     inverse = torch.cholesky_inverse(factor).numpy()
     wide = targets.astype(np.float64)
     return wide - product(inverse, wide) / np.diag(inverse)[:, None]
 
 
-@on_one_thread
 def fit_kernel(
     units: np.ndarray,
     indicator,
@@ -130,6 +149,43 @@ def fit_kernel(
     coefs : ndarray of shape (m, D), float32
     consistency : float
     """
+    fitted = fit_regression(
+        units,
+        indicator,
+        concept_vectors,
+        gamma=gamma,
+        alpha=alpha,
+        consistency=consistency,
+        max_landmarks=max_landmarks,
+        random_state=random_state,
+    )
+    return fitted.landmarks, fitted.coefs, fitted.consistency
+
+
+class Regression(NamedTuple):
+    """A kernel regression, and what places a row that comes later by its own tags too."""
+
+    landmarks: np.ndarray  # (m, d) unit rows
+    coefs: np.ndarray  # (m, D)
+    consistency: float
+    noise: np.ndarray  # (m,) variance of the noise of landmarks, each for n / m rows
+    mean_target: np.ndarray  # (D,) what all targets have in common, which is taken from them
+    mean_trust: float  # of rows, before it is scaled to a mean of 1
+
+
+@on_one_thread
+def fit_regression(
+    units: np.ndarray,
+    indicator,
+    concept_vectors: np.ndarray,
+    *,
+    gamma: float,
+    alpha: float,
+    consistency: float | str,
+    max_landmarks: int,
+    random_state: np.random.RandomState,
+) -> Regression:
+    """Fit as :func:`fit_kernel`, and return all that is known then."""
     rows = np.flatnonzero(np.diff(indicator.indptr))
     indicator, units = indicator[rows], units[rows].astype(np.float32, copy=False)
     n_rows = len(rows)
@@ -139,24 +195,34 @@ def fit_kernel(
     landmarks = units[picked]
     kernel = rbf_kernel(landmarks, landmarks, gamma).astype(np.float64)
     targets = tag_targets(indicator, concept_vectors)
-    trust = np.ones(n_rows)
+    weights, trust, mean_trust = None, np.ones(n_rows), 1.0
     if consistency != 0:
         expected = _expected(units, landmarks, picked, kernel, targets, gamma, alpha)
-        agreement = _agreement(indicator, indicator.indices, concept_vectors, expected)
+        agreement = tag_agreement(indicator, indicator.indices, concept_vectors, expected)
         if isinstance(consistency, str):
             shuffled = random_state.permutation(indicator.indices)
-            chance = _agreement(indicator, shuffled, concept_vectors, expected)
+            chance = tag_agreement(indicator, shuffled, concept_vectors, expected)
             wrong = wrong_share(agreement, chance)
             consistency = _DOUBT * wrong * (1 - wrong)
         weights = np.exp(consistency * agreement)
-        trust = _trust(indicator, weights)
+        trust = row_trust(indicator, weights)
+        mean_trust = float(trust.mean())
+        trust /= mean_trust
         targets = tag_targets(indicator, concept_vectors, weights)
     if n_rows == len(picked):
-        factor = _cholesky(kernel, alpha / trust)
+        factor = cholesky(kernel, alpha / trust)
         coefs = torch.cholesky_solve(torch.from_numpy(targets.astype(np.float64)), factor).numpy()
     else:
         coefs = _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha)
-    return landmarks, coefs.astype(np.float32), float(consistency)
+    directions = tag_directions(indicator, concept_vectors, weights)
+    return Regression(
+        landmarks,
+        coefs.astype(np.float32),
+        float(consistency),
+        (alpha / trust[picked] * (len(picked) / n_rows)).astype(np.float32),
+        mean_direction(directions),
+        mean_trust,
+    )
 
 
 def wrong_share(agreement: np.ndarray, chance: np.ndarray) -> float:
@@ -206,7 +272,7 @@ def _expected(units, landmarks, picked, kernel, targets, gamma, alpha) -> np.nda
     expected = np.empty_like(targets)
     left_out = np.delete(np.arange(len(units)), picked)
     if len(left_out):
-        factor = _cholesky(kernel, np.full(len(picked), alpha))
+        factor = cholesky(kernel, np.full(len(picked), alpha))
         wide = torch.from_numpy(targets[picked].astype(np.float64))
         coefs = torch.cholesky_solve(wide, factor).numpy().astype(np.float32)
         expected[left_out] = kernel_embeddings(units[left_out], landmarks, coefs, gamma)
@@ -214,7 +280,7 @@ def _expected(units, landmarks, picked, kernel, targets, gamma, alpha) -> np.nda
     return expected
 
 
-def _agreement(indicator, concepts, concept_vectors, expected) -> np.ndarray:
+def tag_agreement(indicator, concepts, concept_vectors, expected) -> np.ndarray:
     """Cosine of concepts (nnz,), in the rows of ``indicator``, to what is expected of their row."""
     row = np.repeat(np.arange(indicator.shape[0]), np.diff(indicator.indptr))
     agreement = np.empty(len(row), dtype=np.float32)
@@ -226,12 +292,11 @@ def _agreement(indicator, concepts, concept_vectors, expected) -> np.ndarray:
     return agreement
 
 
-def _trust(indicator, weights) -> np.ndarray:
-    """(n,) how much rows count by the weights (nnz,) of their tags, with a mean of 1."""
+def row_trust(indicator, weights) -> np.ndarray:
+    """(n,) how much rows, each with a tag, count by the weights (nnz,) of their tags."""
     counts = np.diff(indicator.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
-    trust = np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
-    return trust / trust.mean()
+    return np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
 
 
 def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndarray:
@@ -240,7 +305,7 @@ def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndar
     With K = LLᵀ over landmarks and Φ = K(rows, landmarks) L⁻ᵀ it is plain ridge regression on Φ;
     that is well-conditioned where normal equations in K are not.
     """
-    factor = _cholesky(kernel, np.zeros(len(kernel)))
+    factor = cholesky(kernel, np.zeros(len(kernel)))
     narrow = factor.float()
     n_landmarks, n_dims = len(landmarks), targets.shape[1]
     gram = torch.zeros((n_landmarks, n_landmarks), dtype=torch.float64)
@@ -259,7 +324,7 @@ def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndar
     return torch.linalg.solve_triangular(factor.T, solved, upper=True).numpy()
 
 
-def _cholesky(kernel: np.ndarray, diagonal: np.ndarray) -> torch.Tensor:
+def cholesky(kernel: np.ndarray, diagonal: np.ndarray) -> torch.Tensor:
     """Lower factor of the kernel with that, and a jitter, added to its diagonal."""
     added = torch.from_numpy(kernel.copy())
     added.diagonal().add_(torch.from_numpy(diagonal + _JITTER))

@@ -118,10 +118,11 @@ def _check_embedder(embedder: Any) -> None:
 def _check_kernel(kernel: Any, n_features: int, n_dims: int | None) -> None:
     if kernel == {}:
         return
-    # 0.1's first files do not tell the consistency, which only informs.
-    known = isinstance(kernel, dict) and set(kernel) | {"consistency"} == {
-        "landmarks", "coefs", "gamma", "weight", "consistency"
-    }  # fmt: skip
+    # 0.1's first files do not tell the consistency, which only informs, nor what places later rows
+    # by their tags.
+    needed = {"landmarks", "coefs", "gamma", "weight"}
+    later = {"alpha", "noise", "mean_target", "mean_trust"}
+    known = isinstance(kernel, dict) and set(kernel) - {"consistency"} in (needed, needed | later)
     _need(known, "landmarks, coefs, gamma and weight in kernel_")
     landmarks, coefs = kernel["landmarks"], kernel["coefs"]
     _matrix(landmarks, "landmarks of kernel_", None, n_features)
@@ -130,6 +131,15 @@ def _check_kernel(kernel: Any, n_features: int, n_dims: int | None) -> None:
     _need(isinstance(gamma, float) and 0 < gamma < math.inf, "a positive gamma of kernel_")
     _need(isinstance(weight, float) and 0 < weight <= 1, "a weight of kernel_ from 0 to 1")
     _need(isinstance(kernel.get("consistency", 0.0), float), "a consistency of kernel_")
+    if "noise" in kernel:
+        _vector(kernel["noise"], "noise of kernel_", len(landmarks))
+        _need((kernel["noise"] > 0).all(), "positive noise of kernel_")
+        _vector(kernel["mean_target"], "mean_target of kernel_", n_dims or 0)
+        for name in ("alpha", "mean_trust"):
+            value = kernel[name]
+            _need(
+                isinstance(value, float) and 0 < value < math.inf, f"a positive {name} of kernel_"
+            )
 
 
 def _check_trunk(state: Any) -> None:

@@ -175,6 +175,7 @@ class WSDHQuantizer(
 
     # Clean labels reach score through Pipeline and GridSearchCV where routing is on.
     __metadata_request__score = {"labels": True}
+    __metadata_request__transform = {"tags": True}
 
     def __init__(
         self,
@@ -338,12 +339,14 @@ class WSDHQuantizer(
             raise failure
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any, *, tags: Any = None) -> np.ndarray:
         """Exact embeddings of images, before quantization.
 
         Parameters
         ----------
         X : as for ``fit``
+        tags : tags of n rows, default=None
+            Own tags of images that came after the fit, see :meth:`HypersphereEmbedder.transform`.
 
         Returns
         -------
@@ -352,21 +355,23 @@ class WSDHQuantizer(
             features, else float32.
         """
         now = fitted_now(self)
-        return now._embed(X)
+        return now._embed(X, tags)
 
-    def encode(self, X: Any) -> np.ndarray:
+    def encode(self, X: Any, *, tags: Any = None) -> np.ndarray:
         """Codes of images.
 
         Parameters
         ----------
         X : as for ``fit``
+        tags : tags of n rows, default=None
+            As for :meth:`transform`: codes of later images are better with them.
 
         Returns
         -------
         ndarray of shape (n, M), uint8 (uint16 where K > 256)
         """
         now = fitted_now(self)
-        return np.concatenate([now._encode(rows) for rows in now._embedding_blocks(X)])
+        return np.concatenate([now._encode(rows) for rows in now._embedding_blocks(X, tags)])
 
     def decode(self, codes: Any) -> np.ndarray:
         """What codes stand for.
@@ -382,7 +387,9 @@ class WSDHQuantizer(
         """
         return codebooks.decode(codes, fitted_now(self).codebooks_)
 
-    def kneighbors(self, X: Any, n_neighbors: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def kneighbors(
+        self, X: Any, n_neighbors: int = 10, *, tags: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The fitted rows most similar to images, by their codes.
 
         Parameters
@@ -391,6 +398,8 @@ class WSDHQuantizer(
             Queries; their exact embeddings are compared with the rows' codes.
         n_neighbors : int, default=10
             From 1 to the number of fitted rows; checked before X is looked at.
+        tags : tags of q rows, default=None
+            Of the queries, as for :meth:`transform`.
 
         Returns
         -------
@@ -406,7 +415,7 @@ class WSDHQuantizer(
             raise ValueError(
                 f"n_neighbors={n_neighbors} should be <= the {len(index)} fitted rows."
             )
-        return index.search(now._embed(X), n_neighbors)
+        return index.search(now._embed(X, tags), n_neighbors)
 
     def index(self, ids: Any = None) -> search.CodeIndex:
         """Return an index over the codes of the fitted rows.
@@ -464,6 +473,18 @@ class WSDHQuantizer(
             sample_weight=sample_weight,
         )
 
+    def get_metadata_routing(self) -> Any:
+        """Return what scikit-learn's routing passes on: embeddings have taken tags along already.
+
+        Returns
+        -------
+        MetadataRequest
+        """
+        requests = super().get_metadata_routing()
+        if isinstance(self.embedder, str):
+            requests.transform.add_request(param="tags", alias=False)
+        return requests
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = not (
@@ -481,12 +502,23 @@ class WSDHQuantizer(
 
     # --- helpers ------------------------------------------------------------------------
 
-    def _embed(self, X):
+    def _embed(self, X, tags=None):
         """:meth:`transform`, in no other container than an array."""
+        self._check_tags_fit(tags)
         rows = self._check_features(X, reset=False)
         if isinstance(self.embedder_, str):  # "passthrough"
             return self._scaled(rows)
-        return self._embeddings(self.embedder_, X)
+        return self._embeddings(self.embedder_, X, tags)
+
+    def _check_tags_fit(self, tags):
+        """Whether the embedder takes tags of later images."""
+        inner = getattr(self.embedder_, "estimator", self.embedder_)
+        if tags is not None and not isinstance(inner, HypersphereEmbedder):
+            name = repr(inner) if isinstance(inner, str) else type(inner).__name__
+            raise ValueError(
+                f"tags of later images are placed by a HypersphereEmbedder, but embedder_ is "
+                f"{name}; give them to the step that embeds, or leave them out."
+            )
 
     def _fitted_rows(self, words, codes):
         """What is kept for searches of these arrays, which this estimator holds or held."""
@@ -657,25 +689,31 @@ class WSDHQuantizer(
             forget_features(self)
         return X
 
-    def _embedding_blocks(self, X):
+    def _embedding_blocks(self, X, tags=None):
         """What :meth:`transform` gives, some rows at a time where X is a matrix."""
+        self._check_tags_fit(tags)
         embedder = self.embedder_
         if input_kind(X) != "features" or not isinstance(embedder, (str, HypersphereEmbedder)):
-            yield self._embed(X)
+            yield self._embed(X, tags)
             return
         rows = self._check_features(X, reset=False)
-        embed = self._scaled
+        indicator = None
         if not isinstance(embedder, str):
             rows, _ = embedder._features(X, reset=False)
-            embed = lambda block: self._scaled(embedder._forward(block))  # noqa: E731
+            indicator = None if tags is None else embedder._own_tags(X, tags)
         for start in range(0, len(rows), _BLOCK):
-            yield embed(rows[start : start + _BLOCK])
+            block = slice(start, start + _BLOCK)
+            if isinstance(embedder, str):
+                yield self._scaled(rows[block])
+            else:
+                own = None if indicator is None else indicator[block]
+                yield self._scaled(embedder._forward(rows[block], own))
 
-    def _embeddings(self, embedder, X):
+    def _embeddings(self, embedder, X, tags=None):
         """What a fitted embedder makes of X, to be quantized."""
         inner = getattr(embedder, "estimator", embedder)
         if isinstance(inner, HypersphereEmbedder):
-            return inner.transform(X) if self.normalize else inner._outputs(X)
+            return inner.transform(X, tags=tags) if self.normalize else inner._outputs(X, tags)
         return self._scaled(embedder.transform(X))
 
     def _scaled(self, embeddings):

@@ -70,3 +70,52 @@ def embeddings(rows, rows_of_concepts, vectors, gamma, alpha, consistency, asked
     wanted = targets(rows_of_concepts, vectors, weights)
     found = ridge(rows, wanted, gamma, [alpha / t for t in trust], asked)
     return np.array([unit(z) for z in found])
+
+
+def later(
+    rows, rows_of_concepts, vectors, gamma, alpha, consistency, trusts, weights, asked, own_concepts
+):
+    """Where later rows stand by their tags: each time a fit of all rows and of that one.
+
+    trusts, weights : what the first fit made of its rows' tags, trusts before they are scaled.
+    """
+    wanted = targets(rows_of_concepts, vectors, weights)
+    directions = [
+        unit(sum(w * vectors[c] for w, c in zip(own_w, own, strict=True)))
+        for own_w, own in zip(weights, rows_of_concepts, strict=True)
+    ]
+    mean = sum(directions) / len(directions)
+    mean_trust = sum(trusts) / len(trusts)
+    noise = [alpha * mean_trust / t for t in trusts]
+    placed = []
+    for x, own in zip(asked, own_concepts, strict=True):
+        (found,) = ridge(rows, wanted, gamma, noise, [x])
+        if own:
+            expected = unit(found)
+            own_weights = [math.exp(consistency * float(expected @ vectors[c])) for c in own]
+            trust = math.sqrt(sum(own_weights) / len(own))
+            target = unit(sum(w * vectors[c] for w, c in zip(own_weights, own, strict=True)))
+            (found,) = ridge(
+                np.vstack([rows, [x]]),
+                np.vstack([wanted, [target - mean]]),
+                gamma,
+                [*noise, alpha * mean_trust / trust],
+                [x],
+            )
+        placed.append(unit(found))
+    return np.array(placed)
+
+
+def trusted(rows, rows_of_concepts, vectors, gamma, alpha, consistency):
+    """Weights of each row's tags and trust of each row, as `embeddings` has them."""
+    wanted = targets(rows_of_concepts, vectors)
+    weights = []
+    for i in range(len(rows)):
+        others = [j for j in range(len(rows)) if j != i]
+        (expected,) = ridge(
+            [rows[j] for j in others], wanted[others], gamma, [alpha] * len(others), [rows[i]]
+        )
+        expected = unit(expected)
+        own = rows_of_concepts[i]
+        weights.append([math.exp(consistency * float(expected @ vectors[c])) for c in own])
+    return weights, [math.sqrt(sum(w) / len(w)) for w in weights]
