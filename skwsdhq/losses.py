@@ -92,8 +92,8 @@ def adaptive_margin(concept_vectors: Any, gamma: float = 1.0) -> Any:
     array([[0., 1., 2.],
            [1., 0., 1.],
            [2., 1., 0.]])
-    >>> adaptive_margin(np.array([[1.0, 0.0], [0.0, 1.0]]), gamma=2)[0, 1]
-    np.float64(0.5)
+    >>> float(adaptive_margin(np.array([[1.0, 0.0], [0.0, 1.0]]), gamma=2)[0, 1])
+    0.5
     """
     check_number("gamma", gamma, minimum=0)
     unit = as_unit_rows(concept_vectors)

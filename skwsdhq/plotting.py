@@ -336,8 +336,8 @@ class CodeLengthDisplay(_Display):
     --------
     >>> from skwsdhq.plotting import CodeLengthDisplay
     >>> display = CodeLengthDisplay([8, 16, 32], [0.58, 0.6, 0.61], name="codes")
-    >>> display.scores.max()
-    np.float64(0.61)
+    >>> float(display.scores.max())
+    0.61
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
+from sklearn.utils.fixes import parse_version
 
 from skwsdhq import (
     HypersphereEmbedder,
@@ -462,11 +463,16 @@ def test_grid_search_over_nested_parameters(made, form):
         )
 
 
-def test_clean_labels_reach_score_through_metadata_routing(made):
+@pytest.mark.parametrize("model", ["alone", "in a pipeline"])
+def test_clean_labels_reach_score_through_metadata_routing(made, model):
+    grid: dict = {"n_codebooks": [2]}
+    estimator = small(embedder=embedder(tag_enhancer=TagEnhancer(made.word_vectors)))
+    if model == "in a pipeline":
+        if parse_version(sklearn.__version__) < parse_version("1.8"):
+            pytest.skip("before scikit-learn 1.8 a Pipeline's own score is given no metadata")
+        estimator, grid = pipeline(made), {"quantizer__n_codebooks": [2]}
     with sklearn.config_context(enable_metadata_routing=True):
-        search = GridSearchCV(
-            pipeline(made), {"quantizer__n_codebooks": [2]}, cv=2, error_score="raise"
-        )
+        search = GridSearchCV(estimator, grid, cv=2, error_score="raise")
         search.fit(made.data, made.tags, labels=made.target)
         routed = search.cv_results_["mean_test_score"]
         search.fit(made.data, made.tags)
