@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from skwsdhq.datasets import load_mirflickr25k, load_nus_wide
+from skwsdhq.datasets import load_mirflickr25k, load_nus_wide, load_openclipart
 
 # fmt: off
 POTENTIAL = [
@@ -226,3 +226,22 @@ def test_nus_wide_whose_files_do_not_agree(nus_wide):
         load_nus_wide(nus_wide, tags="5k")
     with pytest.raises(ValueError, match="n_concepts=82"):
         load_nus_wide(nus_wide, **{**TINY, "n_concepts": 82})
+
+
+@pytest.mark.parametrize(
+    ("load", "wrong"),
+    [
+        (load_mirflickr25k, {"n_query": -1}),
+        (load_mirflickr25k, {"n_train": 0}),
+        (load_mirflickr25k, {"min_count": 1.5}),
+        (load_nus_wide, {"n_query": None}),
+        (load_nus_wide, {"n_train": 2.0}),
+        (load_nus_wide, {"n_concepts": 0}),
+        (load_openclipart, {"min_pictures": 0}),
+        (load_openclipart, {"min_pictures": True}),
+    ],
+)
+def test_parameters_are_checked_before_any_file(load, wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}={wrong[name]} should be a whole number"):
+        load("/nowhere", **wrong)

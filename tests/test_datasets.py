@@ -110,8 +110,22 @@ def test_synthetic_noise_is_what_was_asked(kind):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"kind": "x"}, "kind"), ({"missing": 2}, "missing=2"), ({"tags_per_image": 9}, "n_tags")],
+    [
+        ({"kind": "x"}, "'kind' parameter of make_tagged_images"),
+        ({"missing": 2}, "'missing' parameter .* Got 2"),
+        ({"wrong": -0.1}, "'wrong' parameter"),
+        ({"wrong": np.nan}, "'wrong' parameter"),
+        ({"tags_per_image": 9}, "tags_per_image=9 should be from 1 to n_tags_per_class=4"),
+        ({"n_samples": 0}, "'n_samples' parameter .* Got 0"),
+        ({"n_samples": 2.5}, "'n_samples' parameter"),
+        ({"n_classes": 0}, "'n_classes' parameter .* Got 0"),
+        ({"n_tags_per_class": 0}, "'n_tags_per_class' parameter"),
+        ({"n_features": 0}, "'n_features' parameter"),
+        ({"image_size": 0, "kind": "images"}, "'image_size' parameter"),
+        ({"spread": -1.0}, "'spread' parameter"),
+        ({"random_state": "x"}, "'random_state' parameter"),
+    ],
 )
 def test_wrong_parameters_of_synthetic_data(wrong, message):
     with pytest.raises(ValueError, match=message):
-        make_tagged_images(10, **wrong)
+        make_tagged_images(**{"n_samples": 10, **wrong})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._tables import first_folder, read_lines, split_rows
+from ._tables import check_whole, first_folder, read_lines, split_rows
 
 __all__ = ["load_mirflickr25k"]
 
@@ -103,6 +103,10 @@ def load_mirflickr25k(
 
     if labels not in _N_CONCEPTS:
         raise ValueError(f"labels={labels!r} should be 'potential' or 'all'.")
+    check_whole("min_count", min_count, 0)
+    check_whole("n_query", n_query, 0)
+    if n_train is not None:
+        check_whole("n_train", n_train, 1)
     home = Path(data_home)
     folder = first_folder(home, ("mirflickr", "."), "im*.jpg", "the images of MIRFLICKR")
     annotations = first_folder(

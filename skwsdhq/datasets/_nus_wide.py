@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._tables import first_folder, read_lines, split_rows
+from ._tables import check_whole, first_folder, read_lines, split_rows
 
 __all__ = ["load_nus_wide"]
 
@@ -101,6 +101,11 @@ def load_nus_wide(
 
     if tags not in ("1k", "all"):
         raise ValueError(f"tags={tags!r} should be '1k' or 'all'.")
+    if n_concepts is not None:
+        check_whole("n_concepts", n_concepts, 1)
+    check_whole("n_query", n_query, 0)
+    if n_train is not None:
+        check_whole("n_train", n_train, 1)
     home = Path(data_home)
     lists = first_folder(home, ("ImageList", "."), "Imagelist.txt", "the image lists of NUS-WIDE")
     listed = [
@@ -117,7 +122,7 @@ def load_nus_wide(
         _check_count(len(concepts), _N_CONCEPTS, "concepts", concepts_at / "Concepts81.txt")
     target = _labels(home, concepts, len(listed))
     if n_concepts is not None:
-        if not 1 <= n_concepts <= len(concepts):
+        if n_concepts > len(concepts):
             raise ValueError(f"n_concepts={n_concepts} should be from 1 to {len(concepts)}.")
         # The first of equally frequent concepts counts as the more frequent.
         best = np.sort(np.argsort(-target.sum(axis=0), kind="stable")[:n_concepts])

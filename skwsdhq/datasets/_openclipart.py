@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ._openclipart_deb import unpack_packages
-from ._tables import label_indicator, tidy_tag
+from ._tables import check_whole, label_indicator, tidy_tag
 
 __all__ = ["load_openclipart"]
 
@@ -118,8 +118,7 @@ def load_openclipart(
     """
     from sklearn.utils import Bunch
 
-    if min_pictures < 1:
-        raise ValueError(f"min_pictures={min_pictures} should be >= 1.")
+    check_whole("min_pictures", min_pictures, 1)
     root = _find_root(Path("/usr/share/openclipart" if data_home is None else data_home))
     dropped: Counter[str] = Counter()
     files = _list_files(root, drop_folders, dropped)

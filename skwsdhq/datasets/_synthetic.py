@@ -1,10 +1,29 @@
 """Synthetic tagged images and features, whose noise is known."""
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
 __all__ = ["make_tagged_images"]
+
+_COUNT = [Interval(Integral, 1, None, closed="left")]
+_PROBABILITY = [Interval(Real, 0, 1, closed="both")]
+_CONSTRAINTS = {
+    "n_samples": _COUNT,
+    "n_classes": _COUNT,
+    "n_tags_per_class": _COUNT,
+    "tags_per_image": _COUNT,
+    "missing": _PROBABILITY,
+    "wrong": _PROBABILITY,
+    "kind": [StrOptions({"features", "images"})],
+    "n_features": _COUNT,
+    "spread": [Interval(Real, 0, None, closed="left")],
+    "image_size": _COUNT,
+    "random_state": ["random_state"],
+}
 
 
 def make_tagged_images(
@@ -65,13 +84,8 @@ def make_tagged_images(
     >>> made.data.shape, len(made.tags), sorted(made.word_vectors)[:2]
     ((3, 32), 3, ['c0_t0', 'c0_t1'])
     """
-    from sklearn.utils import Bunch, check_random_state
-
-    if kind not in ("features", "images"):
-        raise ValueError(f"kind={kind!r} should be 'features' or 'images'.")
-    for name, probability in (("missing", missing), ("wrong", wrong)):
-        if not 0 <= probability <= 1:
-            raise ValueError(f"{name}={probability} should be a probability, from 0 to 1.")
+    given = {name: value for name, value in locals().items() if name in _CONSTRAINTS}
+    validate_parameter_constraints(_CONSTRAINTS, given, "make_tagged_images")
     if not 1 <= tags_per_image <= n_tags_per_class:
         raise ValueError(
             f"tags_per_image={tags_per_image} should be from 1 to n_tags_per_class="
@@ -113,7 +127,7 @@ def _spoil(tags, own, words, missing, wrong, rng):
 
 def _stripes(target, n_classes, size, spread, rng):
     colours = rng.uniform(0, 255, (n_classes, 2, 3))
-    angle = np.pi * np.arange(n_classes) / max(n_classes, 1)
+    angle = np.pi * np.arange(n_classes) / n_classes
     frequency = 2 + np.arange(n_classes) % 3
     y, x = np.mgrid[:size, :size] / size
     pictures = np.empty((len(target), size, size, 3), dtype=np.uint8)

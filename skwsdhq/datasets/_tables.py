@@ -1,6 +1,7 @@
 """What the loaders of sets on disk have in common."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,14 @@ import numpy as np
 
 from ..utils._text import clean_name, split_lines
 
-__all__ = ["first_folder", "label_indicator", "read_lines", "split_rows", "tidy_tag"]
+__all__ = [
+    "check_whole",
+    "first_folder",
+    "label_indicator",
+    "read_lines",
+    "split_rows",
+    "tidy_tag",
+]
 
 
 def label_indicator(labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
@@ -24,6 +32,12 @@ def label_indicator(labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[s
 def tidy_tag(tag: str) -> str:
     """Lower-case, underscores as spaces, no space twice or at an end, composed Unicode."""
     return clean_name(tag.replace("_", " "))
+
+
+def check_whole(name: str, value: Any, lowest: int) -> None:
+    """Refuse, by its name, a parameter that is no whole number, or below the lowest one."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < lowest:
+        raise ValueError(f"{name}={value!r} should be a whole number >= {lowest}.")
 
 
 def split_rows(
