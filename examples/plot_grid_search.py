@@ -34,7 +34,7 @@ from skwsdhq.metrics import attach_labels, make_retrieval_scorer
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# Three keywords have no word vector. Each of the 48 fits would say so, in processes that take
+# A few keywords have no word vector. Each of the 48 fits would say so, in processes that take
 # filters from the environment only.
 os.environ["PYTHONWARNINGS"] = "ignore::UserWarning"
 warnings.simplefilter("ignore", UserWarning)
@@ -46,6 +46,7 @@ def say(text):
     print(f"[{time.perf_counter() - started:5.1f} s] {text}", flush=True)
 
 
+say("this takes some two minutes on two idle cores")
 emoji = load_emoji()
 y = attach_labels(emoji.tags, emoji.target)
 # At 128 pixels in place of the network's own 224 features take a third of the time, and find a

@@ -6,9 +6,6 @@ matrix of vectors or a CodeIndex, and both are compared by inner product. What c
 for all numbers of bits is.
 """
 
-import contextlib
-import os
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,8 +67,7 @@ def unsupervised(kind):
     def method(split, bits):
         rows, queries = reduced(split)
         for n_bits in bits:
-            with quiet():
-                yield n_bits, *_faiss_codes(kind, rows, queries, n_bits)
+            yield n_bits, *_faiss_codes(kind, rows, queries, n_bits)
 
     return method
 
@@ -90,6 +86,9 @@ def _faiss_codes(kind, rows, queries, n_bits):
     wide, asked = (np.pad(x, ((0, 0), (0, -n_dims % n_bytes))) for x in (rows, queries))
     if kind == "OPQ":
         rotation = faiss.OPQMatrix(wide.shape[1], n_bytes)
+        inner = faiss.ProductQuantizer(wide.shape[1], n_bytes, 8)
+        inner.cp.min_points_per_centroid = 1
+        rotation.pq = inner
         rotation.train(wide)
         wide, asked = rotation.apply(wide), rotation.apply(asked)
     quantizer = {
@@ -106,20 +105,6 @@ def _faiss_codes(kind, rows, queries, n_bits):
 
 def _signs(packed):
     return np.where(np.unpackbits(packed, axis=1, bitorder="little"), 1, -1).astype("f4")
-
-
-@contextlib.contextmanager
-def quiet():
-    """faiss writes warnings of small training sets straight to the file of stderr."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
 
 
 # --- from tags: rivals ----------------------------------------------------------------------

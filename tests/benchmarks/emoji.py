@@ -29,6 +29,9 @@ def faiss_codes(method, rows, n_bytes=4):
     n_dims = rows.shape[1]
     if method == "OPQ":
         rotation = faiss.OPQMatrix(n_dims, n_bytes)
+        inner = faiss.ProductQuantizer(n_dims, n_bytes, 8)
+        inner.cp.min_points_per_centroid = 1
+        rotation.pq = inner
         rotation.train(rows)
         return rotation.reverse_transform(faiss_codes("PQ", rotation.apply(rows), n_bytes))
     kind = {
@@ -37,6 +40,8 @@ def faiss_codes(method, rows, n_bytes=4):
         "LSQ": faiss.LocalSearchQuantizer,
     }[method]
     quantizer = kind(n_dims, n_bytes, 8)
+    if method != "LSQ":
+        quantizer.cp.min_points_per_centroid = 1  # else it warns of small sets
     quantizer.train(rows)
     return quantizer.decode(quantizer.compute_codes(rows))
 
