@@ -138,7 +138,13 @@ def load_alexnet(path: str | Path, *, swapped: bool = False) -> Any:
             stride = 4 if name == "conv1" else 1
             n_out = len(kernel)
             convolution = nn.Conv2d(
-                n_channels, n_out, kernel.shape[2:], stride, padding, groups=n_groups
+                n_channels,
+                n_out,
+                kernel.shape[2:],
+                stride,
+                padding,
+                groups=n_groups,
+                dtype=torch.float32,
             )
             _fill(convolution, kernel, biases)
             parts += [convolution, nn.ReLU()]
@@ -161,7 +167,7 @@ def load_alexnet(path: str | Path, *, swapped: bool = False) -> Any:
                 maps = weights.reshape(_LAST_SIDE, _LAST_SIDE, n_channels, -1)
                 weights = maps.transpose(2, 0, 1, 3).reshape(weights.shape)
             n_in = weights.shape[1]
-            linear = nn.Linear(len(weights), n_in)
+            linear = nn.Linear(len(weights), n_in, dtype=torch.float32)
             _fill(linear, weights.T, biases)
             parts += [linear, nn.ReLU(), nn.Dropout(0.5)]
         return nn.Sequential(*parts).eval()

@@ -13,9 +13,10 @@ import numpy as np
 
 from ._images_resized import ResizedImages, in_order, prefetched, ten_crops
 from .utils._pool import mapped
+from .utils._progress import LongRun
 from .utils._threads import on_one_thread
 
-__all__ = ["DTYPES", "compute_dtype", "features_of"]
+__all__ = ["DTYPES", "compute_dtype", "extraction_of", "features_of"]
 
 logger = logging.getLogger("skwsdhq.backbones")
 
@@ -63,13 +64,14 @@ def features_of(
     then: Callable[[np.ndarray], np.ndarray] | None = None,
     rows: Sequence[int] | None = None,
     is_own: bool = False,
+    announced_as: str | None = None,
     verbose: int = 0,
 ) -> np.ndarray:
     """(n, d) float32 features of a `Backbone`; while it runs on a batch, the next one is read.
 
     With ``ten_crop`` the mean over ten crops of pictures that are larger than its input; what
     ``then`` makes of the features of a batch takes their place, and is averaged. ``is_own`` says
-    that nobody else changes the network.
+    that nobody else changes the network; the log calls it ``announced_as``, or is silent.
     """
     from tqdm.auto import tqdm
 
@@ -78,6 +80,7 @@ def features_of(
     start = time.perf_counter()
     n_rows = len(pictures) if rows is None else len(rows)
     n_batches = -(-n_rows // batch_size)
+    run = None if announced_as is None else extraction_of(n_rows, announced_as, device)
 
     def work(run: Callable[[np.ndarray], np.ndarray], batch: np.ndarray) -> list[np.ndarray]:
         # A crop at a time: ten times the batch would not fit the caches.
@@ -100,10 +103,19 @@ def features_of(
             features[done : done + len(part)] = part
             done += len(part)
             bar.update(len(part))
-    seconds = time.perf_counter() - start
-    logger.info("%d images in %.1f s, %.0f a second", done, seconds, done / max(seconds, 1e-9))
+            if run is not None:
+                run.advance(done)
+    if verbose:
+        seconds = time.perf_counter() - start
+        logger.info("%d images in %.1f s, %.0f a second", done, seconds, done / max(seconds, 1e-9))
     assert features is not None  # there is at least one image
     return features
+
+
+def extraction_of(n_images: int, name: str, device: Any) -> LongRun:
+    """What tells of an extraction in the log."""
+    doing = f"extracting features of {n_images} images by {name} on {device}"
+    return LongRun(logger, doing, n_images)
 
 
 @contextlib.contextmanager

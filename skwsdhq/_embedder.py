@@ -35,6 +35,7 @@ from .backbones import (
     extract_features,
     features_and_skipped,
     load_backbone,
+    name_of,
     resolve_backbone,
     resolve_device,
 )
@@ -656,6 +657,7 @@ class HypersphereEmbedder(
         state = getattr(self, "_generator_state", None) if go_on else None
         if state is not None and state.size == generator.get_state().numel():  # of this device
             generator.set_state(torch.from_numpy(np.array(state)))
+        tunes = self.finetune != "head"
         held = stop = None
         if self.early_stopping and not partial:
             held = hold_out(tagged, self.validation_fraction, np.random.RandomState(seed))
@@ -695,6 +697,7 @@ class HypersphereEmbedder(
                 "max_norm": self.max_grad_norm,
                 "alternation": alternation if last else None,
                 "held": held,
+                "doing": f"fine-tuning {name_of(backbone)}" if last and tunes else None,
             }
 
             def epochs(first):
@@ -714,7 +717,7 @@ class HypersphereEmbedder(
                 stages.append(stage(model, n_epochs, last=True))
             elif self.head_iter:
                 stages.append(stage(model, self.head_iter, last=False))
-        if self.finetune != "head":
+        if tunes:
             tuned = self._fine_tuned(X, head, backbone, scaling, device, generator, go_on)
             stages.append(stage(tuned, n_epochs, last=True))
         return Run(stages, generator, checkpoint)
@@ -754,7 +757,9 @@ class HypersphereEmbedder(
             )
 
         def embed_features(state):
-            return extract_features(X, self._network(backbone, state), device=self.device)
+            return features_and_skipped(
+                X, self._network(backbone, state), device=self.device, is_announced=False
+            )[0]
 
         size = network.size if self.crop_size is None else self.crop_size
         side = _training.FineTuned.side(size, self.augment)

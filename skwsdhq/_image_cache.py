@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from ._backbones_key import UnknownStateError, network_key
 from ._images_read import check_file, orientation_of
 from .utils._files import turn
+from .utils._warnings import warn_caller
 
 __all__ = ["FeatureCache", "UnknownStateError", "image_key", "network_key", "safe_image_key"]
 
@@ -82,7 +82,11 @@ class FeatureCache:
         self.folder = Path(folder)
 
     def features(
-        self, keys: Sequence[bytes], compute: Callable[[list[int]], np.ndarray], n_at_once: int
+        self,
+        keys: Sequence[bytes],
+        compute: Callable[[list[int]], np.ndarray],
+        n_at_once: int,
+        begin: Callable[[int], None] = lambda n_missing: None,
     ) -> np.ndarray:
         """Features of n images, computed where they are not known yet.
 
@@ -93,6 +97,8 @@ class FeatureCache:
             From positions (b,) in ``keys`` to their features (b, d).
         n_at_once : int
             Images that are computed before they are written and others get their turn.
+        begin : callable
+            Is told the number of images to compute, where there are any.
 
         Returns
         -------
@@ -103,6 +109,8 @@ class FeatureCache:
             first.setdefault(key, i)
         found = self._read(first, warn=True)
         missing = [i for key, i in first.items() if key not in found]
+        if missing:
+            begin(len(missing))
         for start in range(0, len(missing), n_at_once):
             batch = missing[start : start + n_at_once]
             with self._turn() as may_write:
@@ -205,8 +213,4 @@ class FeatureCache:
         try:
             yield
         except OSError as error:
-            warnings.warn(
-                f"features are not kept: {str(path)!r} can't be {what}: {error}",
-                UserWarning,
-                stacklevel=2,
-            )
+            warn_caller(f"features are not kept: {str(path)!r} can't be {what}: {error}")

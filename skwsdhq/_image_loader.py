@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from ._backbones_run import DTYPES
+from ._backbones_run import DTYPES, extraction_of
 from ._callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from ._image_cache import (
     FeatureCache,
@@ -21,10 +20,17 @@ from ._image_cache import (
     network_key,
     safe_image_key,
 )
-from .backbones import features_and_skipped, load_backbone, resolve_backbone
+from .backbones import (
+    features_and_skipped,
+    load_backbone,
+    name_of,
+    resolve_backbone,
+    resolve_device,
+)
 from .images import ResizedImages, input_kind
 from .persistence import PersistenceMixin
 from .utils._estimators import clone_sharing, forget_features
+from .utils._warnings import warn_caller
 
 __all__ = ["ImageLoader"]
 
@@ -270,17 +276,15 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         if skipped:
             first = [f"row {row}: {reason}" for row, reason in list(self.skipped_.items())[:5]]
             more = ", ..." if len(skipped) > len(first) else ""
-            warnings.warn(
+            warn_caller(
                 f"{len(skipped)} images can't be read and count as blank; {'; '.join(first)}{more}"
-                " (all of them: skipped_).",
-                UserWarning,
-                stacklevel=3,
+                " (all of them: skipped_)."
             )
 
     def _extract(self, X, backbone):
         """(n, d) float32 features, from the cache where there is one, and rows not readable."""
 
-        def compute(rows, verbose=0):
+        def compute(rows, verbose=0, is_announced=False):
             network = load_backbone(backbone)
             if self.size is not None:
                 network = dataclasses.replace(network, size=self.size)
@@ -295,12 +299,13 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
                 on_error=self.on_error,
                 ten_crop=self.ten_crop,
                 rows=rows,
+                is_announced=is_announced,
                 verbose=verbose,
             )
 
         location = _location(self.memory)
         if location is None:
-            return compute(None, self.verbose)
+            return compute(None, self.verbose, is_announced=True)
         from tqdm.auto import tqdm
 
         settings = [] if self.dtype == "float32" else [self.dtype]
@@ -309,25 +314,32 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         try:
             name = network_key(backbone, self.size, *settings)
         except UnknownStateError as error:
-            warnings.warn(
+            warn_caller(
                 f"features are not kept: nothing tells the state of the backbone from others, as "
-                f"it holds {error}. Give a torch.nn.Module, or a function of plain values.",
-                UserWarning,
-                stacklevel=3,
+                f"it holds {error}. Give a torch.nn.Module, or a function of plain values."
             )
-            return compute(None, self.verbose)
+            return compute(None, self.verbose, is_announced=True)
         images = X.iloc if hasattr(X, "iloc") else X
         keys = [self._key(images[i]) for i in range(len(X))]
         cache = FeatureCache(location / "skwsdhq-features" / name)
         with tqdm(total=len(X), desc="features", unit="img", disable=not self.verbose) as bar:
+            run = None
+            n_computed = 0
+
+            def begin(n_missing):
+                nonlocal run
+                run = extraction_of(n_missing, name_of(backbone), resolve_device(self.device))
 
             def compute_at(positions):
+                nonlocal n_computed
                 features, skipped = compute(positions)
                 features[np.isin(positions, list(skipped))] = np.nan
                 bar.update(len(positions))
+                n_computed += len(positions)
+                run.advance(n_computed)
                 return features
 
-            features = cache.features(keys, compute_at, 4 * (self.batch_size or 16))
+            features = cache.features(keys, compute_at, 4 * (self.batch_size or 16), begin)
             bar.update(len(X) - bar.n)
         # What could not be read is kept as NaN, and read again: the disk may be back.
         blank = np.flatnonzero(np.isnan(features).all(axis=1)).tolist()

@@ -7,7 +7,6 @@ import os
 import queue
 import shutil
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ._images_kind import input_kind
 from ._images_read import blank, resized, rgb_of
 from .utils._files import turn
 from .utils._pool import end_of, mapped
+from .utils._warnings import warn_caller
 
 __all__ = [
     "ResizedImages",
@@ -210,10 +210,8 @@ class ResizedImages:
             if error in reading:
                 raise
             reason = str(error)
-        warnings.warn(
-            f"resized images are not kept: cache_dir={str(self._folder)!r} can't be used: {reason}",
-            UserWarning,
-            stacklevel=3,
+        warn_caller(
+            f"resized images are not kept: cache_dir={str(self._folder)!r} can't be used: {reason}"
         )
         self._folder = None
         return None

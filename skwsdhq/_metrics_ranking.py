@@ -273,12 +273,11 @@ def weighted_mean(
 
 
 def warn_undefined(what: str) -> None:
-    import warnings
-
     from sklearn.exceptions import UndefinedMetricWarning
 
-    warnings.warn(
+    from .utils._warnings import warn_caller
+
+    warn_caller(
         f"{what} set to 0.0: no query with a weight has a relevant row.",
         UndefinedMetricWarning,
-        stacklevel=4,
     )

@@ -4,6 +4,7 @@ Nothing here knows an estimator. :func:`train` is a generator that yields an epo
 that a caller can show progress, stop, save, or look in between.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -29,6 +30,7 @@ from ._training_network import (
 )
 from ._training_trunk import FineTuned, load_trunk_state
 from .sphere import normalize_rows
+from .utils._progress import LongRun
 from .utils._threads import one_openmp_thread
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "raised",
     "train",
 ]
+
+logger = logging.getLogger("skwsdhq.training")
 
 _MANY_CONCEPTS = 8192  # beyond which a batch is held against some of them
 _SOME_CONCEPTS = 2048
@@ -228,6 +232,7 @@ def train(
     first: int = 0,
     alternation: CodeAlternation | None = None,
     held: np.ndarray | None = None,
+    doing: str | None = None,
 ) -> Iterator[dict]:
     """Train a network in place; yield the figures of each epoch.
 
@@ -255,6 +260,8 @@ def train(
         Codebooks to keep up to date; adds the quantization loss from their first update on.
     held : ndarray of shape (n,), bool, default=None
         Rows to keep apart; the codes of their embeddings are learned all the same.
+    doing : str, default=None
+        What the log says of a long run, before the number of images and epochs.
 
     Yields
     ------
@@ -276,6 +283,10 @@ def train(
     rows = rows if held is None else rows[~held[rows]]
     metric = None
     n_steps = -(-len(rows) // batch_size)  # of an epoch
+    run = None
+    if doing is not None:
+        what = f"{doing} on {len(rows)} images for {n_epochs - first} epochs on {model.device}"
+        run = LongRun(logger, what, (n_epochs - first) * len(rows))
     for epoch in range(first, n_epochs):
         factor = decay ** (epoch * (n_drops + 1) // n_epochs)
         if metric is None and alternation is not None and alternation.codes is not None:
@@ -308,6 +319,8 @@ def train(
                 model.spread()
                 optimizer.step(factor, max_norm)
                 sums += np.multiply(parts, len(batch))
+                if run is not None:
+                    run.advance((epoch - first) * len(order) + start + len(batch))
         model.head.eval()
         mean = sums / max(len(order), 1)
         figures = {

@@ -137,7 +137,8 @@ class FineTuned:
         self._mean = None if mean is None else np.asarray(mean, dtype=np.float32)
         self._mean_on_device = None if mean is None else torch.tensor(self._mean, device=device)
         self._generator = generator
-        module = copy.deepcopy(backbone.module).to(device, memory_format=torch.channels_last).eval()
+        layout = {"memory_format": torch.channels_last}
+        module = copy.deepcopy(backbone.module).to(device, torch.float32, **layout).eval()
         _own_dropout(module, generator)
         learning = set(trainable_layers(module, finetune))
         self._parameters = {}

@@ -395,8 +395,9 @@ def extract_features(
         middle, and their mirror images) of a picture 8/7 as large (256 pixels for 224 and 227),
         which takes ten times as long. Else the picture is seen once, at the network's size.
     verbose : int, default=0
-        1 shows a progress bar with images a second, which the log of "skwsdhq.backbones" says as
-        well.
+        1 shows a progress bar, and the log of "skwsdhq.backbones" says at the end how many images a
+        second it were. At any value it says of 100 images or more, at the level INFO, what begins
+        and, after the first of them, how long it will take.
 
     Returns
     -------
@@ -454,13 +455,14 @@ def features_and_skipped(
     ten_crop: bool = False,
     then: Callable[[np.ndarray], np.ndarray] | None = None,
     rows: Sequence[int] | None = None,
+    is_announced: bool = True,
     verbose: int = 0,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """As `extract_features`, but rows that can't be read are those of a blank picture, and told.
 
     ``rows``, where it is given, are the numbers of the images to take. ``then``, where it is given,
     is called with the features of a batch, and its rows take their place (before the mean over
-    crops).
+    crops). ``is_announced`` says whether the log tells of a long run.
     """
     input_kind(images)  # refuses what has no length
     if not len(images):
@@ -482,9 +484,20 @@ def features_and_skipped(
         then=then,
         rows=rows,
         is_own=_is_own(network.module),
+        announced_as=name_of(backbone) if is_announced else None,
         verbose=verbose,
     )
     return features, dict(sorted(pictures.skipped_.items()))
+
+
+def name_of(backbone: Any) -> str:
+    """What to call a backbone in a log: its name, or that of its function or class."""
+    backbone = resolve_backbone(backbone)
+    if isinstance(backbone, Backbone):
+        backbone = backbone.module
+    if isinstance(backbone, str):
+        return backbone
+    return getattr(backbone, "__name__", type(backbone).__name__)
 
 
 def _is_own(module: Callable) -> bool:

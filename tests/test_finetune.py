@@ -293,3 +293,20 @@ def test_a_named_network_that_learned_is_saved_and_copied(emoji, tmp_path):
         frozen.fit(images, tags).transform(images), again.fit(images, tags).transform(images)
     )
     assert frozen.backbone_state_ == {}
+
+
+@pytest.mark.parametrize("finetune", ["last", "all"])
+def test_a_network_of_doubles_learns_in_float32(emoji, finetune):
+    """As one that was made while torch's default was float64."""
+    doubles = backbone()
+    doubles.module.double()
+    found = []
+    for network in (doubles, backbone()):
+        embedder = HypersphereEmbedder(
+            backbone=network, finetune=finetune, head_iter=0, max_iter=1, hidden_layer_sizes=(8,),
+            augment=False, dtype="float32", random_state=0,
+        )  # fmt: skip
+        found.append(embedder.fit(emoji[0][:24], emoji[1][:24]).transform(emoji[0][:24]))
+    assert found[0].dtype == np.float32
+    assert_allclose(found[0], found[1], atol=1e-3)
+    assert next(doubles.module.parameters()).dtype == torch.float64
