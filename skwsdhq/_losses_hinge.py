@@ -97,7 +97,9 @@ def hinge_numpy(
         margin_row = pairs
         if gamma is not None:
             used, margin_row = np.unique(pairs, return_inverse=True)
-            margin = margin_from_cosines(concepts[used] @ concepts.T, gamma)
+            # numpy's product of few rows is faster, its threads wait for each other in large ones.
+            times = product if len(used) > 256 else np.matmul
+            margin = margin_from_cosines(times(concepts[used], concepts.T), gamma)
         hardest = None
         if n_hard_negatives is not None and n_hard_negatives < n_concepts:
             hardest = np.argpartition(-similarities, n_hard_negatives - 1, axis=1)

@@ -25,7 +25,9 @@ __all__ = [
 
 
 _MAX_ROW = 1000  # tags of a row that count in pairs, a million of them
-_MANY_PAIRS = 1 << 23  # from which on tags of the same samples are counted as one
+# From so many pairs or tags on, tags of the same samples are counted as one.
+_MANY_PAIRS = 1 << 23
+_MANY_TAGS = 20_000
 
 
 def tag_cooccurrence(indicator: sparse.csr_array) -> sparse.csr_array:
@@ -54,7 +56,7 @@ def tag_cooccurrence(indicator: sparse.csr_array) -> sparse.csr_array:
 
 
 def alike_tags(indicator: sparse.csr_array) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return which tags are carried by the same samples, where pairs of tags are very many.
+    """Return which tags are carried by the same samples, where tags or pairs are very many.
 
     What is learned from co-occurrence is the same for such tags, so that it can be learned of one
     of them: an image of 5,000 tags that no other image has would be 25 million pairs.
@@ -63,9 +65,10 @@ def alike_tags(indicator: sparse.csr_array) -> tuple[np.ndarray, np.ndarray] | N
     -------
     (first, group) or None
         First tag of each group (G,), and group of each tag (T,). None where there are fewer than 8
-        million pairs.
+        million pairs and 20,000 tags, or no two alike.
     """
-    if np.square(np.diff(indicator.indptr), dtype=np.float64).sum() < _MANY_PAIRS:
+    n_pairs = np.square(np.diff(indicator.indptr), dtype=np.float64).sum()
+    if n_pairs < _MANY_PAIRS and indicator.shape[1] < _MANY_TAGS:
         return None
     columns = sparse.csc_array(indicator)
     columns.sort_indices()
@@ -74,7 +77,7 @@ def alike_tags(indicator: sparse.csr_array) -> tuple[np.ndarray, np.ndarray] | N
     group = np.array(
         [groups.setdefault(columns.indices[a:b].tobytes(), len(groups)) for a, b in bounds]
     )
-    return np.unique(group, return_index=True)[1], group
+    return None if len(groups) == len(group) else (np.unique(group, return_index=True)[1], group)
 
 
 def ppmi(

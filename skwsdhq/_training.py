@@ -56,7 +56,7 @@ __all__ = [
 logger = logging.getLogger("skwsdhq.training")
 
 _MANY_CONCEPTS = 8192  # beyond which a batch is held against some of them
-_SOME_CONCEPTS = 2048
+_SOME_CONCEPTS = 1024
 _DIVISIBLE = 2_000_000_000  # multiplications of a layer product, from which on threads pay
 
 

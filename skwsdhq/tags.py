@@ -104,6 +104,16 @@ def correlation_graph(
     """
     unit = normalize_rows(np.asarray(vectors, dtype=np.float32))
     n_tags = len(unit)
+    if n_neighbors is None:
+        first, same = _equal_rows(unit)
+        size = np.bincount(same) if n_tags else same
+        if len(first) < n_tags / 2:
+            graph = correlation_graph(unit[first], tau)
+            if size @ (graph > 0) @ size <= _MAX_EDGES:
+                member = sparse.csr_array((np.ones(n_tags, np.float32), (np.arange(n_tags), same)))
+                graph = sparse.csr_array(member @ graph @ member.T)
+                graph.sort_indices()
+                return graph
     least = max(float(tau), float(np.finfo(np.float32).tiny))
     parts: list[tuple[np.ndarray, ...]] | None = None
     if n_neighbors is None or n_neighbors >= n_tags - 1:
@@ -189,6 +199,10 @@ def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.nda
         return np.arange(n_tags)
     unit = normalize_rows(np.asarray(enhanced))
     least = 1 - float(eps)
+    if min_samples == 1:
+        first, same = _equal_rows(unit)
+        if len(first) < n_tags:
+            return merge_tags(unit[first], eps)[same] if len(first) > 1 else np.zeros_like(same)
     core = np.ones(n_tags, dtype=bool)
     if min_samples > 1:
         n_near = np.ones(n_tags, dtype=np.int64)
@@ -208,6 +222,13 @@ def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.nda
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[labels]
+
+
+def _equal_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First row of each group of equal ones, in order, and the group of each row."""
+    numbers: dict[bytes, int] = {}
+    group = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows], np.int64)
+    return np.unique(group, return_index=True)[1], group
 
 
 def _components(unit: np.ndarray, least: float, core: np.ndarray) -> np.ndarray:

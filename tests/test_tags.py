@@ -598,6 +598,20 @@ def test_a_dense_graph_keeps_the_nearest(monkeypatch):
     assert cosines.min() > 0.99
 
 
+def test_equal_vectors_are_compared_once():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((12, 3)).astype(np.float32)
+    order = rng.permutation(np.repeat(np.arange(12), 6))
+    graph = tags.correlation_graph(vectors[order], 0.3).toarray()
+    few = tags.correlation_graph(vectors, 0.3).toarray()
+    assert_allclose(graph, few[np.ix_(order, order)], atol=1e-6)
+    labels = tags.merge_tags(vectors[order], 0.05)
+    alone = tags.merge_tags(vectors, 0.05)[order]
+    assert 1 < len(set(alone)) < 12
+    assert_array_equal(labels[:, None] == labels, alone[:, None] == alone)
+    assert tags.merge_tags(np.ones((5, 2)), 0.1).tolist() == [0] * 5
+
+
 def test_tags_of_the_same_samples_are_learned_as_one(monkeypatch):
     from skwsdhq import _tags_vectors
 
