@@ -23,7 +23,7 @@ from ._search_tables import decode_rows, finite_table, lookup_table, rerank, rer
 __all__ = ["CodeIndex"]
 
 _KIND = "CodeIndex"  # of a file
-ENGINES = ("auto", "buckets", "scan", "pairs", "faiss", "numpy")
+ENGINES = ("auto", "buckets", "bounded", "scan", "pairs", "faiss", "numpy")
 
 
 class CodeIndex:
@@ -49,10 +49,12 @@ class CodeIndex:
         Distinct integers or strings; what `search` returns. None numbers the rows, and goes on
         numbering in `add`. -1 and '' are ids like others, though they also stand for none where
         the similarity is -inf.
-    engine : {"auto", "buckets", "scan", "pairs", "faiss", "numpy"}, default="auto"
-        ``"buckets"`` scores distinct codes once (8 and 16 bits), ``"scan"`` scores many queries in
-        one pass, ``"pairs"`` a few, each by tables of two codebooks at once; ``"faiss"`` is the
-        product-quantization scan of faiss (at most 1024 codewords), ``"numpy"`` the reference.
+    engine : {"auto", "buckets", "bounded", "scan", "pairs", "faiss", "numpy"}, default="auto"
+        ``"buckets"`` scores distinct codes once (8 and 16 bits), ``"bounded"`` sorts codes by their
+        first codewords and looks at those alone that may hold one of the k best, ``"scan"`` scores
+        many queries in one pass, ``"pairs"`` a few, each by tables of two codebooks at once;
+        ``"faiss"`` is the product-quantization scan of faiss (at most 1024 codewords), ``"numpy"``
+        the reference.
         ``"auto"`` chooses by size and number of queries, and never faiss.
     n_jobs : int, default=None
         Threads over blocks of 64 queries, by joblib; None is 1 unless joblib's context says

@@ -8,7 +8,7 @@ import numpy as np
 from ._search_checks import check_unique, next_id, number_ids
 from ._search_engines import Engine
 from ._search_ids import as_ids, find_rows
-from ._search_select import build_engine, choose_engine, drop_rows, search_each
+from ._search_select import bounds_pay, build_engine, choose_engine, drop_rows, search_each
 from ._search_tables import finite_table
 
 __all__ = ["BLOCK", "Rows"]
@@ -119,7 +119,8 @@ class Rows:
 
     def engine(self, name: str, n_queries: int) -> Engine:
         if name == "auto":
-            name = choose_engine(len(self), self.codebooks.shape, n_queries)
+            work = (len(self), self.codebooks.shape, n_queries)
+            name = "bounded" if bounds_pay(*work) else choose_engine(*work)
         if name not in self._engines:
             # Without a lock, which a forked process might find held: two threads that come at
             # once both build one, and both use the first.

@@ -2,16 +2,22 @@
 
 import numpy as np
 
+from ._search_bounded import BoundedEngine, n_leading
 from ._search_engines import MIN_SCAN_QUERIES, BucketEngine, Engine, NumpyEngine
 
-__all__ = ["build_engine", "choose_engine", "drop_rows", "search_each"]
+__all__ = ["bounds_pay", "build_engine", "choose_engine", "drop_rows", "search_each"]
 
 _MAX_BUCKETS = 2**16
 _MIN_PAIR_ROWS = 8192
+_MIN_BOUNDED_ROWS = 2**16
+_MIN_BOUNDED_ROWS_OF_MANY = 2**18  # where a scan shares its work among queries
 
 
 def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
-    """The fastest engine for n rows, codebooks of a shape (M, K, D) and some queries."""
+    """The fastest engine for n rows, codebooks of a shape (M, K, D) and some queries.
+
+    Of those that look at all rows; see `bounds_pay` for the one that does not.
+    """
     n_codebooks, n_codewords, _ = shape
     if n_codewords**n_codebooks <= _MAX_BUCKETS:
         return "buckets"
@@ -21,11 +27,24 @@ def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
     return "pairs" if n >= _MIN_PAIR_ROWS else "numpy"
 
 
+def bounds_pay(n: int, shape: tuple[int, ...], n_queries: int) -> bool:
+    """Whether searches by bounds are faster than all others, where they can sort the codes once."""
+    n_codebooks, n_codewords, _ = shape
+    if n_codewords**n_codebooks <= _MAX_BUCKETS or not n_leading(n_codebooks, n_codewords):
+        return False
+    are_many = n_queries >= MIN_SCAN_QUERIES
+    return n >= (_MIN_BOUNDED_ROWS_OF_MANY if are_many else _MIN_BOUNDED_ROWS)
+
+
 def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
     if name == "faiss":
         from ._search_faiss import FaissEngine
 
         return FaissEngine(codes, n_codewords)
+    if name == "bounded" and not n_leading(codes.shape[1], n_codewords):
+        name = "pairs"  # one codebook, or too many codewords to sort by
+    if name == "bounded":
+        return BoundedEngine(codes, n_codewords)
     if name == "pairs":
         from ._search_pairs import PairEngine
 

@@ -22,7 +22,7 @@ from skwsdhq._search_topk import sampled_rank
 from skwsdhq.codebooks import learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table, rerank
 
-ENGINES = ["buckets", "scan", "pairs", "faiss", "numpy"]
+ENGINES = ["buckets", "bounded", "scan", "pairs", "faiss", "numpy"]
 LISTS = ("codebooks", "codes", "rows", "starts", "directions")
 KINDS = {
     "CodeIndex": ("codebooks", "codes"),

@@ -4,6 +4,7 @@
     python tests/benchmarks/search.py --stages                   recall against cost of short cuts
     python tests/benchmarks/search.py --inverted [ROWS]          inverted files of 10,000,000 rows
     python tests/benchmarks/search.py --plot FILE.png            how cost grows with rows and bits
+    python tests/benchmarks/search.py --bounded [ROWS]           bounds against scans and FastScan
 
 Both sides hold the same codebooks and codes. Every run times them in turn; the ratio is the median
 over runs of the ratio within a run. In the same run rankings are compared with the numpy engine's,
@@ -346,6 +347,60 @@ def run_plot(path, runs):
         print(bits, "bits", 10**6, "rows", {name: round(t, 4) for name, t in figures.items()})
 
 
+def run_bounded(n, runs):
+    """Milliseconds a query of searches by bounds, of scans of all rows, and of IndexPQFastScan.
+
+    Codes are learned as the quantizer does, of clustered vectors of 96 dimensions; FastScan has
+    codes of its own, as many bytes a row, of 16 codewords.
+    """
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((500, 96)).astype("f4")
+
+    def vectors(count):
+        near = centres[rng.integers(500, size=count)]
+        rows = near + 0.7 * rng.standard_normal((count, 96), dtype="f4")
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    queries = vectors(ONE_BY_ONE)
+    for n_codebooks in (4, 8):
+        codebooks, _ = learn_codebooks(
+            vectors(20_000), n_codebooks, 256, n_iter=6, prefix_weight=0.1, random_state=0
+        )
+        fast = faiss.IndexPQFastScan(96, 2 * n_codebooks, 4, faiss.METRIC_INNER_PRODUCT)
+        fast.train(vectors(20_000))
+        codes = []
+        for start in range(0, n, 50_000):
+            rows = vectors(min(50_000, n - start))
+            codes.append(encode(rows, codebooks, prefix_weight=0.1))
+            fast.add(rows)
+        codes = np.concatenate(codes)
+        indexes = {
+            name: CodeIndex(codebooks, codes, engine=name) for name in ("bounded", "pairs", "scan")
+        }
+        for k in (10, 100, 1000):
+
+            def one_by_one(search, k=k):
+                return lambda: [search(query[None], k) for query in queries]
+
+            def at_once(search, k=k):
+                return lambda: search(queries, k)
+
+            calls = {f"{name}, one": one_by_one(indexes[name].search) for name in indexes}
+            calls |= {f"{name}, many": at_once(indexes[name].search) for name in indexes}
+            calls |= {"FastScan, one": one_by_one(fast.search)}
+            calls |= {"FastScan, many": at_once(fast.search)}
+            found = [indexes[name].search(queries, k) for name in indexes]
+            assert all((a == b).all() for other in found for a, b in zip(found[0], other, strict=True))
+            times = {name: [] for name in calls}
+            for call in calls.values():
+                call()
+            for _ in range(runs):
+                for name, call in calls.items():
+                    times[name].append(seconds(call) / len(queries) * 1e3)
+            figures = ", ".join(f"{name} {np.median(t):.3f}" for name, t in times.items())
+            print(f"{n} x {8 * n_codebooks} bits, k {k}: ms a query: {figures}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="100,000 rows only, 3 runs")
@@ -358,6 +413,14 @@ def main():
         const=10_000_000,
         metavar="ROWS",
         help="inverted files, instead of the table",
+    )
+    parser.add_argument(
+        "--bounded",
+        nargs="?",
+        type=int,
+        const=1_000_000,
+        metavar="ROWS",
+        help="bounds against scans, instead of the table",
     )
     parser.add_argument("--plot", help="picture of how cost grows, instead of the table")
     options = parser.parse_args()
@@ -373,6 +436,9 @@ def main():
     if options.inverted:
         run_inverted(options.inverted, 3)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB")
+        return
+    if options.bounded:
+        run_bounded(options.bounded, 5)
         return
     if options.stages:
         run_stages(options.quick, 3)
