@@ -115,9 +115,10 @@ print()
 # What is kept has one row for each different picture, after 48 fits and one more of the best
 # candidate.
 
-(kept,) = Path(memory.name).rglob("keys")
+(kept,) = Path(memory.name).rglob("rows-*")
+row = 32 + 4 * int(kept.name.removeprefix("rows-")) + 16  # bytes: key, features, checksum
 n_different = len({picture.tobytes() for picture in emoji.images})
-say(f"rows of features kept: {kept.stat().st_size // 32}, different pictures: {n_different}")
+say(f"rows of features kept: {kept.stat().st_size // row}, different pictures: {n_different}")
 
 # %%
 # A heat map

@@ -326,17 +326,14 @@ def test_copies_live_on_their_own():
             array[0] = 0
 
 
-def search_in_process(index, queries):
-    return index.search(queries, 4)
-
-
 def test_worker_processes_search_the_same():
     from joblib import Parallel, delayed
 
     codebooks, queries = codebooks_and_queries()
     index = CodeIndex(codebooks, codes_of(range(500)), ids=np.arange(500) * 2)
     parallel = Parallel(n_jobs=2, max_nbytes=100)  # which maps the arrays into the workers
-    for found in parallel(delayed(search_in_process)(index, queries) for _ in range(2)):
+    # A function of this module would not be found there: tests are no package that is installed.
+    for found in parallel(delayed(index.search)(queries, 4) for _ in range(2)):
         for ours, theirs in zip(found, index.search(queries, 4), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
