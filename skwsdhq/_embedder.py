@@ -97,8 +97,8 @@ class HypersphereEmbedder(
         ``"adaptive_margin"`` is the paper's; ``"fixed_margin"`` the same with one margin;
         ``"wdht"`` the hinge of an image against the mean of its tags with the batch's other
         images as negatives (arXiv 1806.05804); ``"contrastive"`` the same with a softmax. With more
-        than 8,192 concepts a margin loss holds a batch against its own concepts and some 1,000
-        others.
+        than 8,192 concepts a margin loss holds a batch, or each part of one that has many, against
+        its own concepts and some 500 others.
     gamma : float, default=1.0
         Exponent of the adaptive margin.
     kernel_weight : float, default=0.8

@@ -56,7 +56,8 @@ __all__ = [
 logger = logging.getLogger("skwsdhq.training")
 
 _MANY_CONCEPTS = 8192  # beyond which a batch is held against some of them
-_SOME_CONCEPTS = 1024
+_SOME_CONCEPTS = 512
+_OWN_CONCEPTS = 512  # of rows that are held against the same ones
 _DIVISIBLE = 2_000_000_000  # multiplications of a layer product, from which on threads pay
 
 
@@ -102,19 +103,37 @@ def make_loss(
 
 
 def _against_some(function, outputs, rows, vectors, indicator, options) -> torch.Tensor:
-    """The loss of a batch against its own concepts and every so manieth of the others.
+    """The loss of a batch, each part against its own concepts and every so manieth of the others.
 
-    With 100,000 concepts a batch would have 200 million terms. Batches are drawn at random, and so
-    is where the count begins: at the number of a batch's first row.
+    With 100,000 concepts a batch would have 200 million terms. Where its own are thousands, it is
+    divided: most of these are other images' and, as negatives, no better than any. Batches are
+    drawn at random, and so is where the count begins: at the number of a part's first row.
     """
-    position, concept = _pairs(indicator, rows).numpy()
     step = -(-len(vectors) // _SOME_CONCEPTS)
-    others = np.arange(int(rows[0]) % step, len(vectors), step)
-    columns = np.union1d(concept, others)
-    pairs = torch.from_numpy(np.stack([position, np.searchsorted(columns, concept)]))
-    return function(
-        outputs, vectors[torch.from_numpy(columns).to(vectors.device)], pairs, **options
-    )
+    n_own = int(np.diff(indicator.indptr)[rows].sum())
+    n_rows = -(-len(rows) // max(1, round(n_own / _OWN_CONCEPTS)))
+    means, terms = [], []
+    for start in range(0, len(rows), n_rows):
+        part = rows[start : start + n_rows]
+        position, concept = _pairs(indicator, part).numpy()
+        columns = np.union1d(concept, np.arange(int(part[0]) % step, len(vectors), step))
+        pairs = torch.from_numpy(np.stack([position, np.searchsorted(columns, concept)]))
+        chosen = vectors[torch.from_numpy(columns).to(vectors.device)]
+        means.append(function(outputs[start : start + n_rows], chosen, pairs, **options))
+        terms.append(_n_terms(position, len(columns), options["n_hard_negatives"]))
+    if len(means) == 1:
+        return means[0]
+    shares = [n / max(1, sum(terms)) for n in terms]
+    return torch.stack([mean * share for mean, share in zip(means, shares, strict=True)]).sum()
+
+
+def _n_terms(position: np.ndarray, n_concepts: int, n_hard_negatives: int | None) -> int:
+    """Pairs of a positive and a negative, from the row of each positive."""
+    counts = np.bincount(position)
+    n_negatives = n_concepts - counts
+    if n_hard_negatives is not None:
+        n_negatives = np.minimum(n_negatives, n_hard_negatives)
+    return int(counts @ n_negatives)
 
 
 def _pairs(indicator, rows: np.ndarray) -> torch.Tensor:

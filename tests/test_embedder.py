@@ -454,3 +454,61 @@ def test_a_batch_is_held_against_some_of_very_many_concepts(monkeypatch):
     assert loss(concepts, indicator) == pytest.approx(fewer, rel=1e-5)
     monkeypatch.setattr(_training, "_SOME_CONCEPTS", 40)
     assert loss(concepts, indicator) == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("n_hard_negatives", [None, 7])
+def test_a_batch_of_many_concepts_is_held_against_them_part_by_part(monkeypatch, n_hard_negatives):
+    from skwsdhq import _training
+
+    rng = np.random.default_rng(1)
+    concepts = rng.standard_normal((40, 4)).astype(np.float32)
+    concepts /= np.linalg.norm(concepts, axis=1, keepdims=True)
+    # Rows of 1 to 6 concepts, so that parts differ in their number of terms; row 4 has none.
+    carried = np.arange(40) < rng.integers(1, 7, size=(12, 1))
+    carried = rng.permuted(carried, axis=1) & (np.arange(12) != 4)[:, None]
+    indicator = sparse.csr_array(carried.astype(np.float32))
+    start = rng.standard_normal((7, 4)).astype(np.float32)
+    rows = np.array([3, 8, 1, 0, 9, 4, 11])
+    options = {"gamma": 2.0, "margin": 0.5, "temperature": 0.3}
+
+    def loss_and_gradient():
+        outputs = torch.from_numpy(start).requires_grad_()
+        function = _training.make_loss(
+            "adaptive_margin",
+            concepts,
+            indicator,
+            torch.device("cpu"),
+            n_hard_negatives=n_hard_negatives,
+            **options,
+        )
+        value = function(outputs, rows)
+        value.backward()
+        return value.detach().numpy(), outputs.grad.numpy()
+
+    whole, gradient = loss_and_gradient()
+    monkeypatch.setattr(_training, "_MANY_CONCEPTS", 39)
+    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 40)  # all: parts have the sum of the whole
+    for own in (1, 6, 10):
+        monkeypatch.setattr(_training, "_OWN_CONCEPTS", own)
+        value, slope = loss_and_gradient()
+        np.testing.assert_allclose(value, whole, rtol=1e-5)
+        np.testing.assert_allclose(slope, gradient, rtol=1e-4, atol=1e-6)
+    # A part never meets the other parts' concepts but those of the sample.
+    met = []
+    margin_loss = _training._losses.cosine_margin_loss
+
+    def looked_at(outputs, vectors, *args, **kwargs):
+        met.append({tuple(vector) for vector in vectors.tolist()})
+        return margin_loss(outputs, vectors, *args, **kwargs)
+
+    monkeypatch.setattr(_training._losses, "cosine_margin_loss", looked_at)
+    monkeypatch.setattr(_training, "_OWN_CONCEPTS", 1)
+    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 10)
+    loss_and_gradient()
+    assert met == [
+        {
+            tuple(concepts[c].tolist())
+            for c in np.union1d(np.flatnonzero(carried[row]), np.arange(row % 4, 40, 4))
+        }
+        for row in rows
+    ]
