@@ -28,7 +28,13 @@ def one_openmp_thread(library: str) -> Iterator[None]:
 
     library : {"torch", "faiss"}, which is imported and looked into at the first call.
     """
-    set_mkl_threads = _mkl_setter() if library == "torch" else None
+    set_mkl_threads = None
+    if library == "torch":
+        import torch
+
+        # At its first loop in a thread torch sets the process's number there: not within, please.
+        torch.get_num_threads()
+        set_mkl_threads = _mkl_setter()
     before = set_mkl_threads(1) if set_mkl_threads is not None else 0
     try:
         with _controller(library).limit(limits=1, user_api="openmp"):
