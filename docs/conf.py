@@ -26,7 +26,8 @@ html_sidebars = {"**": []}
 
 autosummary_generate = True
 autodoc_default_options = {
-    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
+    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request, "
+    "set_transform_request",
 }
 autodoc_typehints = "none"  # types stand in the docstrings, with shapes
 numpydoc_show_class_members = False
