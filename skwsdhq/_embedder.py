@@ -254,7 +254,7 @@ class HypersphereEmbedder(
         "margin": [Interval(Real, 0, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "n_hard_negatives": [Interval(Integral, 1, None, closed="left"), None],
-        "feature_power": [Interval(Real, 0, None, closed="neither")],
+        "feature_power": [Interval(Real, 0, 16, closed="right")],
         "feature_scaling": ["boolean"],
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],

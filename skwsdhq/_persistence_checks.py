@@ -97,7 +97,7 @@ def _check_embedder(embedder: Any) -> None:
     if embedder.feature_mean_ is not None:
         _vector(embedder.feature_mean_, "feature_mean_", weights[0].shape[0])
     power = getattr(embedder, "feature_power_", 1.0)
-    _need(isinstance(power, float) and 0 < power < math.inf, "a positive feature_power_")
+    _need(isinstance(power, float) and 0 < power <= 16, "a feature_power_ above 0, at most 16")
     if hasattr(embedder, "n_features_in_"):
         _need(embedder.n_features_in_ == weights[0].shape[0], "n_features_in_ rows in coefs_[0]")
     _check_kernel(getattr(embedder, "kernel_", {}), weights[0].shape[0], width)
