@@ -128,7 +128,7 @@ def _check_kernel(kernel: Any, n_features: int, n_dims: int | None) -> None:
     _matrix(landmarks, "landmarks of kernel_", None, n_features)
     _matrix(coefs, "coefs of kernel_", len(landmarks), n_dims)
     gamma, weight = kernel["gamma"], kernel["weight"]
-    _need(isinstance(gamma, float) and 0 < gamma < math.inf, "a positive gamma of kernel_")
+    _need(isinstance(gamma, float) and 0 < gamma <= 1e6, "a gamma of kernel_ from 0 to 1e6")
     _need(isinstance(weight, float) and 0 < weight <= 1, "a weight of kernel_ from 0 to 1")
     _need(isinstance(kernel.get("consistency", 0.0), float), "a consistency of kernel_")
     if "noise" in kernel:
@@ -187,7 +187,7 @@ def _check_quantizer(quantizer: Any) -> None:
         metric = quantizer.metric_
         _need(np.allclose(metric, metric.T) and (np.diag(metric) >= 0).all(), "a symmetric metric_")
     prefix = getattr(quantizer, "prefix_weight_", 0.0)
-    _need(isinstance(prefix, float) and 0 <= prefix < math.inf, "a prefix_weight_ of at least 0")
+    _need(isinstance(prefix, float) and 0 <= prefix <= 1e6, "a prefix_weight_ from 0 to 1e6")
     embedder = quantizer.embedder_
     if embedder != "passthrough":
         _check_nested(embedder, "embedder_", None)
