@@ -123,7 +123,7 @@ class HypersphereEmbedder(
         Only so many negatives of each image, the nearest, enter the margin losses; None is all.
     feature_power : float, default=0.5
         Features x enter as sign(x)·abs(x)^power, centred and scaled to unit length: below 1 the few
-        large ones no longer outvote the many small ones. 1 leaves them as they are.
+        large ones no longer outvote the many small ones. 1 leaves them as they are; at most 16.
     feature_scaling : bool, default=True
         Whether features are centred and scaled to unit length. False passes them on as they are,
         as from a network's last hidden layer to the next (the paper's).
@@ -247,7 +247,7 @@ class HypersphereEmbedder(
         "loss": [StrOptions({"adaptive_margin", "fixed_margin", "wdht", "contrastive"})],
         "gamma": [Interval(Real, 0, None, closed="left")],
         "kernel_weight": [Interval(Real, 0, 1, closed="both")],
-        "kernel_gamma": [Interval(Real, 0, None, closed="neither")],
+        "kernel_gamma": [Interval(Real, 0, 1e6, closed="right")],
         "kernel_alpha": [Interval(Real, 0, None, closed="neither")],
         "tag_consistency": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "max_landmarks": [Interval(Integral, 1, None, closed="left")],
