@@ -247,7 +247,8 @@ class HypersphereEmbedder(
         "loss": [StrOptions({"adaptive_margin", "fixed_margin", "wdht", "contrastive"})],
         "gamma": [Interval(Real, 0, None, closed="left")],
         "kernel_weight": [Interval(Real, 0, 1, closed="both")],
-        "kernel_gamma": [Interval(Real, 0, 1e6, closed="right")],
+        # A limit of 64 bits, since float16 can't hold 1e6 and warns where it meets a plain one.
+        "kernel_gamma": [Interval(Real, 0, np.float64(1e6), closed="right")],
         "kernel_alpha": [Interval(Real, 0, None, closed="neither")],
         "tag_consistency": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "max_landmarks": [Interval(Integral, 1, None, closed="left")],

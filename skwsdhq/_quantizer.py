@@ -158,7 +158,7 @@ class WSDHQuantizer(
         "code_update_period": [Interval(Integral, 1, None, closed="left")],
         "icm_iters": [Interval(Integral, 0, None, closed="left")],
         "beam_size": [Interval(Integral, 1, None, closed="left"), None],
-        "prefix_weight": [Interval(Real, 0, 1e6, closed="both")],
+        "prefix_weight": [Interval(Real, 0, np.float64(1e6), closed="both")],
         "metric_mix": [Interval(Real, 0, 1, closed="both")],
         "normalize": ["boolean"],
         "init": [StrOptions({"residual", "subspace"})],

@@ -650,6 +650,8 @@ def test_numpy_scalars_are_parameters_as_good_as_numbers(made):
             learning_rate=real(2**-9),
             dropout=real(0.5),
             kernel_gamma=real(2),
+            feature_power=real(0.5),
+            kernel_alpha=real(1),
             early_stopping=True,
         )
         return small(
