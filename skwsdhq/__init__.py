@@ -1,11 +1,11 @@
 """Compact image-retrieval codes learned from images with messy tags and no labels."""
 
-from ._embedder import HypersphereEmbedder
-from ._image_loader import ImageLoader
-from ._quantizer import WSDHQuantizer
-from ._tag_enhancer import TagEnhancer
 from ._version import __version__
+from .backbones.loader import ImageLoader
+from .embedding.embedder import HypersphereEmbedder
 from .persistence import load
+from .quantization.quantizer import WSDHQuantizer
+from .tags.enhancer import TagEnhancer
 
 __all__ = [
     "HypersphereEmbedder",

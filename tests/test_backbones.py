@@ -11,19 +11,20 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from reference.images import MeanColours, caffe_alexnet
 
-from skwsdhq import ImageLoader, _backbones_run, backbones
-from skwsdhq._backbones_caffe import load_alexnet, read_arrays
-from skwsdhq._backbones_run import compute_dtype
-from skwsdhq.backbones import Backbone, extract_features, load_backbone
+from skwsdhq import ImageLoader
+from skwsdhq.backbones import Backbone, extract_features, load_backbone, networks
+from skwsdhq.backbones import run as _backbones_run
+from skwsdhq.backbones._caffe import load_alexnet, read_arrays
+from skwsdhq.backbones.run import compute_dtype
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def fresh_cache():
-    backbones._load_named.cache_clear()
+    networks._load_named.cache_clear()
     yield
-    backbones._load_named.cache_clear()
+    networks._load_named.cache_clear()
 
 
 @pytest.fixture
@@ -213,20 +214,20 @@ def test_lite_1_and_2_are_timm_models(tmp_path):
     network = load_backbone(f"efficientnet_lite1@{tmp_path / 'lite1.pth'}")
     assert network.size == 240
     assert network.mean == (127.5,) * 3
-    assert backbones._LITE_IN_TIMM["efficientnet_lite2"] in timm.list_models()
+    assert networks._LITE_IN_TIMM["efficientnet_lite2"] in timm.list_models()
 
 
 def test_classifiers_are_found():
     import torchvision
 
-    alexnet, name = backbones._without_classifier(torchvision.models.alexnet())
+    alexnet, name = networks._without_classifier(torchvision.models.alexnet())
     assert name == "classifier.6"
     assert alexnet.eval()(torch.zeros(1, 3, 224, 224)).shape == (1, 4096)
     with torch.device("meta"):
         vit = torchvision.models.vit_b_16()
-        assert backbones._without_classifier(vit)[1] == "heads.head"
+        assert networks._without_classifier(vit)[1] == "heads.head"
         with pytest.raises(ValueError, match="SqueezeNet has no linear layer"):
-            backbones._without_classifier(torchvision.models.squeezenet1_0())
+            networks._without_classifier(torchvision.models.squeezenet1_0())
 
 
 def test_files_of_another_network(tmp_path):
@@ -237,7 +238,7 @@ def test_files_of_another_network(tmp_path):
     name = f"shufflenet_v2_x0_5@{path}"
 
     def check(state, message):
-        backbones._load_named.cache_clear()
+        networks._load_named.cache_clear()
         torch.save(state, path)
         with pytest.raises(OSError, match=message):
             load_backbone(name)

@@ -9,9 +9,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer, load
-from skwsdhq._callbacks import ValidationStop, hold_out
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.metrics import make_retrieval_scorer
+from skwsdhq.training.stopping import ValidationStop, hold_out
 
 
 @pytest.fixture(scope="module")

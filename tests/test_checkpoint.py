@@ -16,10 +16,12 @@ from numpy.testing import assert_array_equal
 from reference.persistence import leaves, put_together, replaced, take_apart
 from sklearn.exceptions import ConvergenceWarning
 
-from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, load
-from skwsdhq._training_checkpoint import Checkpoint, fingerprint
+from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.persistence import LoadError
+from skwsdhq.quantization import _codes
+from skwsdhq.training import loop as _training
+from skwsdhq.training.checkpoint import Checkpoint, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,9 @@ PROGRAM = """
     import numpy as np
     import torch
     from torch import nn
-    from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, load
+    from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
+    from skwsdhq.quantization import _codes
+    from skwsdhq.training import loop as _training
     from skwsdhq.backbones import Backbone
     from skwsdhq.datasets import load_emoji
 
@@ -69,7 +73,7 @@ PROGRAM = """
         return call
 
     _training.Adam.step = watched(_training.Adam.step)
-    _training.CodeAlternation.update = watched(_training.CodeAlternation.update)
+    _codes.CodeAlternation.update = watched(_codes.CodeAlternation.update)
     os.replace, os.fsync = watched(os.replace), watched(os.fsync)
     data = load_emoji()
     torch.manual_seed(0)
@@ -166,7 +170,7 @@ def test_what_an_interrupted_run_leaves_is_the_last_epoch(made, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         HypersphereEmbedder(max_iter=5, **options).fit(made.data, made.tags)
     monkeypatch.undo()
-    update, count = _training.CodeAlternation.update, [0]
+    update, count = _codes.CodeAlternation.update, [0]
 
     def broken(self, *args):
         error = update(self, *args)
@@ -175,7 +179,7 @@ def test_what_an_interrupted_run_leaves_is_the_last_epoch(made, monkeypatch):
             raise KeyboardInterrupt
         return error
 
-    monkeypatch.setattr(_training.CodeAlternation, "update", broken)
+    monkeypatch.setattr(_codes.CodeAlternation, "update", broken)
     with pytest.warns(ConvergenceWarning, match="interrupted after 3 of 6"):
         stopped = quantizer().fit(made.data, made.tags)
     assert_array_equal(stopped.codes_, stopped.encode(made.data))
@@ -322,7 +326,7 @@ def test_equal_parameters_of_other_types_share_a_run(made, tmp_path):
 
 
 def test_every_parameter_enters_the_fingerprint_or_is_left_out_by_name(made, tmp_path, monkeypatch):
-    from skwsdhq import _embedder
+    from skwsdhq.embedding import embedder as _embedder
 
     seen = []
 
@@ -339,7 +343,7 @@ def test_every_parameter_enters_the_fingerprint_or_is_left_out_by_name(made, tmp
 
 def test_another_version_of_the_package_has_runs_of_its_own(monkeypatch):
     before = fingerprint(1)
-    monkeypatch.setattr("skwsdhq._training_checkpoint.__version__", "7.7")
+    monkeypatch.setattr("skwsdhq.training.checkpoint.__version__", "7.7")
     assert fingerprint(1) != before
 
 

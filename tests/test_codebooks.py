@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import codebooks as reference
 
-from skwsdhq import _codebooks_encode, codebooks
+from skwsdhq import codebooks
+from skwsdhq.codebooks import _encode as _codebooks_encode
+from skwsdhq.codebooks import _functions as _codebooks_functions
 
 
 def problem(n=12, n_codebooks=3, n_codewords=4, n_dims=5, seed=0, dtype=np.float64):
@@ -497,8 +499,8 @@ class TestLearn:
     def test_parts_of_many_rows_do_as_well(self, monkeypatch):
         z, _ = problem(1200, n_dims=8, dtype=np.float32)
         whole, _ = codebooks.learn_codebooks(z, 2, 16, random_state=0)
-        monkeypatch.setattr(codebooks, "MIN_ROWS", 300)
-        monkeypatch.setattr(codebooks, "ROWS_PER_CODEWORD", 10)
+        monkeypatch.setattr(_codebooks_functions, "MIN_ROWS", 300)
+        monkeypatch.setattr(_codebooks_functions, "ROWS_PER_CODEWORD", 10)
         c, codes = codebooks.learn_codebooks(z, 2, 16, random_state=0)
         assert codes.shape == (1200, 2)
         held, _ = problem(500, n_dims=8, seed=1, dtype=np.float32)

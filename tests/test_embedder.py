@@ -11,10 +11,12 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, _training, _training_network
+from skwsdhq import HypersphereEmbedder, TagEnhancer
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.metrics import mean_average_precision
 from skwsdhq.tags import check_tags
+from skwsdhq.training import loop as _training
+from skwsdhq.training import network as _training_network
 
 LOSSES = ["adaptive_margin", "fixed_margin", "wdht", "contrastive"]
 
@@ -430,7 +432,7 @@ def test_trained_on_a_gpu_used_on_the_cpu(made):
 
 
 def test_a_batch_is_held_against_some_of_very_many_concepts(monkeypatch):
-    from skwsdhq import _training
+    from skwsdhq.training import loop as _training
 
     rng = np.random.default_rng(0)
     concepts = rng.standard_normal((40, 4)).astype(np.float32)
@@ -458,7 +460,7 @@ def test_a_batch_is_held_against_some_of_very_many_concepts(monkeypatch):
 
 @pytest.mark.parametrize("n_hard_negatives", [None, 7])
 def test_a_batch_of_many_concepts_is_held_against_them_part_by_part(monkeypatch, n_hard_negatives):
-    from skwsdhq import _training
+    from skwsdhq.training import loop as _training
 
     rng = np.random.default_rng(1)
     concepts = rng.standard_normal((40, 4)).astype(np.float32)

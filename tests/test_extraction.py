@@ -14,9 +14,10 @@ from joblib import Parallel, delayed
 from numpy.testing import assert_allclose
 from torch import nn
 
-from skwsdhq import ImageLoader, _backbones_run
+from skwsdhq import ImageLoader
 from skwsdhq.backbones import Backbone, extract_features, load_backbone
-from skwsdhq.utils._pool import mapped
+from skwsdhq.backbones import run as _backbones_run
+from skwsdhq.utils.pool import mapped
 
 
 @pytest.fixture

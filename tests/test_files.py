@@ -9,7 +9,7 @@ import pytest
 
 from skwsdhq import TagEnhancer, load
 from skwsdhq.persistence import save
-from skwsdhq.utils._files import replacing, turn
+from skwsdhq.utils.files import replacing, turn
 
 
 def write(path, content=b"new"):

@@ -9,9 +9,11 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _training, _training_trunk, load
+from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
 from skwsdhq.backbones import Backbone
 from skwsdhq.datasets import load_emoji
+from skwsdhq.training import loop as _training
+from skwsdhq.training import trunk as _training_trunk
 
 
 @pytest.fixture(scope="module")

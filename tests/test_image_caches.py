@@ -11,9 +11,12 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from skwsdhq import ImageLoader, _image_cache, _images_resized
-from skwsdhq._image_cache import FeatureCache, image_key
+from skwsdhq import ImageLoader
+from skwsdhq.backbones import _cache as _image_cache
+from skwsdhq.backbones._cache import FeatureCache
 from skwsdhq.images import ResizedImages
+from skwsdhq.images import resized as _images_resized
+from skwsdhq.images.keys import image_key
 
 N = 12
 WIDTH = 5
@@ -227,7 +230,7 @@ def paths(tmp_path, rng):
 
 
 def test_damaged_pictures_are_read_again(tmp_path, paths, rng, monkeypatch):
-    monkeypatch.setattr("skwsdhq.utils._files.os.fsync", lambda handle: None)  # 600 files
+    monkeypatch.setattr("skwsdhq.utils.files.os.fsync", lambda handle: None)  # 600 files
     folder = tmp_path / "kept"
     expected = ResizedImages(paths, 6).rows(range(5))
     assert_array_equal(ResizedImages(paths, 6, cache_dir=folder).rows(range(5)), expected)
@@ -309,7 +312,7 @@ def test_a_full_disk_costs_no_pictures(tmp_path, paths, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("skwsdhq.utils._files.os.fsync", full)
+    monkeypatch.setattr("skwsdhq.utils.files.os.fsync", full)
     expected = ResizedImages(paths, 6).rows(range(5))
     with pytest.warns(UserWarning, match="not kept: .*No space left"):
         found = ResizedImages(paths, 6, cache_dir=tmp_path / "kept").rows(range(5))

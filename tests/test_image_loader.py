@@ -15,8 +15,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from skwsdhq import HypersphereEmbedder, ImageLoader, WSDHQuantizer
-from skwsdhq import _image_cache as image_cache
 from skwsdhq.backbones import Backbone
+from skwsdhq.backbones._key import network_key
+from skwsdhq.images.keys import image_key
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_what_a_crash_leaves_is_written_over(pictures, network, tmp_path):
 
 
 def test_networks_are_told_apart():
-    key = image_cache.network_key
+    key = network_key
 
     def network(offset):
         return lambda batch: batch.mean(axis=(1, 2)) + offset
@@ -232,7 +233,7 @@ def test_networks_are_told_apart():
 
 
 def test_images_are_told_apart(pictures):
-    key = image_cache.image_key
+    key = image_key
     image = pictures[0][0]
     assert key(image) == key(image.copy()) == key(np.asfortranarray(image))
     assert len({key(image), key(image[:6]), key(image.reshape(6, 24, 3)), key(pictures[0][1])}) == 4

@@ -16,8 +16,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from reference.images import resize_by_loops
 
-from skwsdhq import ImageLoader, _images_resized, backbones
-from skwsdhq.backbones import Backbone, extract_features, load_backbone
+from skwsdhq import ImageLoader, backbones
+from skwsdhq.backbones import Backbone, extract_features, load_backbone, networks
 from skwsdhq.images import (
     ResizedImages,
     input_kind,
@@ -26,6 +26,7 @@ from skwsdhq.images import (
     resized_batches,
     unreadable_images,
 )
+from skwsdhq.images import resized as _images_resized
 
 RED = (200, 30, 40)
 
@@ -474,9 +475,9 @@ def test_names_that_nobody_knows():
 
 @pytest.fixture
 def fresh_cache():
-    backbones._load_named.cache_clear()
+    networks._load_named.cache_clear()
     yield
-    backbones._load_named.cache_clear()
+    networks._load_named.cache_clear()
 
 
 def test_torchvision_weights_come_from_the_local_cache(tmp_path, monkeypatch, fresh_cache):

@@ -12,7 +12,8 @@ from reference import kernel as reference
 from scipy import sparse
 
 from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
-from skwsdhq._kernel import (
+from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding._kernel import (
     fit_kernel,
     kernel_embeddings,
     leave_one_out,
@@ -20,7 +21,6 @@ from skwsdhq._kernel import (
     tag_targets,
     wrong_share,
 )
-from skwsdhq.datasets import make_tagged_images
 from skwsdhq.sphere import normalize_rows
 
 OPTIONS = {"gamma": 2.0, "alpha": 0.7, "consistency": 2.0, "max_landmarks": 1000}

@@ -14,10 +14,11 @@ from scipy import sparse
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
-from skwsdhq import HypersphereEmbedder, WSDHQuantizer, _kernel_later, load
-from skwsdhq._kernel import fit_regression, kernel_embeddings
-from skwsdhq._kernel_later import later_embeddings, left_variance
+from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding import _later as _kernel_later
+from skwsdhq.embedding._kernel import fit_regression, kernel_embeddings
+from skwsdhq.embedding._later import later_embeddings, left_variance
 from skwsdhq.metrics import mean_average_precision
 from skwsdhq.persistence import LoadError, save
 from skwsdhq.sphere import normalize_rows

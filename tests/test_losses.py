@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import losses as reference
 
-from skwsdhq import _losses_hinge, _losses_memo, losses
+from skwsdhq import losses
+from skwsdhq.losses import _hinge as _losses_hinge
+from skwsdhq.losses import _memo as _losses_memo
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-6}

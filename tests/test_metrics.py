@@ -11,9 +11,7 @@ from hypothesis.extra import numpy as hnp
 from reference import metrics as reference
 from scipy import sparse
 
-from skwsdhq import _metrics_relevance as relevance_module
-from skwsdhq._metrics_relevance import pack_bits, relate
-from skwsdhq._search_topk import order_by_score, top_k
+from skwsdhq.metrics import _relevance as relevance_module
 from skwsdhq.metrics import (
     average_precision,
     mean_average_precision,
@@ -22,7 +20,9 @@ from skwsdhq.metrics import (
     ranking_scores,
     recall_at_k,
 )
+from skwsdhq.metrics._relevance import pack_bits, relate
 from skwsdhq.search import CodeIndex
+from skwsdhq.search.topk import order_by_score, top_k
 
 NORMALIZERS = ["retrieved", "relevant", "min"]
 
@@ -298,7 +298,7 @@ def test_one_row_excluded_from_itself_finds_nothing():
 
 
 def test_blocks_do_not_change_the_mean(monkeypatch):
-    from skwsdhq import _metrics_ranking
+    from skwsdhq.metrics import _ranking as _metrics_ranking
 
     queries, database, query_labels, database_labels = problem(2)
     whole = mean_average_precision(queries, database, query_labels, database_labels, top_k=9)

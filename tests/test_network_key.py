@@ -15,8 +15,8 @@ from reference.images import MeanColours
 from torch import nn
 
 from skwsdhq import ImageLoader
-from skwsdhq._backbones_key import UnknownStateError, network_key
 from skwsdhq.backbones import Backbone
+from skwsdhq.backbones._key import UnknownStateError, network_key
 
 SCALE = 2.0
 
@@ -252,7 +252,7 @@ def test_the_same_in_another_process(tmp_path):
     script = tmp_path / "told.py"
     script.write_text(
         "import pickle, re, functools, numpy as np, torch\n"
-        "from skwsdhq._backbones_key import network_key\n"
+        "from skwsdhq.backbones._key import network_key\n"
         "class Net:\n"
         "    names = {'a', 'b', 'c', 'd'}\n"
         "    def __init__(self): self.state = [re.compile('x'), np.arange(3), {'q', 'r', 's'}]\n"

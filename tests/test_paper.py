@@ -9,19 +9,13 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
-from skwsdhq import (
-    HypersphereEmbedder,
-    ImageLoader,
-    TagEnhancer,
-    WSDHQuantizer,
-    _training,
-    codebooks,
-    load,
-)
-from skwsdhq._images_resized import side_for_crops
+from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer, codebooks, load
 from skwsdhq.backbones import Backbone, extract_features
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.images import ResizedImages
+from skwsdhq.images.resized import side_for_crops
+from skwsdhq.quantization import _codes
+from skwsdhq.training import loop as _training
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +248,7 @@ def test_the_metric_is_of_raw_tag_vectors(made):
 def test_the_quantization_loss_sees_no_unit_rows():
     """One row: its output is y, its code stands for r, the metric is M: (y - r)'M(y - r)."""
     options = {"n_sweeps": 1, "beam_size": None, "prefix_weight": 0.0}
-    alternation = _training.CodeAlternation(
+    alternation = _codes.CodeAlternation(
         1, 2, period=1, weight=1.0, encode_options=options,
         method="residual", ridge=1e-3, metric_mix=1.0, random_state=np.random.RandomState(0),
         codebooks=np.array([[[1.0, 0.0], [0.0, 1.0]]], dtype=np.float32), normalize=False,

@@ -296,7 +296,7 @@ def test_skops_trusts_our_own_types_only(made, tmp_path, name, request):
 def test_other_versions_are_warned_of(fitted, tmp_path, monkeypatch):
     path = saved(fitted, tmp_path)
     pickled = pickle.dumps(fitted)
-    monkeypatch.setattr("skwsdhq.persistence.__version__", "99.0")
+    monkeypatch.setattr("skwsdhq.persistence._save.__version__", "99.0")
     with pytest.warns(InconsistentVersionWarning, match=r"version 99\.0 of skwsdhq"):
         load(path)
     with warnings.catch_warnings(record=True) as caught:

@@ -8,7 +8,7 @@ import torch
 
 from skwsdhq import HypersphereEmbedder, ImageLoader
 from skwsdhq.backbones import extract_features
-from skwsdhq.utils._progress import LongRun
+from skwsdhq.utils.progress import LongRun
 
 
 def told(total, seconds_at, caplog):

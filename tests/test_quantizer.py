@@ -26,14 +26,15 @@ from skwsdhq import (
     HypersphereEmbedder,
     TagEnhancer,
     WSDHQuantizer,
-    _search_rows,
     codebooks,
     load,
     metrics,
     search,
 )
-from skwsdhq import _training as training
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.quantization import _codes
+from skwsdhq.search import _rows as _search_rows
+from skwsdhq.training import loop as training
 
 
 @pytest.fixture(scope="module")
@@ -291,11 +292,11 @@ def test_every_way_of_coding(made, init, beam_size, metric_mix):
 
 def test_mixed_metric_on_paper():
     vectors = np.array([[1.0, 0], [1, 0], [0, 1]])
-    assert training.mixed_metric(None, 0.3) is None
-    assert_allclose(training.mixed_metric(vectors, 1.0), [[2, 0], [0, 1]])
-    assert_allclose(training.mixed_metric(vectors, 0.0), [[1.5, 0], [0, 1.5]])
+    assert _codes.mixed_metric(None, 0.3) is None
+    assert_allclose(_codes.mixed_metric(vectors, 1.0), [[2, 0], [0, 1]])
+    assert_allclose(_codes.mixed_metric(vectors, 0.0), [[1.5, 0], [0, 1.5]])
     for mix in (0.0, 0.4, 1.0):
-        assert np.trace(training.mixed_metric(vectors, mix)) == pytest.approx(3)
+        assert np.trace(_codes.mixed_metric(vectors, mix)) == pytest.approx(3)
 
 
 def test_default_embedder_takes_the_quantizers_parameters(made):

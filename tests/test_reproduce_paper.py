@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skwsdhq import _training_run
+from skwsdhq.training import session as _training_run
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "reproduce_paper.py"
 CONCEPTS = ("animals", "sky", "water")

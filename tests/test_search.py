@@ -13,14 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import search as reference
 
-from skwsdhq import _search_inverted, _search_lists, _search_scan, _search_select, _search_store
-from skwsdhq._search_engines import BucketEngine, NumpyEngine, distinct_codes
-from skwsdhq._search_faiss import FaissEngine, pack_codes, unpack_codes
-from skwsdhq._search_pairs import PairEngine, pair_columns, pair_tables, rough_scores, rough_slack
-from skwsdhq._search_scan import ScanEngine
-from skwsdhq._search_topk import sampled_rank
 from skwsdhq.codebooks import learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex, lookup_table, rerank
+from skwsdhq.search import _inverted as _search_inverted
+from skwsdhq.search import _lists as _search_lists
+from skwsdhq.search import _scan as _search_scan
+from skwsdhq.search import _select as _search_select
+from skwsdhq.search import _store as _search_store
+from skwsdhq.search._buckets import BucketEngine, distinct_codes
+from skwsdhq.search._engines import NumpyEngine
+from skwsdhq.search._faiss import FaissEngine, pack_codes, unpack_codes
+from skwsdhq.search._pairs import PairEngine, pair_columns, pair_tables, rough_scores, rough_slack
+from skwsdhq.search._scan import ScanEngine
+from skwsdhq.search.topk import sampled_rank
 
 ENGINES = ["buckets", "bounded", "scan", "pairs", "faiss", "numpy"]
 LISTS = ("codebooks", "codes", "rows", "starts", "directions")
@@ -263,7 +268,7 @@ def test_queries_in_threads_and_blocks_change_nothing(monkeypatch):
     threaded = CodeIndex(codebooks, codes, n_jobs=2).search(queries, 40)
     np.testing.assert_array_equal(threaded[0], expected[0])
     np.testing.assert_array_equal(threaded[1], expected[1])
-    monkeypatch.setattr("skwsdhq._search_rows._BLOCK_RESULTS", 300)
+    monkeypatch.setattr("skwsdhq.search._rows._BLOCK_RESULTS", 300)
     deep = CodeIndex(codebooks, codes).search(queries, 40)
     np.testing.assert_array_equal(deep[0], expected[0])
     np.testing.assert_array_equal(deep[1], expected[1])
@@ -278,7 +283,7 @@ def test_threads_elsewhere_are_left_alone():
     import faiss
     import torch
 
-    from skwsdhq.utils._threads import one_openmp_thread
+    from skwsdhq.utils.threads import one_openmp_thread
 
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     codebooks, codes, queries = problem(5, 300, 3, 16)

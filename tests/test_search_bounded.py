@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skwsdhq import _search_bounded
-from skwsdhq._search_bounded import BoundedEngine, n_leading
-from skwsdhq._search_engines import NumpyEngine
-from skwsdhq._search_select import bounds_pay
 from skwsdhq.search import CodeIndex
+from skwsdhq.search import _bounded as _search_bounded
+from skwsdhq.search._bounded import BoundedEngine, n_leading
+from skwsdhq.search._engines import NumpyEngine
+from skwsdhq.search._select import bounds_pay
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from skwsdhq import _search_store
 from skwsdhq.persistence import LoadError
 from skwsdhq.search import CodeIndex, InvertedCodeIndex
+from skwsdhq.search import _store as _search_store
 
 PREFIX = struct.Struct("<8sII32s")
 N_CORRUPTIONS = 520

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from skwsdhq import _search_rows
 from skwsdhq.codebooks import decode, encode, learn_codebooks
 from skwsdhq.search import CodeIndex, InvertedCodeIndex
+from skwsdhq.search import _rows as _search_rows
 
 N_WORDS = 16
 BATCH = 40  # rows that the writer adds or removes at once

@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.base import clone
 
 from skwsdhq import TagEnhancer
-from skwsdhq.utils._word_vectors import load_word_vectors
+from skwsdhq.tags._word_vectors import load_word_vectors
 
 VECTORS = {
     "dog": [1.0, 0.0, 0.0],

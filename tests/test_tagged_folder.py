@@ -6,9 +6,9 @@ import warnings
 import pytest
 from PIL import Image
 
-from skwsdhq._images_read import picture_suffixes
 from skwsdhq.datasets import load_tagged_folder
 from skwsdhq.images import read_image
+from skwsdhq.images.reading import picture_suffixes
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from skwsdhq import tags
 from skwsdhq.sphere import normalize_rows, spherical_mean
+from skwsdhq.tags import _graph
 
 ROWS = [["dog", "puppy"], [], ["car"], ["dog", "car", "red"]]
 NAMES = ["car", "dog", "puppy", "red"]
@@ -326,7 +327,7 @@ def test_one_nearest_neighbour_is_kept_if_either_chooses():
 def test_graph_in_blocks_equals_the_whole(monkeypatch):
     vectors = np.random.default_rng(0).standard_normal((23, 3))
     whole = tags.correlation_graph(vectors, 0.4, 3).toarray()
-    monkeypatch.setattr(tags, "_BLOCK", 5)
+    monkeypatch.setattr(_graph, "_BLOCK", 5)
     assert_allclose(tags.correlation_graph(vectors, 0.4, 3).toarray(), whole, atol=1e-6)
 
 
@@ -571,9 +572,9 @@ def test_names_compare_in_one_form():
 def test_merging_is_dbscan(monkeypatch, min_samples):
     from sklearn.cluster import DBSCAN
 
-    monkeypatch.setattr(tags, "_BLOCK", 7)
-    monkeypatch.setattr(tags, "_COLUMNS", 11)
-    monkeypatch.setattr(tags, "_PAIRS_AT_ONCE", 20)
+    monkeypatch.setattr(_graph, "_BLOCK", 7)
+    monkeypatch.setattr(_graph, "_COLUMNS", 11)
+    monkeypatch.setattr(_graph, "_PAIRS_AT_ONCE", 20)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         rows = normalize_rows(rng.standard_normal((60, 3)).astype(np.float32))
@@ -590,7 +591,7 @@ def test_a_dense_graph_keeps_the_nearest(monkeypatch):
     vectors = rng.standard_normal(8) + 0.1 * rng.standard_normal((300, 8))
     whole = tags.correlation_graph(vectors, 0.5)
     assert whole.nnz == 300**2
-    monkeypatch.setattr(tags, "_MAX_EDGES", 300 * 50)
+    monkeypatch.setattr(_graph, "_MAX_EDGES", 300 * 50)
     graph = tags.correlation_graph(vectors, 0.5)
     assert_array_equal(graph.toarray() > 0, tags.correlation_graph(vectors, 0.5, 25).toarray() > 0)
     assert graph.nnz < 300 * 51
@@ -613,7 +614,7 @@ def test_equal_vectors_are_compared_once():
 
 
 def test_tags_of_the_same_samples_are_learned_as_one(monkeypatch):
-    from skwsdhq import _tags_vectors
+    from skwsdhq.tags import _vectors as _tags_vectors
 
     rng = np.random.default_rng(0)
     rows = [[f"t{t}" for t in rng.integers(0, 30, 4)] for _ in range(60)]

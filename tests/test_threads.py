@@ -8,7 +8,7 @@ import pytest
 
 from skwsdhq import HypersphereEmbedder, WSDHQuantizer
 from skwsdhq.datasets import make_tagged_images
-from skwsdhq.utils._estimators import fitted_at_once, snapshot
+from skwsdhq.utils.estimators import fitted_at_once, snapshot
 
 
 def data_sets():
@@ -137,7 +137,7 @@ def test_an_interrupted_first_epoch_leaves_the_model_that_was_there(monkeypatch)
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skwsdhq._training.Adam.step", interrupt)
+    monkeypatch.setattr("skwsdhq.training.loop.Adam.step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(second.data, second.tags)
     assert all(vars(model)[name] is value for name, value in before.items())

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+
+from ..utils._compat import Interval, StrOptions, validate_parameter_constraints
 
 __all__ = ["make_tagged_images"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils._text import clean_name, split_lines
+from ..utils.text import clean_name, split_lines
 
 __all__ = [
     "check_whole",

@@ -10,7 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from ..utils._text import name_of_number
+from ..utils.text import name_of_number
 
 __all__ = ["TABLES", "decoded", "read_table", "split_tags"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .._images_read import picture_suffixes
-from ..utils._text import clean_name, split_lines
-from ..utils._warnings import warn_caller
+from ..images.reading import picture_suffixes
+from ..utils.text import clean_name, split_lines
+from ..utils.warn import warn_caller
 from ._tag_tables import TABLES, decoded, read_table, split_tags
 
 __all__ = ["load_tagged_folder"]

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer, _training
+from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
 from skwsdhq.baselines import CCAITQ, WDHTHasher
 from skwsdhq.codebooks import learn_codebooks
 from skwsdhq.search import CodeIndex
 from skwsdhq.sphere import normalize_rows
+from skwsdhq.training import loop as _training
 
 
 @dataclass

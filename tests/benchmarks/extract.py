@@ -60,7 +60,7 @@ def load(name):
 
 
 def _headless(module):
-    from skwsdhq.backbones import _without_classifier
+    from skwsdhq.backbones.networks import _without_classifier
 
     return _without_classifier(module)
 
@@ -69,8 +69,8 @@ def compare(paths, args):
     """Images a second of both in each round."""
     import torch
 
-    from skwsdhq._backbones_run import compute_dtype
     from skwsdhq.backbones import extract_features
+    from skwsdhq.backbones.run import compute_dtype
     from skwsdhq.images import resized_batches
 
     network = load(args.backbone)

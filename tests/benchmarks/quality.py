@@ -296,11 +296,7 @@ def plot(folds, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from skwsdhq.plotting import (
-        CodeLengthDisplay,
-        PrecisionAtKDisplay,
-        PrecisionRecallDisplay,
-    )
+    from skwsdhq.plotting import CodeLengthDisplay, PrecisionAtKDisplay, PrecisionRecallDisplay
 
     for table, lines in folds.items():
         figure, axes = plt.subplots(1, 3, figsize=(18, 6))

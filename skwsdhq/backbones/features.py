@@ -1,0 +1,158 @@
+"""Features of images: what a pretrained network makes of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..images.kind import input_kind
+from ..images.resized import ResizedImages, side_for_crops
+from .networks import LITE0, is_own, load_backbone, name_of, resolve_device
+from .run import compute_dtype, features_of
+
+__all__ = ["extract_features", "features_and_skipped"]
+
+
+def extract_features(
+    images: Any,
+    backbone: Any = LITE0,
+    *,
+    batch_size: int | None = None,
+    device: Any = None,
+    dtype: str = "float32",
+    n_jobs: int | None = None,
+    background: str | Sequence[int] = "white",
+    on_error: str = "raise",
+    ten_crop: bool = False,
+    verbose: int = 0,
+) -> Any:
+    """Features of images from a frozen network.
+
+    While the network runs on a batch, the next one is read. Memory does not grow with the number
+    of images but for their features. On a CPU several batches are computed at once, each by one
+    thread, so that the features do not depend on the number of threads. A torch module runs in eval
+    mode, in a copy that shares its parameters: it is left as it is, in whatever mode, and may be
+    used by several threads. A callable that is no module, or a module with hooks, is called for one
+    batch at a time.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, H, W, 3), or sequence of n pictures or paths
+        uint8 pixels; pictures may differ in size.
+    backbone : str, torch.nn.Module, callable or Backbone, default="efficientnet_lite0"
+        See :func:`load_backbone`.
+    batch_size : int, default=None
+        Images that go through the network at once; None is 4 on a CPU, where each of torch's
+        threads takes a batch of its own, and 128 on a GPU.
+    device : str or torch.device, default=None
+        Where the network runs; None is CUDA where there is one, else the CPU.
+    dtype : {"float32", "bfloat16", "auto"}, default="float32"
+        What the network computes in. bfloat16 takes half the time where the processor has
+        instructions for it, and moves features by some hundredths of their norm; ``"auto"`` is
+        bfloat16 there and float32 elsewhere, so that another machine may give other features.
+        Either gives the same features each time on one machine.
+    n_jobs : int, default=None
+        Threads that read and resize images; None is 1, -1 all cores.
+    background : str or (red, green, blue), default="white"
+        Colour behind transparent images.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do about an image that can't be read: raise an error that names it, or leave it
+        out.
+    ten_crop : bool, default=False
+        Whether features are the mean over ten crops of the network's size (four corners, the
+        middle, and their mirror images) of a picture 8/7 as large (256 pixels for 224 and 227),
+        which takes ten times as long. Else the picture is seen once, at the network's size.
+    verbose : int, default=0
+        1 shows a progress bar, and the log of "skwsdhq.backbones" says at the end how many images a
+        second it were. At any value it says of 100 images or more, at the level INFO, what begins
+        and, after the first of them, how long it will take.
+
+    Returns
+    -------
+    features : ndarray of shape (n, d), float32
+        Row i belongs to image i. With ``on_error="skip"`` to image ``rows[i]``.
+    rows : ndarray of int
+        Only with ``on_error="skip"``: numbers of the images that were read. Take these rows of the
+        tags too: ``[tags[i] for i in rows]``.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or an image is of another form.
+    OSError
+        If a file can't be read; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.backbones import extract_features
+    >>> def mean_colour(batch):
+    ...     return batch.mean(axis=(1, 2))
+    >>> pictures = [np.full((4, 6, 3), 7, dtype=np.uint8), "nowhere.jpg"]
+    >>> extract_features(pictures, mean_colour, on_error="skip")
+    (array([[7., 7., 7.]], dtype=float32), array([0]))
+    """
+    features, skipped = features_and_skipped(
+        images,
+        backbone,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        n_jobs=n_jobs,
+        background=background,
+        on_error=on_error,
+        ten_crop=ten_crop,
+        verbose=verbose,
+    )
+    if on_error == "raise":
+        return features
+    rows = np.setdiff1d(np.arange(len(features)), list(skipped))
+    return features[rows], rows
+
+
+def features_and_skipped(
+    images: Any,
+    backbone: Any,
+    *,
+    batch_size: int | None = None,
+    device: Any = None,
+    dtype: str = "float32",
+    n_jobs: int | None = None,
+    background: str | Sequence[int] = "white",
+    on_error: str = "raise",
+    ten_crop: bool = False,
+    then: Callable[[np.ndarray], np.ndarray] | None = None,
+    rows: Sequence[int] | None = None,
+    is_announced: bool = True,
+    verbose: int = 0,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """As `extract_features`, but rows that can't be read are those of a blank picture, and told.
+
+    ``rows``, where it is given, are the numbers of the images to take. ``then``, where it is given,
+    is called with the features of a batch, and its rows take their place (before the mean over
+    crops). ``is_announced`` says whether the log tells of a long run.
+    """
+    input_kind(images)  # refuses what has no length
+    if not len(images):
+        raise ValueError("there should be at least one image; got none.")
+    device = resolve_device(device)
+    computed_in = compute_dtype(dtype, device)
+    network = load_backbone(backbone)
+    side = side_for_crops(network.size) if ten_crop else network.size
+    pictures = ResizedImages(images, side, n_jobs=n_jobs, background=background, on_error=on_error)
+    if batch_size is None:
+        batch_size = 4 if device.type == "cpu" else 128
+    features = features_of(
+        pictures,
+        network,
+        batch_size=batch_size,
+        device=device,
+        dtype=computed_in,
+        ten_crop=ten_crop,
+        then=then,
+        rows=rows,
+        is_own=is_own(network.module),
+        announced_as=name_of(backbone) if is_announced else None,
+        verbose=verbose,
+    )
+    return features, dict(sorted(pictures.skipped_.items()))

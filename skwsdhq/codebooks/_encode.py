@@ -1,0 +1,254 @@
+"""Choice of codewords: greedy, by iterated conditional modes (ICM), and by beam search.
+
+All three need one thing: what each codeword of a codebook would cost a row, given its codewords
+in some others. With z the row and c the codewords, ‖z − Σ c‖² / 2 without its constant is
+
+    Σ_m (‖c_m‖² / 2 − z·c_m)  +  Σ_{m' < m} c_m'·c_m
+
+A unary part, one product of rows with codewords, and a pairwise part, one table of codewords with
+codewords: with both at hand a visit of a codebook is a few gathered rows and an argmin.
+
+Where the errors of shorter codes count as well, each with a weight, the first term of codebook m
+is there as often as codes that include m, and the second as often as codes that include m and m'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..utils.threads import product
+
+__all__ = ["choose_codes"]
+
+TABLE_SIZE = 1 << 26  # pairwise tables hold at most so many numbers (256 MB in float32)
+TABLE_PAYS = 1  # visits a codeword from which on a table of them pays
+CHUNK_SIZE = 1 << 20  # numbers in a chunk of rows × codewords, few enough for the cache
+
+
+class _TableCosts:
+    """Costs from tables: cheap for many rows.
+
+    Buffers are made once: fresh memory for every operation costs ten times the operation.
+    """
+
+    def __init__(
+        self,
+        codebooks: np.ndarray,
+        duals: np.ndarray,
+        n_rows: int,
+        n_beams: int,
+        shares: np.ndarray | None = None,
+    ) -> None:
+        n_codebooks, n_codewords, _ = codebooks.shape
+        self._half_norms = _half_norms(codebooks, duals)
+        if shares is not None:
+            # Codebook m and an earlier one meet in shares[m] codes, as codebook m and the row do.
+            duals = duals * shares[:, None, None]
+            self._half_norms *= shares[:, None]
+        self._minus = -duals  # (M, K, D)
+        # pairs[m, m'] (K, K): row b' holds the products of codeword b' of m' with all of m.
+        self._pairs: dict[tuple[int, int], np.ndarray] = {}
+        for m in range(n_codebooks):
+            for other in range(m):
+                products = product(codebooks[other], duals[m].T)
+                self._pairs[m, other] = products
+                self._pairs[other, m] = np.ascontiguousarray(products.T)
+        self._unary = np.empty((n_codebooks, n_rows, n_codewords), codebooks.dtype)
+        self._costs = np.empty((n_rows * n_beams, n_codewords), codebooks.dtype)
+        self._gathered = np.empty_like(self._costs)
+
+    def load(self, rows: np.ndarray) -> None:
+        """Take a chunk of rows (B, D)."""
+        self._n_rows = len(rows)
+        for m, minus in enumerate(self._minus):
+            # One product of all M would be faster, but not to read from: rows of one lie apart.
+            product(rows, minus.T, out=self._unary[m, : len(rows)], plus=self._half_norms[m])
+
+    def of(
+        self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
+    ) -> np.ndarray:
+        """(R, K) costs of codebook m for some rows (None for all), with codes (M, R) of `given`.
+
+        They last until the next call."""
+        n_rows = self._n_rows if rows is None else len(rows)
+        costs, gathered = self._costs[:n_rows], self._gathered[:n_rows]
+        before = self._unary[m, :n_rows]
+        if rows is not None:
+            # "clip" lets numpy write to `out` directly; all indices are in range.
+            before = np.take(self._unary[m], rows, axis=0, out=costs, mode="clip")
+        for other in given:
+            # for r: for k: costs[r, k] += c_other[codes[other, r]] · c_m[k]
+            pairs = self._pairs[m, other]
+            np.take(pairs, codes[other], axis=0, out=gathered, mode="clip")
+            before = np.add(before, gathered, out=costs)
+        return before
+
+
+class _ResidualCosts:
+    """Costs from what a row's other codewords leave of it: for few rows or huge codebooks."""
+
+    def __init__(
+        self, codebooks: np.ndarray, duals: np.ndarray, shares: np.ndarray | None = None
+    ) -> None:
+        self._codebooks, self._duals = codebooks, duals
+        self._half_norms = _half_norms(codebooks, duals)
+        self._shares = shares
+
+    def load(self, rows: np.ndarray) -> None:
+        self._rows = rows
+
+    def of(
+        self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
+    ) -> np.ndarray:
+        rest = self._rows if rows is None else self._rows[rows]  # (R, D)
+        shares = self._shares
+        for other in given:
+            words = self._codebooks[other][codes[other]]
+            if shares is not None and shares[other] < shares[m]:
+                words *= shares[other] / shares[m]  # a later codebook is in fewer codes
+            rest = rest - words
+        costs = product(rest, self._duals[m].T)
+        costs = np.subtract(self._half_norms[m], costs, out=costs)
+        if shares is not None:
+            costs *= shares[m]
+        return costs
+
+
+def _half_norms(codebooks: np.ndarray, duals: np.ndarray) -> np.ndarray:
+    return np.einsum("mkd,mkd->mk", codebooks, duals) / 2
+
+
+def choose_codes(
+    rows: np.ndarray,
+    codebooks: np.ndarray,
+    duals: np.ndarray,
+    orders: Sequence[np.ndarray],
+    beam_size: int | None,
+    start: np.ndarray | None,
+    dtype: type[np.unsignedinteger],
+    shares: np.ndarray | None = None,
+) -> np.ndarray:
+    """Codes (n, M) of rows (n, D); lowest index on ties.
+
+    duals : (M, K, D) codebooks times the metric, the codebooks themselves in Euclidean space.
+    orders : the codebooks in the order of each sweep's visits.
+    beam_size, start : begin with a beam search, or with given codes, or else greedily.
+    shares : (M,) sum of the weights of the codes that include a codebook; None is 1 for each.
+    """
+    n_rows = len(rows)
+    n_codebooks, n_codewords, _ = codebooks.shape
+    codes = np.empty((n_rows, n_codebooks), dtype)
+    if n_rows == 0:
+        return codes
+    beam_size = None if start is not None else beam_size
+    n_beams = beam_size or 1
+    fits = (n_codebooks * n_codewords) ** 2 <= TABLE_SIZE
+    pays = n_rows * max(1, len(orders)) * n_beams >= TABLE_PAYS * n_codebooks * n_codewords
+    costs: _TableCosts | _ResidualCosts
+    if n_codebooks == 1 or (fits and pays):
+        step = _chunk_rows(n_rows, max(n_codebooks, n_beams) * n_codewords)
+        costs = _TableCosts(codebooks, duals, step, n_beams, shares)
+    else:
+        step = _chunk_rows(n_rows, n_beams * n_codewords)
+        costs = _ResidualCosts(codebooks, duals, shares)
+    for a in range(0, n_rows, step):
+        chunk = rows[a : a + step]
+        costs.load(chunk)
+        if start is not None:
+            chosen = np.ascontiguousarray(start[a : a + step].T, dtype=np.intp)
+        elif n_beams > 1:
+            chosen = _beam(costs, len(chunk), n_codebooks, n_beams)
+        else:
+            chosen = _greedy(costs, len(chunk), n_codebooks)
+        # The last codeword of a greedy choice is the best one given the others.
+        settled = n_codebooks - 1 if start is None else None
+        _sweep(costs, chosen, orders, settled)
+        codes[a : a + step] = chosen.T
+    return codes
+
+
+def _chunk_rows(n_rows: int, width: int) -> int:
+    return min(n_rows, max(32, CHUNK_SIZE // width), 1024)
+
+
+def _greedy(costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int) -> np.ndarray:
+    """(M, n) codes; each codebook in turn takes what suits the rest that those before left."""
+    codes = np.empty((n_codebooks, n_rows), np.intp)
+    for m in range(n_codebooks):
+        np.argmin(costs.of(m, None, range(m), codes), axis=1, out=codes[m])
+    return codes
+
+
+def _sweep(
+    costs: _TableCosts | _ResidualCosts,
+    codes: np.ndarray,
+    orders: Sequence[np.ndarray],
+    settled: int | None,
+) -> None:
+    """ICM on codes (M, n), in place.
+
+    for order in orders: for m in order: for n: codes[m, n] = argmin_k cost of k given the others
+
+    A visit changes nothing while the other codes are what they were at the last one: only rows
+    for which one of them has changed are looked at.
+    """
+    n_codebooks, n_rows = codes.shape
+    is_stale = np.ones((n_codebooks, n_rows), np.bool_)
+    if settled is not None:
+        is_stale[settled] = False
+    if n_codebooks == 1 and settled is not None:
+        return
+    for order in orders:
+        for m in order:
+            others = [other for other in range(n_codebooks) if other != m]
+            rows = np.flatnonzero(is_stale[m])
+            if len(rows) == 0:
+                continue
+            if len(rows) == n_rows:
+                new = costs.of(m, None, others, codes).argmin(axis=1)
+            else:
+                new = costs.of(m, rows, others, codes[:, rows]).argmin(axis=1)
+            changed = rows[new != codes[m, rows]]
+            codes[m, rows] = new
+            is_stale[:, changed] = True
+            is_stale[m] = False
+
+
+def _beam(
+    costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int, beam_size: int
+) -> np.ndarray:
+    """(M, n) codes; codebook after codebook, the `beam_size` best beginnings of a code are kept."""
+    rows = np.arange(n_rows)
+    beams = np.empty((n_codebooks, n_rows, 1), np.intp)  # codes of each beginning
+    totals = np.zeros((n_rows, 1), np.float32)  # (n, H) cost of each, in the order of cost
+    for m in range(n_codebooks):
+        n_beams = totals.shape[1]
+        each = np.repeat(rows, n_beams)
+        step = costs.of(m, each, range(m), beams.reshape(n_codebooks, -1))  # (n·H, K)
+        n_codewords = step.shape[1]
+        if n_beams > 1:
+            step += totals.reshape(-1, 1)
+        step = step.reshape(n_rows, n_beams * n_codewords)
+        kept = 1 if m == n_codebooks - 1 else min(beam_size, step.shape[1])
+        best, totals = _smallest(step, kept)  # (n, H')
+        parents, last = np.divmod(best, n_codewords)
+        beams = np.take_along_axis(beams, parents[None], axis=2)
+        beams[m] = last
+    return beams[:, :, 0]
+
+
+def _smallest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and values (n, count) of the smallest of each row, in order; lowest first on ties.
+
+    May write to `values`."""
+    best = np.empty((count, len(values)), np.intp)
+    smallest = np.empty((count, len(values)), values.dtype)
+    rows = np.arange(len(values))
+    for h in range(count):
+        values.argmin(axis=1, out=best[h])
+        smallest[h] = values[rows, best[h]]
+        if h < count - 1:
+            values[rows, best[h]] = np.inf
+    return best.T, smallest.T

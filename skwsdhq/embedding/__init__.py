@@ -1,0 +1,1 @@
+"""From features to unit vectors near their tags' concepts."""

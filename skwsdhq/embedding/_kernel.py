@@ -1,0 +1,331 @@
+"""Kernel regression of tag vectors on features: the part of an embedding that needs no training.
+
+Letters: n rows, m landmarks (rows that the kernel compares with), d features, C concepts, D
+dimensions. Features enter as unit rows; the kernel of x and y is exp(-gamma·(1 − x·y)).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..sphere import normalize_rows
+from ..utils.threads import on_one_thread, product
+
+__all__ = [
+    "Regression",
+    "cholesky",
+    "fit_kernel",
+    "fit_regression",
+    "kernel_embeddings",
+    "leave_one_out",
+    "mean_direction",
+    "rbf_kernel",
+    "row_trust",
+    "tag_agreement",
+    "tag_directions",
+    "tag_targets",
+    "wrong_share",
+]
+
+_BLOCK = 4096  # rows whose kernel with all landmarks is held at once
+_GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
+_DOUBT = 10.0  # consistency for each unit of the variance of being wrong
+_JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
+
+
+def rbf_kernel(units: np.ndarray, landmarks: np.ndarray, gamma: float) -> np.ndarray:
+    """exp(-gamma·(1 − x·y)) of unit rows (n, d) and (m, d): shape (n, m), of their dtype."""
+    kernel = product(units, landmarks.T.astype(units.dtype, copy=False))
+    kernel -= 1
+    kernel *= gamma
+    return np.exp(kernel, out=kernel)
+
+
+def tag_targets(
+    indicator, concept_vectors: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Where the tags of each row say that its embedding should be.
+
+    Parameters
+    ----------
+    indicator : csr_array of shape (n, C)
+    concept_vectors : ndarray of shape (C, D)
+        Unit rows.
+    weights : ndarray of shape (nnz,), default=None
+        Of the entries of ``indicator``, in their order; None are its own values.
+
+    Returns
+    -------
+    ndarray of shape (n, D), float32
+        The direction of the weighted mean of a row's concept vectors, less the mean over all rows
+        that have a tag: what all images share tells none apart. Rows without a tag are zero.
+    """
+    tagged = np.diff(indicator.indptr) > 0
+    targets = tag_directions(indicator, concept_vectors, weights)
+    targets = targets - mean_direction(targets[tagged])
+    return np.where(tagged[:, None], targets, 0).astype(np.float32)
+
+
+def tag_directions(
+    indicator, concept_vectors: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the direction (n, D) of the weighted mean of each row's concept vectors, float32."""
+    if weights is not None:
+        indicator = type(indicator)(
+            (weights, indicator.indices, indicator.indptr), shape=indicator.shape
+        )
+    return normalize_rows(np.asarray(indicator @ concept_vectors, dtype=np.float32))
+
+
+def mean_direction(directions: np.ndarray) -> np.ndarray:
+    """Return the mean (D,) of directions; zeros where all are equal, and it is all there is."""
+    mean = directions.mean(axis=0)
+    left = np.square(directions - mean).sum()
+    return mean if left > 1e-8 * np.square(directions).sum() else np.zeros_like(mean)
+
+
+def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.ndarray:
+    """Ridge regression's prediction of each row from all others, without a fit for each.
+
+    With H = (K + alpha·I)⁻¹ it is tₙ − (H t)ₙ / Hₙₙ (Rasmussen and Williams, Gaussian Processes
+    for Machine Learning, equation 5.12).
+
+    Parameters
+    ----------
+    kernel : ndarray of shape (m, m)
+    targets : ndarray of shape (m, D)
+    alpha : float
+
+    Returns
+    -------
+    ndarray of shape (m, D), float64
+    """
+    factor = cholesky(kernel, np.full(len(kernel), alpha))
+    inverse = torch.cholesky_inverse(factor).numpy()
+    wide = targets.astype(np.float64)
+    return wide - product(inverse, wide) / np.diag(inverse)[:, None]
+
+
+def fit_kernel(
+    units: np.ndarray,
+    indicator,
+    concept_vectors: np.ndarray,
+    *,
+    gamma: float,
+    alpha: float,
+    consistency: float | str,
+    max_landmarks: int,
+    random_state: np.random.RandomState,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Kernel ridge regression of rows' tag vectors, tags being trusted as far as others agree.
+
+    A first regression says of each row what the tags of images that look like it would be, its own
+    left out. A tag counts exp(consistency · cosine to that); a row counts the square root of the
+    mean over its tags. The second regression is that of the weighted tags.
+
+    Parameters
+    ----------
+    units : ndarray of shape (n, d)
+        Unit rows.
+    indicator : csr_array of shape (n, C)
+        At least one row has a concept; rows without one take no part.
+    concept_vectors : ndarray of shape (C, D)
+    gamma : float
+        Of the kernel.
+    alpha : float
+        Ridge: how noisy a row's tag vector is against how much one differs from another.
+    consistency : float or "auto"
+        0 trusts all tags alike; "auto" is 10·w·(1 − w), with w the :func:`wrong_share` of the
+        tags: none where all seem right, and none where nothing can be told of any.
+    max_landmarks : int
+        With more tagged rows than that, the kernel compares with so many of them, drawn at random,
+        and is fitted to all (Nyström's approximation); else the regression is exact.
+    random_state : numpy RandomState
+
+    Returns
+    -------
+    landmarks : ndarray of shape (m, d), float32
+    coefs : ndarray of shape (m, D), float32
+    consistency : float
+    """
+    fitted = fit_regression(
+        units,
+        indicator,
+        concept_vectors,
+        gamma=gamma,
+        alpha=alpha,
+        consistency=consistency,
+        max_landmarks=max_landmarks,
+        random_state=random_state,
+    )
+    return fitted.landmarks, fitted.coefs, fitted.consistency
+
+
+class Regression(NamedTuple):
+    """A kernel regression, and what places a row that comes later by its own tags too."""
+
+    landmarks: np.ndarray  # (m, d) unit rows
+    coefs: np.ndarray  # (m, D)
+    consistency: float
+    noise: np.ndarray  # (m,) variance of the noise of landmarks, each for n / m rows
+    mean_target: np.ndarray  # (D,) what all targets have in common, which is taken from them
+    mean_trust: float  # of rows, before it is scaled to a mean of 1
+
+
+@on_one_thread
+def fit_regression(
+    units: np.ndarray,
+    indicator,
+    concept_vectors: np.ndarray,
+    *,
+    gamma: float,
+    alpha: float,
+    consistency: float | str,
+    max_landmarks: int,
+    random_state: np.random.RandomState,
+) -> Regression:
+    """Fit as :func:`fit_kernel`, and return all that is known then."""
+    rows = np.flatnonzero(np.diff(indicator.indptr))
+    indicator, units = indicator[rows], units[rows].astype(np.float32, copy=False)
+    n_rows = len(rows)
+    picked = np.arange(n_rows)
+    if n_rows > max_landmarks:
+        picked = np.sort(random_state.permutation(n_rows)[:max_landmarks])
+    landmarks = units[picked]
+    kernel = rbf_kernel(landmarks, landmarks, gamma).astype(np.float64)
+    targets = tag_targets(indicator, concept_vectors)
+    weights, trust, mean_trust = None, np.ones(n_rows), 1.0
+    if consistency != 0:
+        expected = _expected(units, landmarks, picked, kernel, targets, gamma, alpha)
+        agreement = tag_agreement(indicator, indicator.indices, concept_vectors, expected)
+        if isinstance(consistency, str):
+            shuffled = random_state.permutation(indicator.indices)
+            chance = tag_agreement(indicator, shuffled, concept_vectors, expected)
+            wrong = wrong_share(agreement, chance)
+            consistency = _DOUBT * wrong * (1 - wrong)
+        weights = np.exp(consistency * agreement)
+        trust = row_trust(indicator, weights)
+        mean_trust = float(trust.mean())
+        trust /= mean_trust
+        targets = tag_targets(indicator, concept_vectors, weights)
+    if n_rows == len(picked):
+        factor = cholesky(kernel, alpha / trust)
+        coefs = torch.cholesky_solve(torch.from_numpy(targets.astype(np.float64)), factor).numpy()
+    else:
+        coefs = _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha)
+    directions = tag_directions(indicator, concept_vectors, weights)
+    return Regression(
+        landmarks,
+        coefs.astype(np.float32),
+        float(consistency),
+        (alpha / trust[picked] * (len(picked) / n_rows)).astype(np.float32),
+        mean_direction(directions),
+        mean_trust,
+    )
+
+
+def wrong_share(agreement: np.ndarray, chance: np.ndarray) -> float:
+    """Estimated share of tags that say nothing about their image.
+
+    Such tags agree with what is expected of an image as tags of other images do: a quarter of them
+    less than a quarter of these. Few tags that are right agree so little. (Storey's estimate of
+    the share of true null hypotheses, JRSS B 2002.)
+
+    Parameters
+    ----------
+    agreement : ndarray of shape (P,)
+        Cosine of each tag with what is expected of its image.
+    chance : ndarray of shape (P,)
+        The same with tags exchanged between images.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> chance = np.arange(100.0)
+    >>> wrong_share(np.append(chance, np.full(300, 99.0)), chance)  # a quarter is random
+    0.25
+    """
+    return min(1.0, 4 * float(np.mean(agreement < np.quantile(chance, 0.25))))
+
+
+@on_one_thread
+def kernel_embeddings(
+    units: np.ndarray, landmarks: np.ndarray, coefs: np.ndarray, gamma: float
+) -> np.ndarray:
+    """Unit rows (n, D) that the regression predicts, of the dtype of ``units``."""
+    coefs = coefs.astype(units.dtype, copy=False)
+    out = np.empty((len(units), coefs.shape[1]), dtype=units.dtype)
+    for start in range(0, len(units), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        product(rbf_kernel(units[block], landmarks, gamma), coefs, out=out[block])
+    return normalize_rows(out)
+
+
+def _expected(units, landmarks, picked, kernel, targets, gamma, alpha) -> np.ndarray:
+    """(n, D) what a regression on the landmarks says of each row, its own tags left out."""
+    expected = np.empty_like(targets)
+    left_out = np.delete(np.arange(len(units)), picked)
+    if len(left_out):
+        factor = cholesky(kernel, np.full(len(picked), alpha))
+        wide = torch.from_numpy(targets[picked].astype(np.float64))
+        coefs = torch.cholesky_solve(wide, factor).numpy().astype(np.float32)
+        expected[left_out] = kernel_embeddings(units[left_out], landmarks, coefs, gamma)
+    expected[picked] = normalize_rows(leave_one_out(kernel, targets[picked], alpha))
+    return expected
+
+
+def tag_agreement(indicator, concepts, concept_vectors, expected) -> np.ndarray:
+    """Cosine of concepts (nnz,), in the rows of ``indicator``, to what is expected of their row."""
+    row = np.repeat(np.arange(indicator.shape[0]), np.diff(indicator.indptr))
+    agreement = np.empty(len(row), dtype=np.float32)
+    for start in range(0, len(row), 1 << 16):
+        pairs = slice(start, start + (1 << 16))
+        agreement[pairs] = np.einsum(
+            "pd,pd->p", expected[row[pairs]], concept_vectors[concepts[pairs]]
+        )
+    return agreement
+
+
+def row_trust(indicator, weights) -> np.ndarray:
+    """(n,) how much rows, each with a tag, count by the weights (nnz,) of their tags."""
+    counts = np.diff(indicator.indptr)
+    row = np.repeat(np.arange(len(counts)), counts)
+    return np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
+
+
+def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndarray:
+    """(m, D) coefficients of landmarks, fitted to all rows.
+
+    With K = LLᵀ over landmarks and Φ = K(rows, landmarks) L⁻ᵀ it is plain ridge regression on Φ;
+    that is well-conditioned where normal equations in K are not.
+    """
+    factor = cholesky(kernel, np.zeros(len(kernel)))
+    narrow = factor.float()
+    n_landmarks, n_dims = len(landmarks), targets.shape[1]
+    gram = torch.zeros((n_landmarks, n_landmarks), dtype=torch.float64)
+    moments = torch.zeros((n_landmarks, n_dims), dtype=torch.float64)
+    for start in range(0, len(units), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        against = torch.from_numpy(rbf_kernel(units[block], landmarks, gamma))
+        scale = torch.from_numpy(np.sqrt(trust[block]).astype(np.float32))[:, None]
+        mapped = torch.linalg.solve_triangular(narrow, against.T, upper=False).T * scale
+        for a in range(0, n_landmarks, _GRAM_COLUMNS):  # below the diagonal alone
+            columns = slice(a, a + _GRAM_COLUMNS)
+            gram[a:, columns] += mapped[:, a:].T @ mapped[:, columns]
+        moments += (mapped.T @ (torch.from_numpy(targets[block]) * scale)).double()
+    gram.diagonal().add_(alpha)
+    solved = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
+    return torch.linalg.solve_triangular(factor.T, solved, upper=True).numpy()
+
+
+def cholesky(kernel: np.ndarray, diagonal: np.ndarray) -> torch.Tensor:
+    """Lower factor of the kernel with that, and a jitter, added to its diagonal."""
+    added = torch.from_numpy(kernel.copy())
+    added.diagonal().add_(torch.from_numpy(diagonal + _JITTER))
+    return torch.linalg.cholesky(added)

@@ -1,0 +1,14 @@
+"""Plots of retrieval quality, as scikit-learn's displays: figures first, axes later.
+
+A display holds the figures that it shows. ``from_predictions`` computes them from vectors and
+``from_estimator`` from fitted estimators, both draw them, and ``plot(ax=…)`` draws them again.
+matplotlib is imported by ``plot`` alone.
+"""
+
+from ._displays import CodeLengthDisplay, PrecisionAtKDisplay, PrecisionRecallDisplay
+
+__all__ = [
+    "CodeLengthDisplay",
+    "PrecisionAtKDisplay",
+    "PrecisionRecallDisplay",
+]

@@ -1,0 +1,1 @@
+"""Codes of images: the quantizer, and codes that follow a training."""

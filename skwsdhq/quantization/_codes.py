@@ -1,0 +1,254 @@
+"""Codebooks and codes that follow embeddings while these are learned."""
+
+import numpy as np
+
+from .. import codebooks as _codebooks
+from ..codebooks.inputs import as_codebooks, as_codes
+from ..utils.threads import on_one_thread, product
+
+__all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
+
+
+@on_one_thread
+def mixed_metric(concept_vectors: np.ndarray | None, mix: float) -> np.ndarray | None:
+    """Metric of quantization errors: ``mix · VᵀV + (1 − mix) · (C / D) · I``.
+
+    At ``mix`` 1 errors count as far as they change the similarities to the concepts (formula of
+    the paper), at 0 they count alike in all directions; the identity is scaled to the trace of
+    VᵀV, so that the mix leaves the weight of the quantization loss as it is. (C is that trace
+    where rows are of unit length.)
+
+    Parameters
+    ----------
+    concept_vectors : ndarray of shape (C, D) or None
+        None is Euclidean.
+    mix : float
+        From 0 to 1.
+
+    Returns
+    -------
+    ndarray of shape (D, D), float64, or None
+    """
+    if concept_vectors is None:
+        return None
+    vectors = np.asarray(concept_vectors, dtype=np.float64)
+    n_dims = vectors.shape[1]
+    size = np.square(vectors).sum()
+    return mix * product(vectors.T, vectors) + (1 - mix) * size / n_dims * np.eye(n_dims)
+
+
+def final_codes(
+    embeddings: np.ndarray,
+    codebooks: np.ndarray,
+    metric: np.ndarray | None,
+    encode_options: dict,
+) -> np.ndarray:
+    """(n, M) codes by codebooks that are learned: the code of a row depends on nothing else.
+
+    Seeded alike in every call, and without a start from earlier codes.
+    """
+    return _codebooks.encode(
+        embeddings,
+        codebooks,
+        metric=metric,
+        random_state=np.random.RandomState(0),
+        **encode_options,
+    )
+
+
+class CodeAlternation:
+    """Codebooks and codes that are brought up to date as the embeddings move.
+
+    Parameters
+    ----------
+    n_codebooks, n_codewords : int
+        M, K.
+    period : int
+        Epochs from one update to the next.
+    weight : float
+        lambda, of the quantization loss.
+    encode_options : dict
+        ``n_sweeps``, ``beam_size`` and ``prefix_weight``.
+    method : str
+        Of the initial codebooks.
+    ridge : float
+    metric_mix : float
+        See :func:`mixed_metric`.
+    random_state : numpy RandomState
+    codebooks : ndarray of shape (M, K, D), default=None
+        To go on from.
+    normalize : bool, default=True
+        Whether embeddings are of unit length.
+    """
+
+    def __init__(
+        self,
+        n_codebooks,
+        n_codewords,
+        *,
+        period,
+        weight,
+        encode_options,
+        method,
+        ridge,
+        metric_mix,
+        random_state,
+        codebooks=None,
+        normalize=True,
+    ):
+        # Numbers of numpy's would overflow where they are of few bits.
+        self.n_codebooks = int(n_codebooks)
+        self.n_codewords = int(n_codewords)
+        self.period = int(period)
+        self.weight = float(weight)
+        self.encode_options = encode_options
+        self.method = method
+        self.ridge = ridge
+        self.metric_mix = metric_mix
+        self.random_state = random_state
+        self.metric: np.ndarray | None = None
+        self.codebooks = codebooks
+        self.goes_on = codebooks is not None
+        self.normalize = normalize
+        self.codes = None
+
+    def parameters(self) -> dict:
+        """What the codes depend on, beside the embeddings and the random state."""
+        return {
+            "n_codebooks": self.n_codebooks,
+            "n_codewords": self.n_codewords,
+            "period": self.period,
+            "weight": self.weight,
+            "encode_options": self.encode_options,
+            "method": self.method,
+            "ridge": self.ridge,
+            "metric_mix": self.metric_mix,
+            "normalize": self.normalize,
+        }
+
+    def start(self, concept_vectors: np.ndarray | None) -> None:
+        """Fix the metric of the codes, once the concepts are known."""
+        self.metric = mixed_metric(concept_vectors, self.metric_mix)
+
+    def state(self) -> dict:
+        """What a run that goes on needs, beside the parameters."""
+        return {
+            "codebooks": self.codebooks,
+            "codes": self.codes,
+            "random_state": self.random_state,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Set what :meth:`state` gave; what can be no such state is an error."""
+        if state["codebooks"] is not None:
+            shape = (self.n_codebooks, self.n_codewords)
+            books = as_codebooks(state["codebooks"])
+            if books.shape[:2] != shape:
+                raise ValueError(f"codebooks of shape {books.shape} should be {shape} by D.")
+            if state["codes"] is not None:
+                as_codes(state["codes"], self.n_codewords, n_codebooks=self.n_codebooks)
+        elif state["codes"] is not None:
+            raise ValueError("there are codes without codebooks.")
+        self.codebooks, self.codes = state["codebooks"], state["codes"]
+        self.random_state.set_state(state["random_state"].get_state(legacy=True))
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether to update after this epoch, the first being 1."""
+        return epoch % self.period == 0
+
+    def update(
+        self, embeddings: np.ndarray, earlier: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> float:
+        """One turn of codes and codewords over all rows; returns the mean squared error."""
+        if self.codebooks is None:
+            self.codebooks = _codebooks.init_codebooks(
+                embeddings,
+                self.n_codebooks,
+                self.n_codewords,
+                method=self.method,
+                random_state=self.random_state,
+            )
+        self.codes = self._encode(embeddings)
+        counts, sums = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
+        if earlier is not None:
+            counts, sums = counts + earlier[0], sums + earlier[1]
+        updated = _codebooks.solve_codebooks(
+            counts,
+            sums,
+            self.n_codebooks,
+            self.ridge,
+            self.encode_options["prefix_weight"],
+            centre=True,
+        )
+        updated = updated.astype(np.float32)
+        error = _codebooks.quantization_error(embeddings, self.codes, updated)
+        if earlier is None:
+            updated = _codebooks.refill_empty_codewords(
+                embeddings, updated, self.codes, random_state=self.random_state
+            )
+        self.codebooks = updated
+        return error
+
+    def _encode(self, embeddings: np.ndarray) -> np.ndarray:
+        return _codebooks.encode(
+            embeddings,
+            self.codebooks,
+            metric=self.metric,
+            codes=None if self.encode_options["beam_size"] else self.codes,
+            random_state=self.random_state,
+            **self.encode_options,
+        )
+
+    def finish(
+        self,
+        embeddings: np.ndarray,
+        n_turns: int,
+        statistics: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[tuple[np.ndarray, np.ndarray], list[float]]:
+        """Bring codebooks and codes up to date with embeddings that move no more.
+
+        Codebooks that an earlier fit has left go on from there. Otherwise they are learned anew:
+        those that followed the embeddings began when these were far from where they are now.
+
+        Parameters
+        ----------
+        embeddings : ndarray of shape (n, D)
+        n_turns : int
+        statistics : tuple (counts, sums), default=None
+            Those of earlier batches (see ``codebooks.codebook_statistics``), which the codebooks
+            should go on to fit.
+
+        Returns
+        -------
+        statistics : tuple (counts, sums)
+            With this batch's added.
+        errors : list of float
+            Mean squared error of each turn; of the last one where they were learned anew.
+        """
+        earlier = statistics
+        errors = []
+        if n_turns and not self.goes_on:
+            self.codebooks, codes = _codebooks.learn_codebooks(
+                embeddings,
+                self.n_codebooks,
+                self.n_codewords,
+                metric=self.metric,
+                n_iter=n_turns,
+                method=self.method,
+                ridge=self.ridge,
+                random_state=self.random_state,
+                **self.encode_options,
+            )
+            errors = [_codebooks.quantization_error(embeddings, codes, self.codebooks)]
+            n_turns = 0
+        for _ in range(max(n_turns, self.codebooks is None)):
+            errors.append(self.update(embeddings, earlier))
+        self.codes = final_codes(embeddings, self.codebooks, self.metric, self.encode_options)
+        statistics = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
+        if earlier is not None:
+            statistics = tuple(new + old for new, old in zip(statistics, earlier, strict=True))
+        return statistics, errors
+
+    def reconstructions(self, rows: np.ndarray) -> np.ndarray:
+        """(b, D) what the codes of these rows stand for."""
+        return _codebooks.decode(self.codes[rows], self.codebooks)

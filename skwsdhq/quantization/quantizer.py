@@ -1,0 +1,746 @@
+"""WSDHQuantizer: images to codes of a few bytes, and search over them."""
+
+import copy
+import functools
+import math
+import os
+import weakref
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import validate_data
+
+from .. import codebooks, metrics, search
+from ..embedding.embedder import (
+    HypersphereEmbedder,
+    check_unchanged,
+    metric_vectors,
+)
+from ..images import input_kind
+from ..persistence import PersistenceMixin
+from ..search.checks import check_k
+from ..sphere import normalize_rows
+from ..tags.enhancer import TagEnhancer
+from ..tags.reading import as_rows_of_tags
+from ..training.network import BLOCK
+from ..utils._compat import (
+    CallbackSupportMixin,
+    EpochTasks,
+    HasMethods,
+    Interval,
+    StrOptions,
+    num_samples,
+    with_callbacks,
+)
+from ..utils.estimators import columns_seen, fitted_at_once, fitted_now, forget_features
+from ._codes import CodeAlternation, final_codes
+from ._paper import paper_parameters
+
+__all__ = ["WSDHQuantizer"]
+
+# Codebooks and codes of quantizers, and the rows that an index made of them. No attribute, which
+# would be saved, copied and compared.
+_FITTED_ROWS: weakref.WeakKeyDictionary[Any, tuple] = weakref.WeakKeyDictionary()
+_KINDS = [np.float32, np.float64, np.float16]  # of feature matrices; other numbers become float32
+_BLOCK = 4 * BLOCK  # rows that are embedded and encoded at once
+
+
+class WSDHQuantizer(
+    PersistenceMixin,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
+    """Learn codes of 1 to 8 bytes an image from images with messy tags.
+
+    An embedding and M codebooks of K codewords are learned together: the network by the loss of
+    its embedding and by how well the codes stand for it, the codes and codewords in turns. The
+    code of an image names one codeword of each codebook, whose sum stands for its embedding.
+
+    Parameters
+    ----------
+    embedder : HypersphereEmbedder, FrozenEstimator, "passthrough" or None, default=None
+        What embeds; cloned in ``fit``. None is a ``HypersphereEmbedder()`` with this
+        quantizer's ``tag_enhancer``, ``device``, ``random_state`` and ``verbose``. A fitted one
+        in a :class:`~sklearn.frozen.FrozenEstimator` is used as it is, and only codebooks are
+        learned. ``"passthrough"`` says that X already is embeddings, as after a
+        ``HypersphereEmbedder`` step of a Pipeline; rows are scaled to unit length.
+    n_codebooks : int, default=4
+        M.
+    n_codewords : int, default=256
+        K; a code takes M·log2(K) bits.
+    quantization_weight : float, default=1e-4
+        lambda, weight of the quantization loss.
+    code_update_period : int, default=2
+        Epochs between updates of codes and codewords while the network learns.
+    icm_iters : int, default=3
+        Sweeps of iterated conditional modes over the codebooks.
+    beam_size : int or None, default=4
+        Partial codes that encoding keeps from codebook to codebook; None starts ICM from the
+        greedy choice (in training, from the codes as they are).
+    prefix_weight : float, default=0.1
+        Weight of the errors of the first 1, 2, ... codewords of a code, beside that of all: with
+        it these are coarser codes by themselves, nearly as good as codes learned at that length,
+        at no loss of the whole one (see :meth:`skwsdhq.search.CodeIndex.search`). 0 learns whole
+        codes only.
+    metric_mix : float, default=0.0
+        In which metric codes and codewords are near: 1 is that of the tags, VᵀV (the paper's), 0
+        is Euclidean, between is a mix.
+    normalize : bool, default=True
+        Whether embeddings are scaled to unit length, as the paper has it. False leaves them, in
+        the quantization loss, the codes and ``transform``, as the last layer's tanh gives them,
+        and concept vectors in the metric as long as their tags' vectors: what the published code
+        does.
+    init : {"residual", "subspace"}, default="residual"
+        First codebooks: k-means of what the codebooks before leave over, or of a slice of the
+        dimensions for each codebook (as the published code does).
+    ridge : float, default=0.03
+        Added to the diagonal of the codewords' normal equations, where a row counts 1. With few
+        rows for each codeword (the published 1e-3 is for many) less of it lets codewords of
+        several codebooks grow against each other, and no search finds the codes they were made for.
+    codebook_iters : int, default=20
+        Turns of codes and codewords after the network has been trained, beginning anew (see
+        :func:`skwsdhq.codebooks.learn_codebooks`); 0 leaves those that followed the training.
+    tag_enhancer : TagEnhancer or None, default=None
+        With ``embedder=None``, the embedder's. With ``embedder="passthrough"``, gives the metric
+        where its vectors have X's dimension; None is Euclidean, and y may be None.
+    top_k : int, default=5000
+        R of the mAP@R that ``score`` returns.
+    checkpoint_dir : str, PathLike or None, default=None
+        Of the default embedder: folder in which ``fit`` keeps its state, codes included, after
+        each epoch, to go on from when it was killed. Needs a ``random_state``.
+    device : str, torch.device or None, default=None
+        Of the default embedder.
+    random_state : int, RandomState instance or None, default=None
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the embedder and codebooks of the last one.
+    verbose : int, default=0
+        1 shows progress of the default embedder.
+
+    Attributes
+    ----------
+    codebooks_ : ndarray of shape (M, K, D), float32
+    codes_ : ndarray of shape (n, M), uint8 (uint16 where K > 256)
+        Of the fitted rows (of the last call's, after ``partial_fit``).
+    embedder_ : HypersphereEmbedder or "passthrough"
+        Fitted.
+    tag_enhancer_ : TagEnhancer or None
+        Fitted; the embedder's where there is one.
+    prefix_weight_ : float
+        By which the codebooks were learned, and codes are chosen.
+    n_bits_ : int
+        Bits of a code, M·⌈log2 K⌉.
+    n_iter_ : int
+        Epochs of the network, or turns of the codebooks where no network was trained.
+    history_ : dict of str to list of float
+        ``"loss"``, ``"quantization_loss"``, ``"learning_rate"`` of each epoch.
+    n_features_in_ : int
+        Where X is a feature matrix.
+
+    References
+    ----------
+    Wang et al., "Weakly Supervised Deep Hyperspherical Quantization for Image Retrieval", AAAI
+    2021.
+
+    Examples
+    --------
+    >>> from skwsdhq import WSDHQuantizer
+    >>> from skwsdhq.datasets import make_tagged_images
+    >>> made = make_tagged_images(200, random_state=0)
+    >>> quantizer = WSDHQuantizer(n_codebooks=2, n_codewords=16, random_state=0)
+    >>> codes = quantizer.fit(made.data, made.tags).encode(made.data)
+    >>> codes.shape, codes.dtype, quantizer.n_bits_
+    ((200, 2), dtype('uint8'), 8)
+    >>> quantizer.score(made.data, made.clean_tags) > 0.9
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "embedder": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
+        "n_codebooks": [Interval(Integral, 1, None, closed="left")],
+        "n_codewords": [Interval(Integral, 2, 65536, closed="both")],
+        "quantization_weight": [Interval(Real, 0, None, closed="left")],
+        "code_update_period": [Interval(Integral, 1, None, closed="left")],
+        "icm_iters": [Interval(Integral, 0, None, closed="left")],
+        "beam_size": [Interval(Integral, 1, None, closed="left"), None],
+        "prefix_weight": [Interval(Real, 0, np.float64(1e6), closed="both")],
+        "metric_mix": [Interval(Real, 0, 1, closed="both")],
+        "normalize": ["boolean"],
+        "init": [StrOptions({"residual", "subspace"})],
+        "ridge": [Interval(Real, 0, None, closed="neither")],
+        "codebook_iters": [Interval(Integral, 0, None, closed="left")],
+        "tag_enhancer": [HasMethods(["fit", "transform"]), None],
+        "top_k": [Interval(Integral, 1, None, closed="left")],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "device": "no_validation",
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    # Clean labels reach score through Pipeline and GridSearchCV where routing is on.
+    __metadata_request__score = {"labels": True}
+    __metadata_request__transform = {"tags": True}
+
+    def __init__(
+        self,
+        embedder: Any = None,
+        *,
+        n_codebooks: int = 4,
+        n_codewords: int = 256,
+        quantization_weight: float = 1e-4,
+        code_update_period: int = 2,
+        icm_iters: int = 3,
+        beam_size: int | None = 4,
+        prefix_weight: float = 0.1,
+        metric_mix: float = 0.0,
+        normalize: bool = True,
+        init: str = "residual",
+        ridge: float = 0.03,
+        codebook_iters: int = 20,
+        tag_enhancer: Any = None,
+        top_k: int = 5000,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        device: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        self.embedder = embedder
+        self.n_codebooks = n_codebooks
+        self.n_codewords = n_codewords
+        self.quantization_weight = quantization_weight
+        self.code_update_period = code_update_period
+        self.icm_iters = icm_iters
+        self.beam_size = beam_size
+        self.prefix_weight = prefix_weight
+        self.metric_mix = metric_mix
+        self.normalize = normalize
+        self.init = init
+        self.ridge = ridge
+        self.codebook_iters = codebook_iters
+        self.tag_enhancer = tag_enhancer
+        self.top_k = top_k
+        self.checkpoint_dir = checkpoint_dir
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    @classmethod
+    def from_paper(
+        cls,
+        word_vectors: Any = None,
+        *,
+        n_bits: int = 32,
+        mode: str = "paper",
+        finetune: str = "all",
+        **parameters: Any,
+    ) -> Self:
+        """The method as it was published, where this library's defaults have gone on from it.
+
+        Word vectors as they are (neither centred nor joined with co-occurrence); one layer with
+        tanh on top of AlexNet, all of which learns, at a rate of 3e-4 that is halved every 300
+        batches of 256; the adaptive margin with gamma 1; K = 256, lambda = 1e-4; codes in the
+        metric of the tags by three sweeps of ICM; test embeddings the mean over ten crops.
+
+        Parameters
+        ----------
+        word_vectors : mapping, KeyedVectors, str, PathLike or None, default=None
+            See :class:`TagEnhancer`; the published runs use word2vec's of Google News.
+        n_bits : int, default=32
+            A multiple of 8.
+        mode : {"paper", "code"}, default="paper"
+            ``"code"`` follows the published code where it is not what the paper says: embeddings
+            are quantized before they are normalised; one rate for all layers, since a factor on a
+            gradient, as the code has it, does nothing under Adam; first codebooks from slices of
+            the dimensions, and no turns of codes and codewords after the last epoch. With
+            ``"paper"`` the last layer has ten times the rate of those below, its bias twenty
+            times, as was meant.
+        finetune : {"all", "last", "head"}, default="all"
+            With ``"head"``, which takes features too, a hidden layer stands in for those of the
+            network that would learn, with this library's scaling of features and steps of the rate.
+        **parameters
+            Any parameters of the quantizer, of the embedder as ``embedder__...``, of the
+            enhancer as ``embedder__tag_enhancer__...``. The thresholds of the enhancer were not
+            published: they are this library's. ``checkpoint_dir``, ``device`` and ``verbose`` hold
+            for the embedder as well.
+
+        Returns
+        -------
+        WSDHQuantizer
+            Not fitted.
+
+        Examples
+        --------
+        >>> from skwsdhq import WSDHQuantizer
+        >>> quantizer = WSDHQuantizer.from_paper(n_bits=16, random_state=0)
+        >>> quantizer.n_codebooks, quantizer.metric_mix, quantizer.embedder.backbone
+        (2, 1.0, 'alexnet')
+        """
+        own, embedding, enhancing = paper_parameters(n_bits, mode, finetune)
+        for name in ("checkpoint_dir", "device", "verbose"):
+            if name in parameters:
+                embedding[name] = parameters[name]
+        enhancer = TagEnhancer(word_vectors, **enhancing)
+        quantizer = cls(HypersphereEmbedder(enhancer, **embedding), **own)
+        return quantizer.set_params(**parameters)
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn the embedding and the codebooks.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or images
+            As for :meth:`HypersphereEmbedder.fit`; embeddings with ``"passthrough"``.
+        y : tags of n rows
+            In any form that :func:`skwsdhq.tags.check_tags` reads. Needed unless X is embeddings
+            and no metric is learned from tags.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there are fewer rows than codewords, and as for :meth:`HypersphereEmbedder.fit`.
+        FloatingPointError
+            As for :meth:`HypersphereEmbedder.fit`; the codes are those of the last good epoch.
+        """
+        self._validate_params()
+        inner = HypersphereEmbedder() if self.embedder is None else self.embedder
+        tasks = EpochTasks(self, getattr(inner, "_n_epochs", 0), X, y)
+        go_on = self.warm_start and hasattr(self, "codebooks_")
+        with fitted_at_once(self) as twin:
+            failure = twin._fit(X, y, go_on=go_on, tasks=tasks)
+        tasks.close()
+        if failure is not None:
+            raise failure
+        return self
+
+    @with_callbacks
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """One more epoch of the network, and one turn of the codebooks, over these images only.
+
+        Codebooks are updated from the sums over all batches so far, those of earlier batches as
+        they were embedded and coded then.
+
+        Parameters
+        ----------
+        X, y : as for ``fit``
+
+        Returns
+        -------
+        self
+        """
+        self._validate_params()
+        tasks = EpochTasks(self, 1, X, y)
+        with fitted_at_once(self) as twin:
+            failure = twin._fit(X, y, go_on=hasattr(self, "codebooks_"), partial=True, tasks=tasks)
+        tasks.close()
+        if failure is not None:
+            raise failure
+        return self
+
+    def transform(self, X: Any, *, tags: Any = None) -> np.ndarray:
+        """Exact embeddings of images, before quantization.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+        tags : tags of n rows, default=None
+            Own tags of images that came after the fit, see :meth:`HypersphereEmbedder.transform`.
+
+        Returns
+        -------
+        ndarray of shape (n, D)
+            Unit rows (with ``normalize=False`` of any length); float64 where X is float64
+            features, else float32.
+        """
+        now = fitted_now(self)
+        return now._embed(X, tags)
+
+    def encode(self, X: Any, *, tags: Any = None) -> np.ndarray:
+        """Codes of images.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+        tags : tags of n rows, default=None
+            As for :meth:`transform`: codes of later images are better with them.
+
+        Returns
+        -------
+        ndarray of shape (n, M), uint8 (uint16 where K > 256)
+        """
+        now = fitted_now(self)
+        return np.concatenate([now._encode(rows) for rows in now._embedding_blocks(X, tags)])
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """What codes stand for.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n, M), integers
+
+        Returns
+        -------
+        ndarray of shape (n, D), float32
+            Sum of the codewords; near unit length.
+        """
+        return codebooks.decode(codes, fitted_now(self).codebooks_)
+
+    def kneighbors(
+        self, X: Any, n_neighbors: int = 10, *, tags: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The fitted rows most similar to images, by their codes.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+            Queries; their exact embeddings are compared with the rows' codes.
+        n_neighbors : int, default=10
+            From 1 to the number of fitted rows; checked before X is looked at.
+        tags : tags of q rows, default=None
+            Of the queries, as for :meth:`transform`.
+
+        Returns
+        -------
+        similarities : ndarray of shape (q, n_neighbors), float32
+            Inner products, the largest first.
+        indices : ndarray of shape (q, n_neighbors)
+            Rows of ``codes_``; of equal similarities the smaller first.
+        """
+        now = fitted_now(self)
+        index = search.CodeIndex._over(self._fitted_rows(now.codebooks_, now.codes_))
+        n_neighbors = check_k(n_neighbors, "n_neighbors")
+        if n_neighbors > len(index):
+            raise ValueError(
+                f"n_neighbors={n_neighbors} should be <= the {len(index)} fitted rows."
+            )
+        return index.search(now._embed(X, tags), n_neighbors)
+
+    def index(self, ids: Any = None) -> search.CodeIndex:
+        """Return an index over the codes of the fitted rows.
+
+        It is made once and kept, together with what searches are prepared by, until ``codebooks_``
+        or ``codes_`` are other arrays. What is added to the index that is returned, or removed from
+        it, changes neither this estimator nor the next index.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n,), default=None
+            Distinct integers or strings, one for each fitted row; None numbers them.
+
+        Returns
+        -------
+        CodeIndex
+        """
+        now = fitted_now(self)
+        rows = self._fitted_rows(now.codebooks_, now.codes_)
+        return search.CodeIndex._over(rows if ids is None else rows.with_ids(ids))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
+        """mAP@``top_k`` with each row a query against all other rows' codes.
+
+        Parameters
+        ----------
+        X : as for ``fit``
+            Both the queries (exact embeddings) and the database (codes).
+        y : tags of n rows
+            Rows that share at least one tag are relevant to each other. Tags count as they are,
+            not as the concepts they were merged to: else merging would raise the score by itself.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the queries.
+        labels : array-like of shape (n,) or (n, L), or lists of labels, default=None
+            What to judge by instead of y.
+
+        Returns
+        -------
+        float
+            From 0 to 1. Queries with nothing relevant among the other rows are left out.
+        """
+        now = fitted_now(self)
+        judged = y if labels is None else labels
+        if judged is None:
+            raise ValueError("score needs tags (y) or labels to judge by; both are None.")
+        embeddings = now._embed(X)
+        codes = now._encode(embeddings)
+        return metrics.mean_average_precision(
+            embeddings,
+            search.CodeIndex(now.codebooks_, codes),
+            judged,
+            judged,
+            top_k=now.top_k,
+            exclude_self=True,
+            sample_weight=sample_weight,
+        )
+
+    def get_metadata_routing(self) -> Any:
+        """Return what scikit-learn's routing passes on: embeddings have taken tags along already.
+
+        Returns
+        -------
+        MetadataRequest
+        """
+        requests = super().get_metadata_routing()
+        if isinstance(self.embedder, str):
+            requests.transform.add_request(param="tags", alias=False)
+        return requests
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = not (
+            isinstance(self.embedder, str) and self.tag_enhancer is None
+        )
+        tags.target_tags.one_d_labels = True
+        tags.target_tags.two_d_labels = True
+        tags.target_tags.multi_output = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _n_features_out(self):
+        return self.codebooks_.shape[2]
+
+    # --- helpers ------------------------------------------------------------------------
+
+    def _embed(self, X, tags=None):
+        """:meth:`transform`, in no other container than an array."""
+        self._check_tags_fit(tags)
+        rows = self._check_features(X, reset=False)
+        if isinstance(self.embedder_, str):  # "passthrough"
+            return self._scaled(rows)
+        return self._embeddings(self.embedder_, X, tags)
+
+    def _check_tags_fit(self, tags):
+        """Whether the embedder takes tags of later images."""
+        inner = getattr(self.embedder_, "estimator", self.embedder_)
+        if tags is not None and not isinstance(inner, HypersphereEmbedder):
+            name = repr(inner) if isinstance(inner, str) else type(inner).__name__
+            raise ValueError(
+                f"tags of later images are placed by a HypersphereEmbedder, but embedder_ is "
+                f"{name}; give them to the step that embeds, or leave them out."
+            )
+
+    def _fitted_rows(self, words, codes):
+        """What is kept for searches of these arrays, which this estimator holds or held."""
+        # Set and read in one step each: threads that come at once make equal ones.
+        known_words, known_codes, rows = _FITTED_ROWS.get(self, (None, None, None))
+        if known_words is not words or known_codes is not codes:
+            rows = search.CodeIndex(words, codes)._rows
+            _FITTED_ROWS[self] = words, codes, rows
+        return rows
+
+    def _fit(self, X, y, *, go_on, partial=False, tasks=None):
+        """``fit``; returns the error of a loss that was no number, or None."""
+        if y is None and self.__sklearn_tags__().target_tags.required:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: it "
+                "learns from tags."
+            )
+        if go_on:
+            self._check_goes_on()
+        random_state = check_random_state(self.random_state)
+        seed = random_state.randint(np.iinfo(np.int32).max)
+        alternation = CodeAlternation(
+            self.n_codebooks,
+            self.n_codewords,
+            period=self.code_update_period,
+            weight=self.quantization_weight,
+            encode_options=self._encode_options,
+            method=self.init,
+            ridge=self.ridge,
+            metric_mix=self.metric_mix,
+            random_state=np.random.RandomState(seed),
+            codebooks=self.codebooks_ if go_on else None,
+            normalize=self.normalize,
+        )
+        statistics = self._statistics if partial and go_on else None
+        n_turns = 1 if partial else int(self.codebook_iters)
+
+        def learned(embedder, embeddings, enhancer, history, alternation=alternation):
+            """What is set at the end."""
+            if getattr(embedder, "kernel_", {}) and embedder.finetune != "head":
+                # Codes so far were of a network that had not been joined with it.
+                alternation.codebooks = alternation.codes = None
+            sums, error = alternation.finish(embeddings, n_turns, statistics)
+            return {
+                **columns_seen(self),
+                "embedder_": embedder,
+                "tag_enhancer_": enhancer,
+                "codebooks_": alternation.codebooks,
+                "codes_": alternation.codes,
+                "metric_": alternation.metric,
+                "prefix_weight_": float(self.prefix_weight),
+                "n_bits_": int(self.n_codebooks) * math.ceil(math.log2(self.n_codewords)),
+                "history_": {**history, "quantization_error": error},
+                "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
+                "_statistics": sums if partial else None,
+            }
+
+        def so_far(embedder, attributes):
+            """The same after an epoch, for a callback that looks; nothing here is changed."""
+            embedder = copy.copy(embedder)
+            vars(embedder).update(attributes)
+            embeddings = self._embeddings(embedder, X)
+            twin = copy.deepcopy(alternation)
+            return learned(embedder, embeddings, attributes["tag_enhancer_"], {}, twin)
+
+        embedder, enhancer, embeddings, history, failure = self._fit_embedder(
+            X, y, alternation, seed, go_on, partial, tasks, so_far
+        )
+        for name, value in learned(embedder, embeddings, enhancer, history).items():
+            setattr(self, name, value)
+        return failure
+
+    def _fit_embedder(self, X, y, alternation, seed, go_on, partial, tasks, so_far):
+        """Fitted embedder and enhancer, embeddings (n, D) of X, history, and error or None."""
+        input_kind(X)  # refuses what has no rows
+        n_rows = num_samples(X)
+        if n_rows < self.n_codewords and not go_on:
+            raise ValueError(
+                f"n_samples={n_rows} should be >= n_codewords={self.n_codewords}; lower "
+                "n_codewords."
+            )
+        if isinstance(self.embedder, str):  # "passthrough"
+            X = self._check_features(X, reset=not go_on)
+            embeddings = self._scaled(X)
+            enhancer = None
+            if self.tag_enhancer is not None:
+                tags = as_rows_of_tags(y)
+                check_consistent_length(X, tags)
+                enhancer = self.tag_enhancer_ if go_on else clone(self.tag_enhancer).fit(tags, None)
+                if enhancer.concept_vectors_.shape[1] == X.shape[1]:
+                    alternation.start(metric_vectors(enhancer, self.normalize))
+            return "passthrough", enhancer, embeddings, {}, None
+
+        self._check_features(X, reset=not go_on)
+        embedder = self._embedder_to_go_on() if go_on else self._new_embedder(seed)
+        failure = None
+        if isinstance(embedder, HypersphereEmbedder):
+            if self.random_state is None and embedder.checkpoint_dir is not None:
+                raise ValueError("checkpoint_dir needs a random_state of the quantizer too.")
+            embeddings, failure = embedder._fit(
+                X,
+                y,
+                alternation=alternation,
+                partial=partial,
+                go_on=go_on,
+                tasks=tasks,
+                outer=functools.partial(so_far, embedder),
+            )
+        else:  # a frozen one, or any other transformer: codebooks are learned afterwards
+            if not go_on:
+                embedder.fit(X, y)
+            embeddings = self._scaled(self._embeddings(embedder, X))
+        inner = getattr(embedder, "estimator", embedder)
+        enhancer = getattr(inner, "tag_enhancer_", None)
+        if enhancer is not None and alternation.metric is None:
+            alternation.start(metric_vectors(enhancer, self.normalize))
+        history = getattr(embedder, "history_", {}) if inner is embedder else {}
+        return embedder, enhancer, embeddings, history, failure
+
+    def _embedder_to_go_on(self):
+        """A copy of the fitted embedder, with the parameters that it has been given since."""
+        embedder = copy.deepcopy(self.embedder_)
+        if isinstance(self.embedder, HypersphereEmbedder):
+            given = self.embedder.get_params(deep=False)
+            for name in ("backbone", "random_state", "tag_enhancer"):
+                given.pop(name)
+            embedder.set_params(**given)
+        return embedder
+
+    def _check_goes_on(self):
+        """Whether the parameters still fit what was learned."""
+        n_codebooks, n_codewords, _ = self.codebooks_.shape
+        check_unchanged("n_codebooks", self.n_codebooks, n_codebooks)
+        check_unchanged("n_codewords", self.n_codewords, n_codewords)
+        was_given, is_given = isinstance(self.embedder_, str), isinstance(self.embedder, str)
+        if was_given != is_given:
+            raise ValueError(
+                f"embedder={self.embedder!r} can't go on from a fit with "
+                f"{'embeddings' if was_given else 'an embedder'}; set it back, or call fit with "
+                "warm_start=False to begin anew."
+            )
+
+    def _new_embedder(self, seed):
+        if self.embedder is not None:
+            embedder = clone(self.embedder)
+            parameters = embedder.get_params(deep=False)
+            if parameters.get("random_state", 0) is None:
+                embedder.set_params(random_state=seed)
+            return embedder
+        return HypersphereEmbedder(
+            self.tag_enhancer,
+            checkpoint_dir=self.checkpoint_dir,
+            device=self.device,
+            random_state=seed,
+            verbose=self.verbose,
+        )
+
+    def _check_features(self, X, reset):
+        """Validate features as scikit-learn does, in this estimator's name; images are not."""
+        if input_kind(X) == "features":
+            return validate_data(self, X, dtype=_KINDS, reset=reset)
+        if isinstance(self.embedder if reset else self.embedder_, str):
+            raise ValueError(
+                'X holds images, but embedder="passthrough" takes embeddings (n, D); name another '
+                "embedder, or put one before the quantizer in a Pipeline."
+            )
+        if reset:
+            forget_features(self)
+        return X
+
+    def _embedding_blocks(self, X, tags=None):
+        """What :meth:`transform` gives, some rows at a time where X is a matrix."""
+        self._check_tags_fit(tags)
+        embedder = self.embedder_
+        if input_kind(X) != "features" or not isinstance(embedder, (str, HypersphereEmbedder)):
+            yield self._embed(X, tags)
+            return
+        rows = self._check_features(X, reset=False)
+        indicator = None
+        if not isinstance(embedder, str):
+            rows, _ = embedder._features(X, reset=False)
+            indicator = None if tags is None else embedder._own_tags(X, tags)
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            if isinstance(embedder, str):
+                yield self._scaled(rows[block])
+            else:
+                own = None if indicator is None else indicator[block]
+                yield self._scaled(embedder._forward(rows[block], own))
+
+    def _embeddings(self, embedder, X, tags=None):
+        """What a fitted embedder makes of X, to be quantized."""
+        inner = getattr(embedder, "estimator", embedder)
+        if isinstance(inner, HypersphereEmbedder):
+            return inner.transform(X, tags=tags) if self.normalize else inner._outputs(X, tags)
+        return self._scaled(embedder.transform(X))
+
+    def _scaled(self, embeddings):
+        embeddings = np.asarray(embeddings)
+        out = None
+        if embeddings.dtype == np.float16:
+            out = embeddings = embeddings.astype(np.float32)
+        return normalize_rows(embeddings, out) if self.normalize else embeddings
+
+    @property
+    def _encode_options(self):
+        return {
+            "n_sweeps": self.icm_iters,
+            "beam_size": self.beam_size,
+            "prefix_weight": self.prefix_weight,
+        }
+
+    def _encode(self, embeddings):
+        # Models of 0.1's first files were learned without.
+        options = {**self._encode_options, "prefix_weight": getattr(self, "prefix_weight_", 0.0)}
+        return final_codes(embeddings, self.codebooks_, self.metric_, options)

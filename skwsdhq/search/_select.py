@@ -1,0 +1,88 @@
+"""Which engine for which work, and rankings of parts of the rows."""
+
+import numpy as np
+
+from ._bounded import BoundedEngine, n_leading
+from ._buckets import BucketEngine
+from ._engines import MIN_SCAN_QUERIES, Engine, NumpyEngine
+from ._faiss import FaissEngine
+from ._pairs import PairEngine
+from ._scan import ScanEngine
+
+__all__ = ["bounds_pay", "build_engine", "choose_engine", "drop_rows", "search_each"]
+
+_MAX_BUCKETS = 2**16
+_MIN_PAIR_ROWS = 8192
+_MIN_BOUNDED_ROWS = 2**16
+_MIN_BOUNDED_ROWS_OF_MANY = 2**18  # where a scan shares its work among queries
+
+
+def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
+    """The fastest engine for n rows, codebooks of a shape (M, K, D) and some queries.
+
+    Of those that look at all rows; see `bounds_pay` for the one that does not.
+    """
+    n_codebooks, n_codewords, _ = shape
+    if n_codewords**n_codebooks <= _MAX_BUCKETS:
+        return "buckets"
+    if n_queries >= MIN_SCAN_QUERIES:
+        return "scan"
+    # Tables of pairs have to be made first.
+    return "pairs" if n >= _MIN_PAIR_ROWS else "numpy"
+
+
+def bounds_pay(n: int, shape: tuple[int, ...], n_queries: int) -> bool:
+    """Whether searches by bounds are faster than all others, where they can sort the codes once."""
+    n_codebooks, n_codewords, _ = shape
+    if n_codewords**n_codebooks <= _MAX_BUCKETS or not n_leading(n_codebooks, n_codewords):
+        return False
+    are_many = n_queries >= MIN_SCAN_QUERIES
+    return n >= (_MIN_BOUNDED_ROWS_OF_MANY if are_many else _MIN_BOUNDED_ROWS)
+
+
+def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
+    if name == "faiss":
+        return FaissEngine(codes, n_codewords)
+    if name == "bounded" and not n_leading(codes.shape[1], n_codewords):
+        name = "pairs"  # one codebook, or too many codewords to sort by
+    if name == "bounded":
+        return BoundedEngine(codes, n_codewords)
+    if name == "pairs":
+        return PairEngine(np.ascontiguousarray(codes))
+    if name == "scan":
+        return ScanEngine(codes, n_codewords)
+    columns = np.ascontiguousarray(codes.T)
+    return BucketEngine(columns, n_codewords) if name == "buckets" else NumpyEngine(columns)
+
+
+def search_each(
+    tables: np.ndarray, codes: np.ndarray, allowed: list[np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search with rows of its own for each query; filled up with -inf and -1."""
+    similarities = np.full((len(tables), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(tables), k), -1, dtype=np.int64)
+    for b, own in enumerate(allowed):
+        n_found = min(k, len(own))
+        values, found = NumpyEngine(codes[own].T).search(tables[b : b + 1], n_found)
+        similarities[b, :n_found], rows[b, :n_found] = values[0], own[found[0]]
+    return similarities, rows
+
+
+def drop_rows(
+    similarities: np.ndarray, rows: np.ndarray, excluded: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first k rows that are not excluded; filled up with -inf and -1."""
+    if excluded.shape[1] <= 4:
+        kept = rows >= 0
+        for column in excluded.T:
+            kept &= rows != column[:, None]
+    else:
+        kept = np.array([~np.isin(r, e) for r, e in zip(rows, excluded, strict=True)]) & (rows >= 0)
+    place = np.cumsum(kept, axis=1) - 1
+    kept &= place < k
+    values = np.full((len(rows), k), -np.inf, dtype=np.float32)
+    found = np.full((len(rows), k), -1, dtype=np.int64)
+    queries = np.nonzero(kept)[0]
+    values[queries, place[kept]] = similarities[kept]
+    found[queries, place[kept]] = rows[kept]
+    return values, found

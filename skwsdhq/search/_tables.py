@@ -1,0 +1,158 @@
+"""Look-up tables, decoded rows, and the second look at a shortlist."""
+
+from typing import Any
+
+import numpy as np
+
+from ._engines import score_codes
+
+__all__ = [
+    "decode_rows",
+    "finite_products",
+    "finite_table",
+    "lookup_table",
+    "rerank",
+    "rerank_codes",
+]
+
+
+def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """Inner products of embeddings with every codeword.
+
+    The similarity of an embedding and a code is the sum of M entries, one a codebook: the inner
+    product with the decoded code [1]_.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (q, D)
+    codebooks : ndarray of shape (M, K, D)
+
+    Returns
+    -------
+    ndarray of shape (q, M, K)
+        In the common float dtype of both.
+
+    References
+    ----------
+    .. [1] Jegou, Douze and Schmid, "Product Quantization for Nearest Neighbor Search", 2011,
+       section III; Babenko and Lempitsky, "Additive Quantization", 2014, equation 8.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codebooks = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [-0.5, 0.5]]])
+    >>> lookup_table(np.array([[2.0, 1.0]]), codebooks)
+    array([[[ 2. ,  1. ],
+            [ 1.5, -0.5]]])
+    """
+    embeddings, codebooks = np.asarray(embeddings), np.asarray(codebooks)
+    if codebooks.ndim != 3:
+        raise ValueError(f"codebooks should have shape (M, K, D); got {codebooks.shape}.")
+    if embeddings.ndim != 2 or embeddings.shape[1] != codebooks.shape[2]:
+        raise ValueError(
+            f"embeddings should have shape (q, D={codebooks.shape[2]}), the D of the codebooks; "
+            f"got {embeddings.shape}."
+        )
+    n_codebooks, n_codewords, n_dims = codebooks.shape
+    # for q: for m: for k: table[q, m, k] = embeddings[q] @ codebooks[m, k]
+    table = embeddings @ codebooks.reshape(-1, n_dims).T
+    return table.reshape(len(embeddings), n_codebooks, n_codewords)
+
+
+def finite_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """`lookup_table`, if no sum of its entries exceeds float32; else ValueError."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        table = lookup_table(embeddings, codebooks)
+        largest = np.maximum(table.max(axis=2), -table.min(axis=2)).sum(axis=1)
+    _check_finite(largest)
+    return table
+
+
+def finite_products(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Inner products (q, n) of embeddings (q, D) and rows (n, D); ValueError beyond float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = embeddings @ rows.T
+    _check_finite(products)
+    return products
+
+
+def _check_finite(products: np.ndarray) -> None:
+    if not np.isfinite(products).all():
+        raise ValueError("similarities would exceed float32; scale embeddings or codebooks down.")
+
+
+def decode_rows(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """Sum of the codewords of each code: (n, D) for codes (n, M) and codebooks (M, K, D)."""
+    # for n: decoded[n] = codebooks[0, codes[n, 0]] + … + codebooks[M - 1, codes[n, M - 1]]
+    decoded = codebooks[0][codes[:, 0]]
+    for m in range(1, len(codebooks)):
+        decoded += codebooks[m][codes[:, m]]
+    return decoded
+
+
+def rerank(
+    embeddings: np.ndarray, rows: np.ndarray, vectors: Any, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank a shortlist of rows again, by inner product with exact vectors.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (q, D)
+    rows : ndarray of shape (q, s)
+        Row numbers for each query; -1 stands for none.
+    vectors : array-like of shape (n, D)
+        Anything that a 1-D integer array can index, a float16 memory map for instance: only the
+        rows of the shortlist are read.
+    k : int
+        More than s is s.
+
+    Returns
+    -------
+    similarities : ndarray of shape (q, min(k, s))
+        float32, descending; -inf where there is no row.
+    rows : ndarray of shape (q, min(k, s))
+        Smaller row first among equals; -1 where there is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], dtype=np.float16)
+    >>> similarities, rows = rerank(np.array([[0.0, 1.0]]), np.array([[0, 2, 1]]), vectors, 2)
+    >>> rows
+    array([[1, 2]])
+    """
+    embeddings, rows = np.asarray(embeddings, dtype=np.float32), np.asarray(rows)
+    if embeddings.ndim != 2 or rows.ndim != 2 or len(rows) != len(embeddings):
+        raise ValueError(
+            f"embeddings (q, D) and rows (q, s) should have one q; got {embeddings.shape} and "
+            f"{rows.shape}."
+        )
+    if k < 1:
+        raise ValueError(f"k={k} should be at least 1.")
+
+    def exact(q: int, found: np.ndarray) -> np.ndarray:
+        # Not a matrix product: its last bits would depend on what else is in the shortlist.
+        return np.einsum("sd,d->s", np.asarray(vectors[found], dtype=np.float32), embeddings[q])
+
+    return _rank_shortlists(rows, exact, k)
+
+
+def rerank_codes(
+    tables: np.ndarray, rows: np.ndarray, codes: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `rerank`, by whole codes: tables (q, M, K), rows (q, s), codes (n, M)."""
+    return _rank_shortlists(rows, lambda q, found: score_codes(tables[q], codes[found].T), k)
+
+
+def _rank_shortlists(rows: np.ndarray, score: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best rows of each shortlist by ``score(q, rows)``."""
+    k = min(k, rows.shape[1])
+    similarities = np.full((len(rows), k), -np.inf, dtype=np.float32)
+    ranked = np.full((len(rows), k), -1, dtype=np.int64)
+    for q, shortlist in enumerate(rows):
+        found = np.sort(shortlist[shortlist >= 0])  # ascending, so that ties come by row
+        scores = score(q, found)
+        order = np.argsort(-scores, kind="stable")[:k]
+        similarities[q, : len(order)] = scores[order]
+        ranked[q, : len(order)] = found[order]
+    return similarities, ranked

@@ -1,0 +1,1 @@
+"""Networks that train: models, optimizer, loop, session, checkpoint."""

@@ -1,0 +1,92 @@
+"""What depends on scikit-learn's version, or on its privates: nothing else may touch them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.utils._metadata_requests import MetadataRequest
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import _check_feature_names_in as check_feature_names_in
+from sklearn.utils.validation import _num_samples as num_samples
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # before scikit-learn 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing: this scikit-learn has no callbacks."""
+
+    def with_callbacks(method: Callable) -> Callable:
+        """Return the method as it is: this scikit-learn has no callbacks."""
+        return method
+
+
+__all__ = [
+    "CALLBACK_ATTRIBUTES",
+    "CallbackSupportMixin",
+    "EpochTasks",
+    "HasMethods",
+    "Interval",
+    "MetadataRequest",
+    "StrOptions",
+    "check_feature_names_in",
+    "num_samples",
+    "validate_parameter_constraints",
+    "with_callbacks",
+]
+
+# What scikit-learn keeps of callbacks on an estimator; none of it belongs to a saved model.
+CALLBACK_ATTRIBUTES = (
+    "_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_parent_callback_ctx",
+)  # fmt: skip
+
+
+class EpochTasks:
+    """Tells an estimator's callbacks of a fit and of its epochs; does nothing where it has none.
+
+    Parameters
+    ----------
+    estimator : estimator
+    n_epochs : int
+    X, y : what is fitted
+    """
+
+    def __init__(self, estimator: Any, n_epochs: int, X: Any, y: Any) -> None:
+        self._estimator, self._data = estimator, {"X": X, "y": y}
+        self._context: Any = None
+        self._epoch: Any = None
+        if hasattr(estimator, "_init_callback_context"):
+            self._context = estimator._init_callback_context(max_subtasks=n_epochs)
+            self._context.call_on_fit_task_begin(estimator=estimator, **self._data)
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        if self._context is not None:
+            self._epoch = self._context.subcontext(task_name="epoch")
+            self._epoch.call_on_fit_task_begin(estimator=self._estimator, **self._data)
+
+    def end(self, attributes: Callable[[], dict]) -> bool:
+        """An epoch has ended; whether a callback asks to stop.
+
+        ``attributes`` gives what a fit that stopped here would have set; scikit-learn calls it
+        only where a callback looks.
+        """
+        if self._epoch is None:
+            return False
+        return bool(
+            self._epoch.call_on_fit_task_end(
+                estimator=self._estimator, **self._data, reconstruction_attributes=attributes
+            )
+        )
+
+    def close(self) -> None:
+        """The fit has ended, and the estimator is fitted."""
+        if self._context is not None:
+            fitted = {k: v for k, v in vars(self._estimator).items() if k.endswith("_")}
+            self._context.call_on_fit_task_end(
+                estimator=self._estimator, **self._data, reconstruction_attributes=fitted
+            )
