@@ -6,6 +6,7 @@ from .embedding.embedder import HypersphereEmbedder
 from .persistence import load
 from .quantization.quantizer import WSDHQuantizer
 from .tags.enhancer import TagEnhancer
+from .utils.public import named_here
 
 __all__ = [
     "HypersphereEmbedder",
@@ -15,3 +16,5 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+named_here(__name__)

@@ -1,6 +1,12 @@
 """The package as a whole: what an import costs, and what it leaves alone."""
 
 import ast
+import collections
+import doctest
+import importlib
+import inspect
+import pickle
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +127,42 @@ def test_every_warning_points_to_the_users_line():
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
     ]
     assert not calls, "utils.warn.warn_caller knows the user's line"
+
+
+PACKAGES = [
+    "skwsdhq",
+    *(m.name for m in pkgutil.iter_modules(skwsdhq.__path__, "skwsdhq.") if m.ispkg),
+]
+
+
+def public():
+    """Pairs of a package and a class or function that it gives."""
+    for package in map(importlib.import_module, PACKAGES):
+        for name in getattr(package, "__all__", ()):
+            value = getattr(package, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield package, value
+
+
+def test_public_names_say_where_they_are_imported_from():
+    for package, value in public():
+        expected = "skwsdhq" if value.__name__ in skwsdhq.__all__ else package.__name__
+        assert value.__module__ == expected
+        assert pickle.loads(pickle.dumps(value)) is value
+
+
+def test_the_examples_of_public_names_run_once():
+    found = collections.Counter()
+    for module in MODULES:
+        if not module.ispkg:  # what a package gives on is not collected there
+            tests = doctest.DocTestFinder().find(importlib.import_module(module.name))
+            found.update(test.docstring for test in tests if test.examples)
+    expected = set()
+    for _, value in public():
+        members = list(vars(value).values()) if inspect.isclass(value) else []
+        members = [part for part in members if inspect.isroutine(part) or type(part) is property]
+        expected |= {inspect.getdoc(part) or "" for part in (value, *members)}
+    expected = {text for text in expected if ">>>" in text}
+    assert len(expected) > 50
+    assert {inspect.cleandoc(text) for text in found} >= expected
+    assert set(found.values()) == {1}

@@ -1,5 +1,6 @@
 """Pretrained networks that turn images into features, and how they are found."""
 
+from ..utils.public import named_here
 from .features import extract_features
 from .networks import Backbone, load_backbone, resolve_auto
 
@@ -9,3 +10,5 @@ __all__ = [
     "load_backbone",
     "resolve_auto",
 ]
+
+named_here(__name__)

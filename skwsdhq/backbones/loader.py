@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..images import ResizedImages, input_kind
 from ..images.keys import image_key, safe_image_key
 from ..persistence import PersistenceMixin
+from ..persistence.registry import as_text, saved
 from ..utils._compat import (
     CallbackSupportMixin,
     EpochTasks,
@@ -28,12 +29,19 @@ from ._key import UnknownStateError, network_key
 from .features import features_and_skipped
 from .networks import load_backbone, name_of, resolve_backbone, resolve_device
 from .run import DTYPES, extraction_of
+from .saved import REQUIRED, check_loader, network_name
 
 __all__ = ["ImageLoader"]
 
 _SIZE = 224  # of pictures where no network says its own
 
 
+@saved(
+    required=REQUIRED,
+    check=check_loader,
+    local=("memory",),
+    names={"backbone": network_name, "backbone_": network_name, "device": as_text},
+)
 class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Turn images into features by a frozen pretrained network.
 

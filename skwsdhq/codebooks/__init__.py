@@ -5,6 +5,7 @@ M codebooks of K codewords; codes are (n, M), codebooks (M, K, D). All of it is 
 is computed in float64, everything else in float32, and equations are solved in float64.
 """
 
+from ..utils.public import named_here
 from ._functions import (
     decode,
     encode,
@@ -26,3 +27,5 @@ __all__ = [
     "solve_codebooks",
     "update_codebooks",
 ]
+
+named_here(__name__)

@@ -1,5 +1,6 @@
 """Small real data that comes with the package, loaders of sets on disk, and synthetic data."""
 
+from ..utils.public import named_here
 from ._emoji import load_emoji
 from ._mirflickr import load_mirflickr25k
 from ._nus_wide import load_nus_wide
@@ -15,3 +16,5 @@ __all__ = [
     "load_tagged_folder",
     "make_tagged_images",
 ]
+
+named_here(__name__)

@@ -18,8 +18,10 @@ from tqdm.auto import tqdm
 from ..backbones.features import extract_features, features_and_skipped
 from ..backbones.networks import load_backbone, name_of, resolve_backbone, resolve_device
 from ..backbones.run import compute_dtype
+from ..backbones.saved import network_name
 from ..images import ResizedImages, input_kind
 from ..persistence import PersistenceMixin
+from ..persistence.registry import as_text, saved
 from ..sphere import normalize_rows
 from ..tags.enhancer import TagEnhancer
 from ..tags.reading import as_rows_of_tags
@@ -46,6 +48,7 @@ from ..utils.threads import as_outside
 from ..utils.warn import warn_caller
 from ._kernel import fit_regression, kernel_embeddings
 from ._later import knows_tags, later_embeddings
+from ._saved import REQUIRED, check_embedder, from_format_1
 
 __all__ = ["HypersphereEmbedder"]
 
@@ -57,6 +60,13 @@ _NOT_IN_FINGERPRINT = (
 )  # fmt: skip
 
 
+@saved(
+    required=REQUIRED,
+    check=check_embedder,
+    local=("cache_dir", "checkpoint_dir"),
+    names={"backbone": network_name, "backbone_": network_name, "device": as_text},
+    upgrade={1: from_format_1},
+)
 class HypersphereEmbedder(
     PersistenceMixin,
     CallbackSupportMixin,
@@ -488,11 +498,6 @@ class HypersphereEmbedder(
         return self.coefs_[-1].shape[1]
 
     @property
-    def _power(self):
-        # Models that 0.1's first files hold know of no power.
-        return getattr(self, "feature_power_", 1.0)
-
-    @property
     def _n_epochs(self):
         """Of a fit, at most."""
         if self._kernel_only:
@@ -500,11 +505,6 @@ class HypersphereEmbedder(
         return self.max_iter + (0 if self.finetune == "head" else self.head_iter)
 
     # --- helpers ------------------------------------------------------------------------
-
-    @property
-    def _kernel(self):
-        # Models that 0.1's first files hold know of no kernel.
-        return getattr(self, "kernel_", {})
 
     @property
     def _kernel_only(self):
@@ -547,7 +547,7 @@ class HypersphereEmbedder(
         random_state = check_random_state(self.random_state)
         seed = random_state.randint(np.iinfo(np.int32).max)
         if go_on:
-            enhancer, mean, power = self.tag_enhancer_, self.feature_mean_, self._power
+            enhancer, mean, power = self.tag_enhancer_, self.feature_mean_, self.feature_power_
         else:
             enhancer = TagEnhancer() if self.tag_enhancer is None else clone(self.tag_enhancer)
             enhancer = enhancer.fit(tags, None)  # a FrozenEstimator wants a y
@@ -569,7 +569,7 @@ class HypersphereEmbedder(
                 f"all tags are one concept, {enhancer.concept_names_[0]!r}: nothing tells images "
                 "apart, and the loss is 0. Give more tags, or let tag_enhancer merge fewer."
             )
-        kernel = self._kernel if partial and self.finetune == "head" else {}
+        kernel = self.kernel_ if partial and go_on and self.finetune == "head" else {}
         if self.finetune == "head" and not partial:
             kernel = self._new_kernel(features, (mean, power), indicator, concepts, seed)
         if alternation is not None:
@@ -649,7 +649,7 @@ class HypersphereEmbedder(
         tagged = np.diff(indicator.indptr) > 0
         device = resolve_device(self.device)
         generator = torch.Generator(device).manual_seed(seed)
-        state = getattr(self, "_generator_state", None) if go_on else None
+        state = self._generator_state if go_on else None
         if state is not None and state.size == generator.get_state().numel():  # of this device
             generator.set_state(torch.from_numpy(np.array(state)))
         tunes = self.finetune != "head"
@@ -826,8 +826,7 @@ class HypersphereEmbedder(
 
     def _trunk_state(self, go_on):
         """What an earlier fit taught the network, by the name of the parameter."""
-        # Models that 0.1's first files hold know of no such state.
-        return dict(getattr(self, "backbone_state_", {})) if go_on else {}
+        return dict(self.backbone_state_) if go_on else {}
 
     def _network(self, backbone, state):
         """The backbone, with what it has learned."""
@@ -892,7 +891,7 @@ class HypersphereEmbedder(
 
     def _own_tags(self, X, tags):
         """Concepts (n, C) of images that came after the fit."""
-        if not knows_tags(self._kernel):
+        if not knows_tags(self.kernel_):
             raise ValueError(
                 "tags of later images are placed by the kernel regression, and this "
                 f"{type(self).__name__} has none that takes them; set kernel_weight above 0 and "
@@ -916,9 +915,9 @@ class HypersphereEmbedder(
         for start in range(0, len(features), _training.BLOCK):
             block = slice(start, start + _training.BLOCK)
             rows = features[block].astype(dtype, copy=False)
-            inputs = _training.prepare_inputs(rows, self.feature_mean_, self._power)
+            inputs = _training.prepare_inputs(rows, self.feature_mean_, self.feature_power_)
             outputs = _training.forward(inputs, arrays)
-            if kernel := self._kernel:
+            if kernel := self.kernel_:
                 lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
                 if indicator is None:
                     rows = _regressed(inputs, kernel)

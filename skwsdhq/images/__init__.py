@@ -1,5 +1,6 @@
 """Images in every accepted form, as RGB pictures of one size."""
 
+from ..utils.public import named_here
 from .kind import input_kind
 from .reading import read_image
 from .resized import ResizedImages, prefetched, resized_batches, unreadable_images
@@ -12,3 +13,5 @@ __all__ = [
     "resized_batches",
     "unreadable_images",
 ]
+
+named_here(__name__)

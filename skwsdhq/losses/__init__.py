@@ -4,6 +4,7 @@ Everything here is a function of tensors (torch) that gives a scalar; `adaptive_
 arrays. n samples, C concepts, D dimensions, P pairs of a sample and one of its concepts.
 """
 
+from ..utils.public import named_here
 from ._functions import (
     adaptive_margin,
     binarization_loss,
@@ -25,3 +26,5 @@ __all__ = [
     "quantization_loss",
     "tag_distance_loss",
 ]
+
+named_here(__name__)

@@ -1,5 +1,6 @@
 """How good a ranking is: relevance by shared labels, average precision, precision and recall."""
 
+from ..utils.public import named_here
 from ._precision import average_precision
 from ._scorer import attach_labels, make_retrieval_scorer
 from ._scores import (
@@ -20,3 +21,5 @@ __all__ = [
     "ranking_scores",
     "recall_at_k",
 ]
+
+named_here(__name__)

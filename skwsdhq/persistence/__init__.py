@@ -5,6 +5,7 @@ against itself before it is believed: length, checksum, format, dtypes, shapes, 
 layers, vectors and concepts fit together. What fails is a :class:`LoadError`.
 """
 
+from ..utils.public import named_here
 from ._save import PersistenceMixin, load, save
 from .file import FORMAT, LoadError
 
@@ -15,3 +16,5 @@ __all__ = [
     "load",
     "save",
 ]
+
+named_here(__name__)

@@ -16,8 +16,10 @@ from scipy.sparse import csr_array
 
 from .._version import __version__
 from ..utils.warn import warn_caller
+from ._device import mend_device
 from .file import FORMAT, LoadError, SealedFile, parse_json, write_sealed
-from .values import Reader, Writer, mend_device
+from .reader import Reader
+from .writer import Writer
 
 __all__ = ["FORMAT", "LoadError", "PersistenceMixin", "load", "save"]
 
@@ -93,7 +95,8 @@ def load(path: str | os.PathLike) -> Any:
             sealed = SealedFile(file)
             versions, model = (sealed.metadata.get(key, "null") for key in ("versions", "model"))
             saved_by = parse_json(versions, "its list of versions")
-            estimator = Reader(sealed.array).estimator(parse_json(model, "its model"))
+            reader = Reader(sealed.array, sealed.format)
+            estimator = reader.estimator(parse_json(model, "its model"))
             if sealed.unread:
                 raise LoadError(f"it holds arrays of no use, as {sorted(sealed.unread)[0]!r}.")
     except LoadError as error:

@@ -3,7 +3,7 @@
 Any reader of safetensors opens them. What is our own is the beginning of the header, whose
 places are fixed, so that a file is judged before any JSON is parsed::
 
-    {"__metadata__":{"skwsdhq_format":"1","nbytes":"<length of the file>","sha256":"<64 digits>",
+    {"__metadata__":{"skwsdhq_format":"2","nbytes":"<length of the file>","sha256":"<64 digits>",
 
 ``sha256`` is that of the whole file with these 64 digits zeros.
 
@@ -25,7 +25,7 @@ from ..utils.files import replacing
 
 __all__ = ["FORMAT", "LoadError", "SealedFile", "parse_json", "write_sealed"]
 
-FORMAT = 1
+FORMAT = 2
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 _ALIGNMENT = 64
@@ -104,6 +104,7 @@ class SealedFile:
 
     Attributes
     ----------
+    format : int
     metadata : dict of str to str
     unread : set of str
         Names of arrays that nobody asked for yet.
@@ -137,11 +138,11 @@ class SealedFile:
         match = _SEAL.match(beginning)
         if match is None:
             raise LoadError("it was not saved by skwsdhq, or it is damaged.")
-        number, nbytes, digest = int(match[1]), int(match[2]), match[3]
-        if number > FORMAT:
+        self.format, nbytes, digest = int(match[1]), int(match[2]), match[3]
+        if self.format > FORMAT:
             raise LoadError(
-                f"it has format {number}, but this version reads formats up to {FORMAT}; update "
-                "skwsdhq."
+                f"it has format {self.format}, but this version reads formats up to {FORMAT}; "
+                "update skwsdhq."
             )
         if size != nbytes:
             what = "is cut short" if size < nbytes else "has been added to"

@@ -5,6 +5,7 @@ A display holds the figures that it shows. ``from_predictions`` computes them fr
 matplotlib is imported by ``plot`` alone.
 """
 
+from ..utils.public import named_here
 from ._displays import CodeLengthDisplay, PrecisionAtKDisplay, PrecisionRecallDisplay
 
 __all__ = [
@@ -12,3 +13,5 @@ __all__ = [
     "PrecisionAtKDisplay",
     "PrecisionRecallDisplay",
 ]
+
+named_here(__name__)

@@ -21,6 +21,7 @@ from ..embedding.embedder import (
 )
 from ..images import input_kind
 from ..persistence import PersistenceMixin
+from ..persistence.registry import as_text, saved
 from ..search.checks import check_k
 from ..sphere import normalize_rows
 from ..tags.enhancer import TagEnhancer
@@ -38,6 +39,7 @@ from ..utils._compat import (
 from ..utils.estimators import columns_seen, fitted_at_once, fitted_now, forget_features
 from ._codes import CodeAlternation, final_codes
 from ._paper import paper_parameters
+from ._saved import REQUIRED, check_quantizer, from_format_1
 
 __all__ = ["WSDHQuantizer"]
 
@@ -48,6 +50,13 @@ _KINDS = [np.float32, np.float64, np.float16]  # of feature matrices; other numb
 _BLOCK = 4 * BLOCK  # rows that are embedded and encoded at once
 
 
+@saved(
+    required=REQUIRED,
+    check=check_quantizer,
+    local=("checkpoint_dir",),
+    names={"device": as_text},
+    upgrade={1: from_format_1},
+)
 class WSDHQuantizer(
     PersistenceMixin,
     CallbackSupportMixin,
@@ -741,6 +750,5 @@ class WSDHQuantizer(
         }
 
     def _encode(self, embeddings):
-        # Models of 0.1's first files were learned without.
-        options = {**self._encode_options, "prefix_weight": getattr(self, "prefix_weight_", 0.0)}
+        options = {**self._encode_options, "prefix_weight": self.prefix_weight_}
         return final_codes(embeddings, self.codebooks_, self.metric_, options)

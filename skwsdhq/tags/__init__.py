@@ -4,6 +4,7 @@ All functions are pure: they take arrays (T tags, C concepts, D dimensions, n sa
 return arrays. :class:`~skwsdhq.TagEnhancer` is the estimator made of them.
 """
 
+from ..utils.public import named_here
 from ..utils.text import split_words
 from ._graph import concept_vectors, correlation_graph, enhance_vectors, merge_tags
 from ._vectors import (
@@ -33,3 +34,5 @@ __all__ = [
     "vectors_from_cooccurrence",
     "vectors_from_neighbors",
 ]
+
+named_here(__name__)

@@ -12,11 +12,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import tags as _tags
 from ..persistence import PersistenceMixin
+from ..persistence.registry import saved
 from ..sphere import normalize_rows
 from ..utils._compat import Interval, StrOptions, check_feature_names_in
 from ..utils.estimators import clone_sharing
 from ..utils.text import clean_name
 from ..utils.warn import warn_caller
+from ._saved import REQUIRED, check_enhancer, from_format_1, vectors_name
 from ._vectors import alike_tags
 from ._word_vectors import load_word_vectors
 from .reading import is_missing, read_indicator, read_matrix, read_names
@@ -26,6 +28,12 @@ __all__ = ["TagEnhancer"]
 _ENOUGH_TAGS = 100  # from which on their mean and leading component are those of the language
 
 
+@saved(
+    required=REQUIRED,
+    check=check_enhancer,
+    names={"word_vectors": vectors_name},
+    upgrade={1: from_format_1},
+)
 class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
     """Merge messy tags into concepts, each with a vector on the unit sphere.
 

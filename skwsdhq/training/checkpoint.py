@@ -11,7 +11,8 @@ import numpy as np
 
 from .._version import __version__
 from ..persistence.file import LoadError, SealedFile, parse_json, write_sealed
-from ..persistence.values import Reader, Writer
+from ..persistence.reader import Reader
+from ..persistence.writer import Writer
 
 __all__ = ["Checkpoint", "fingerprint"]
 
@@ -91,7 +92,7 @@ class Checkpoint:
             with open(self.path, "rb") as file:
                 sealed = SealedFile(file)
                 state = parse_json(sealed.metadata.get("state", "null"), "its state")
-                return Reader(sealed.array).value(state)
+                return Reader(sealed.array, sealed.format).value(state)
         except (
             LoadError, ValueError, TypeError, AttributeError, OverflowError, RecursionError,
         ) as error:  # fmt: skip

@@ -1,21 +1,26 @@
-"""Write a model in the present format, which all later versions have to load.
+"""Write models of every kind in the present format, which all later versions have to load.
 
-Run once for each format number, when it is new: ``python tests/data/make_frozen.py``. A file
-whose format has been released is never written again.
+Run once for each format number, when nothing of it will change any more:
+``python tests/data/make_frozen.py``. A file whose format has been released is never written again.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
 from skwsdhq.persistence import FORMAT, save
 
 HERE = Path(__file__).parent
+NETWORK = "efficientnet_lite0"
+OF_PICTURES = ("tuned", "loader")  # kinds whose input is pictures, not features
 
 
-def main():
+def data():
+    """Return features (24, 8), tags, word vectors, and pictures (8, 32, 32, 3) of the first."""
     rng = np.random.default_rng(0)
     groups = rng.integers(4, size=24)
     features = np.eye(8)[groups] + 0.1 * rng.standard_normal((24, 8))
@@ -26,33 +31,93 @@ def main():
         for g, pair in enumerate(words)
         for word in pair
     }
-    # Large steps of the codes: rounding in other processors' products should not move them.
-    embedder = HypersphereEmbedder(
-        TagEnhancer(vectors), hidden_layer_sizes=(4,), max_iter=20, learning_rate=0.01,
-        random_state=0,
-    )  # fmt: skip
-    shape = {"n_codebooks": 2, "n_codewords": 4, "random_state": 0}
-    together = WSDHQuantizer(embedder, metric_mix=0.5, **shape).fit(features, tags)
-    pipeline = Pipeline(
-        [
-            ("images", ImageLoader()),
-            ("embedder", embedder),
-            ("quantizer", WSDHQuantizer("passthrough", **shape)),
-        ]
-    ).fit(features, tags)
-    save(together, HERE / f"format_{FORMAT}_quantizer.safetensors")
-    save(pipeline, HERE / f"format_{FORMAT}_pipeline.safetensors")
-    np.savez(
-        HERE / f"format_{FORMAT}_expected.npz",
-        features=features,
-        concepts=together.tag_enhancer_.transform(tags).toarray(),
-        tags=np.array([" ".join(row) for row in tags]),
-        quantizer_embeddings=together.transform(features),
-        quantizer_codes=together.encode(features),
-        pipeline_embeddings=pipeline[:-1].transform(features),
-        pipeline_codes=pipeline[-1].encode(pipeline[:-1].transform(features)),
-    )
+    colours = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [180, 180, 60]])
+    pictures = np.zeros((8, 32, 32, 3)) + colours[groups[:8], None, None]
+    pictures += rng.integers(40, size=pictures.shape)
+    return features, tags, vectors, pictures.astype(np.uint8)
+
+
+def embedder(vectors, **parameters):
+    """Return one that learns in large steps: other processors' rounding moves no code."""
+    given = {
+        "hidden_layer_sizes": (4,),
+        "max_iter": 20,
+        "learning_rate": 0.01,
+        "random_state": 0,
+        **parameters,
+    }
+    return HypersphereEmbedder(TagEnhancer(vectors), **given)
+
+
+def quantizer(first, **parameters):
+    """Return one of two codebooks of four codewords."""
+    return WSDHQuantizer(first, n_codebooks=2, n_codewords=4, random_state=0, **parameters)
+
+
+def tuned(vectors, pictures, tags):
+    """Return an embedder whose network has learned; of that, all but matrices is left out."""
+    model = embedder(
+        vectors, backbone=NETWORK, finetune="last", head_iter=2, max_iter=2, crop_size=64
+    ).fit(pictures, tags)
+    # Matrices are megabytes. A network that has learned nothing but biases and scales is one too.
+    state = {name: array for name, array in model.backbone_state_.items() if array.ndim == 1}
+    model.backbone_state_ = dict(list(state.items())[-4:])
+    return model
+
+
+def models():
+    """Return fitted models by the name of their kind."""
+    features, tags, vectors, pictures = data()
+    steps = [
+        ("images", ImageLoader()),
+        ("embedder", embedder(vectors)),
+        ("quantizer", quantizer("passthrough")),
+    ]
+    fixed = FrozenEstimator(embedder(vectors).fit(features, tags))
+    goes_on = quantizer(embedder(vectors)).partial_fit(features, tags)
+    return {
+        "quantizer": quantizer(embedder(vectors), metric_mix=0.5).fit(features, tags),
+        "pipeline": Pipeline(steps).fit(features, tags),
+        "embeddings": quantizer("passthrough").fit(features),
+        "frozen": quantizer(fixed).fit(features, tags),
+        "kernel_alone": quantizer(embedder(vectors, kernel_weight=1)).fit(features, tags),
+        "network_alone": quantizer(embedder(vectors, kernel_weight=0)).fit(features, tags),
+        "unnormalised": quantizer(embedder(vectors), normalize=False).fit(features, tags),
+        "partial": goes_on.partial_fit(features, tags),
+        "tuned": tuned(vectors, pictures, tags[:8]),
+        "enhancer": TagEnhancer(vectors).fit(tags),
+        "loader": ImageLoader(NETWORK, size=64).fit(pictures),
+    }
+
+
+def facts(kind, model, features, pictures, tags):
+    """Return what a model gives, as arrays by name."""
+    if kind == "enhancer":
+        return {"concepts": model.transform(tags).toarray()}
+    rows = pictures if kind in OF_PICTURES else features
+    if isinstance(model, Pipeline):
+        rows, model = model[:-1].transform(rows), model[-1]
+        return {"embeddings": rows, "codes": model.encode(rows)}
+    found = {"embeddings": model.transform(rows)}
+    if hasattr(model, "codes_"):
+        found["codes"] = model.encode(rows)
+    return found
+
+
+def main(folder=HERE):
+    """Write a file for each kind of model, and one of what they give."""
+    features, tags, _, pictures = data()
+    expected = {
+        "features": features,
+        "pictures": pictures,
+        "tags": np.array([" ".join(row) for row in tags]),
+    }
+    for kind, model in models().items():
+        save(model, Path(folder) / f"format_{FORMAT}_{kind}.safetensors")
+        for name, array in facts(kind, model, features, pictures, tags).items():
+            expected[f"{kind}_{name}"] = array
+    np.savez_compressed(Path(folder) / f"format_{FORMAT}_expected.npz", **expected)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

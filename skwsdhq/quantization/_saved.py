@@ -1,0 +1,84 @@
+"""What a file holds of a WSDHQuantizer."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..persistence.checks import (
+    check_epochs,
+    check_floats,
+    check_integers,
+    check_matrix,
+    check_nested,
+    need,
+)
+
+__all__ = ["REQUIRED", "check_quantizer", "from_format_1"]
+
+REQUIRED = {
+    "codebooks_", "codes_", "embedder_", "tag_enhancer_", "metric_", "prefix_weight_", "n_bits_",
+    "n_iter_", "history_", "_statistics",
+}  # fmt: skip
+
+
+def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
+    """Return what format 1 holds of a quantizer as format 2 does.
+
+    Codebooks of the first files were learned without a weight of prefixes, and encode without.
+    """
+    if "codebooks_" not in attributes:
+        return parameters, attributes
+    return parameters, {"prefix_weight_": 0.0, "_statistics": None, **attributes}
+
+
+def check_quantizer(quantizer: Any) -> None:
+    """Raise LoadError where codebooks, codes, metric and embedder do not fit together."""
+    codebooks = quantizer.codebooks_
+    check_floats(codebooks, "codebooks_", 3)
+    n_codebooks, n_codewords, n_dims = codebooks.shape
+    possible = n_codebooks >= 1 and 2 <= n_codewords <= 65536 and n_dims >= 1
+    need(possible, "2 to 65536 codewords in at least one codebook")
+    codes = quantizer.codes_
+    shaped = isinstance(codes, np.ndarray) and codes.ndim == 2
+    need(shaped, "a matrix of codes_")
+    check_integers(codes, "codes_", (len(codes), n_codebooks), n_codewords)
+    need(
+        codes.dtype == (np.uint8 if n_codewords <= 256 else np.uint16),
+        "codes_ of one byte, or two where K > 256",
+    )
+    if quantizer.metric_ is not None:
+        check_matrix(quantizer.metric_, "metric_", n_dims, n_dims)
+        metric = quantizer.metric_
+        need(np.allclose(metric, metric.T) and (np.diag(metric) >= 0).all(), "a symmetric metric_")
+    prefix = quantizer.prefix_weight_
+    need(isinstance(prefix, float) and 0 <= prefix <= 1e6, "a prefix_weight_ from 0 to 1e6")
+    embedder = quantizer.embedder_
+    if embedder != "passthrough":
+        check_nested(embedder, "embedder_", None)
+        inner = getattr(embedder, "estimator", embedder)
+        if hasattr(inner, "coefs_"):
+            need(inner.coefs_[-1].shape[1] == n_dims, "an embedder of the codebooks' dimension")
+    if quantizer.tag_enhancer_ is not None:
+        check_nested(quantizer.tag_enhancer_, "tag_enhancer_", None)
+    _check_columns(quantizer, embedder, n_dims)
+    n_bits = n_codebooks * math.ceil(math.log2(n_codewords))
+    need(quantizer.n_bits_ == n_bits, f"n_bits_ of {n_bits}")
+    check_epochs(quantizer)
+    statistics = quantizer._statistics
+    if statistics is not None:
+        need(isinstance(statistics, tuple) and len(statistics) == 2, "counts and sums")
+        counts, sums = statistics
+        check_matrix(counts, "counts", n_codebooks * n_codewords, n_codebooks * n_codewords)
+        check_matrix(sums, "sums", n_codebooks * n_codewords, n_dims)
+
+
+def _check_columns(quantizer: Any, embedder: Any, n_dims: int) -> None:
+    """Compare the columns of X that the quantizer saw with those that its embedder takes."""
+    n_columns = getattr(quantizer, "n_features_in_", None)
+    if isinstance(embedder, str):  # embeddings
+        need(n_columns in (None, n_dims), f"n_features_in_ of {n_dims}")
+        return
+    inner = getattr(embedder, "estimator", embedder)
+    expected = getattr(inner, "n_features_in_", None)
+    need(n_columns == expected, f"n_features_in_ of {expected}, as its embedder_ has")
