@@ -148,6 +148,7 @@ ALLOWED = {
     "_version": "the version stands in a file of its own, which the build reads",
     "_validate_params": "scikit-learn's own, which every estimator inherits",
     "_sklearn_output_config": "what scikit-learn's set_output leaves on an estimator",
+    "_parameter_constraints": "scikit-learn's own, which _validate_params reads",
     "_get_param_names": "scikit-learn's own, on every class of estimators",
     "_forward_hooks": "torch tells nowhere else whether a module has hooks",
     "_forward_pre_hooks": "torch tells nowhere else whether a module has hooks",

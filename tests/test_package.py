@@ -129,10 +129,8 @@ def test_every_warning_points_to_the_users_line():
     assert not calls, "utils.warn.warn_caller knows the user's line"
 
 
-PACKAGES = [
-    "skwsdhq",
-    *(m.name for m in pkgutil.iter_modules(skwsdhq.__path__, "skwsdhq.") if m.ispkg),
-]
+MODULES = list(pkgutil.walk_packages(skwsdhq.__path__, "skwsdhq."))
+PACKAGES = ["skwsdhq", *(module.name for module in MODULES if module.ispkg)]
 
 
 def public():
