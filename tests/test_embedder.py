@@ -114,9 +114,6 @@ def test_the_power_of_features_is_kept_with_the_fit(made):
     before = rooted.transform(made.data)
     rooted.set_params(feature_power=1.0)  # of the next fit
     assert_array_equal(rooted.transform(made.data), before)
-    del plain.feature_power_  # as in files from before there was one
-    again = small(feature_power=1.0).fit(made.data, made.tags)
-    assert_array_equal(plain.transform(made.data), again.transform(made.data))
     with pytest.raises(ValueError, match="feature_power"):
         small(feature_power=0).fit(made.data, made.tags)
 

@@ -1,7 +1,5 @@
 """Kernel regression of tag vectors, and its part in the embedder."""
 
-import pickle
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -254,14 +252,6 @@ def test_codes_learned_along_are_those_of_the_whole_embedding(made):
     rows = model.transform(made.data)
     error = ((rows - model.decode(model.codes_)) ** 2).sum(axis=1).mean()
     assert error < 0.5 * ((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean()
-
-
-def test_models_without_the_regression_still_work(made):
-    model = embedder(kernel_weight=0.0).fit(made.data, made.tags)
-    expected = model.transform(made.data)
-    del model.kernel_
-    old = pickle.loads(pickle.dumps(model))
-    assert_array_equal(old.transform(made.data), expected)
 
 
 @pytest.mark.parametrize(

@@ -423,6 +423,18 @@ def test_a_model_of_format_1_works_on(folders):
     assert 0.5 < pipeline.score(features, tags) < 1
 
 
+def test_a_kernel_of_format_1_need_not_tell_its_consistency(made, fitted, tmp_path):
+    path = saved(fitted.embedder_, tmp_path)
+    model = json.loads(take_apart(path.read_bytes())[0]["__metadata__"]["model"])
+    items = model["estimator"]["attributes"]["kernel_"]["dict"]
+    items[:] = [item for item in items if item[0] != "consistency"]
+    loaded = load(of_format_1(path, model))
+    assert np.isnan(loaded.kernel_["consistency"])
+    assert_allclose(
+        loaded.transform(made.data), fitted.transform(made.data), rtol=0, atol=TOLERANCE
+    )
+
+
 # --- the registry ---------------------------------------------------------------------------
 
 
