@@ -4,11 +4,11 @@ import numpy as np
 
 __all__ = ["normalize_rows", "spherical_mean"]
 
-_BLOCK = 4096
+_BLOCK = 4096  # rows: a few megabytes, which stay in the cache from step to step
 
 
 def normalize_rows(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Rows scaled to unit length; a row of zeros stays a row of zeros.
+    """Scale rows to unit length; leave a row of zeros as it is.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def normalize_rows(vectors: np.ndarray, out: np.ndarray | None = None) -> np.nda
 
 
 def spherical_mean(vectors: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:
-    """Normalised mean of the vectors of each group.
+    """Return the normalised mean of the vectors of each group.
 
     Parameters
     ----------
@@ -49,5 +49,6 @@ def spherical_mean(vectors: np.ndarray, groups: np.ndarray, n_groups: int) -> np
     ndarray of shape (n_groups, D)
     """
     sums = np.zeros((n_groups, vectors.shape[1]), dtype=vectors.dtype)
+    # Dividing by the sizes of the groups would not change the directions.
     np.add.at(sums, groups, vectors)  # for n: sums[groups[n]] += vectors[n]
     return normalize_rows(sums)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from ..losses.inputs import check_number
 from ..sphere import normalize_rows
 from ..training import loop as _training
 from ..utils._compat import HasMethods, Interval
+from ..utils.validation import check_number
 from ._hasher import TagHasher
 
 __all__ = ["CCAITQ", "canonical_directions", "itq_rotation"]

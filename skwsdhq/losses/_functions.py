@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from ..utils.threads import without_autocast
+from ..utils.validation import check_number, check_whole
 from ._hinge import Positives, hinge_numpy, hinge_torch, margin_from_cosines, sort_positives
 from ._memo import unit_concepts_and_margin
 from .inputs import (
     as_pairs,
     as_unit_rows,
     as_wide,
-    check_count,
     check_embeddings,
-    check_number,
     check_same_shape,
     directions_and_lengths,
     product_of_tensors,
@@ -44,7 +43,7 @@ _Function = TypeVar("_Function", bound=Callable)
 
 
 def _without_autocast(function: _Function) -> _Function:
-    """The loss, computed in the dtype that it documents within a ``torch.autocast`` too."""
+    """Have a loss compute in the dtype that it documents, within a ``torch.autocast`` too."""
 
     @wraps(function)
     def compute(first: Any, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +56,7 @@ def _without_autocast(function: _Function) -> _Function:
 
 @_without_autocast
 def adaptive_margin(concept_vectors: Any, gamma: float = 1.0) -> Any:
-    """Pairwise margin between concepts, larger for less similar ones.
+    """Return pairwise margins between concepts, larger for less similar ones.
 
     margin_ij = 2^(1 − gamma) · (1 − cos(v_i, v_j))^gamma, which runs from 0 for equal directions
     to 2 for opposite ones, whatever gamma is. A larger gamma lowers it in between.
@@ -115,7 +114,7 @@ def cosine_margin_loss(
     n_hard_negatives: int | None = None,
     margin: Any = None,
 ) -> torch.Tensor:
-    """Adaptive cosine margin loss: own concepts before all others, by a margin of their unlikeness.
+    """Penalise other concepts that come near the own ones: the adaptive cosine margin loss.
 
     Σ_n Σ_{i ∈ Y_n} Σ_{j ∉ Y_n} max(0, margin_ij − cos(z_n, v_i) + cos(z_n, v_j)), divided by the
     number of terms, ``Σ_n |Y_n|·(C − |Y_n|)``. The gradient is a closed form, computed along with
@@ -182,7 +181,7 @@ def fixed_margin_loss(
     margin: float = 0.1,
     n_hard_negatives: int | None = None,
 ) -> torch.Tensor:
-    """Hinge loss of `cosine_margin_loss` with one margin for all pairs of concepts.
+    """Compute the hinge loss of `cosine_margin_loss` with one margin for all pairs of concepts.
 
     Parameters
     ----------
@@ -218,7 +217,7 @@ def quantization_loss(
     *,
     metric: Any = None,
 ) -> torch.Tensor:
-    """Mean over samples of Σ_j (v_j·(z_n − r_n))², the error that a search by concepts would see.
+    """Return the mean of Σ_j (v_j·(z_n − r_n))², the error that a search by concepts would see.
 
     Parameters
     ----------
@@ -283,7 +282,7 @@ def quantization_loss(
 def mean_tag_hinge_loss(
     embeddings: torch.Tensor, tag_means: Any, *, margin: float = 0.1
 ) -> torch.Tensor:
-    """Hinge loss of an image against the mean of its tags, other images' means as negatives.
+    """Compare images with the means of their tags by hinges; other images' means are negatives.
 
     Mean over pairs n ≠ m of max(0, margin − cos(z_n, t_n) + cos(z_n, t_m)).
 
@@ -325,7 +324,7 @@ def mean_tag_hinge_loss(
 def contrastive_loss(
     embeddings: torch.Tensor, tag_means: Any, *, temperature: float = 0.1
 ) -> torch.Tensor:
-    """Cross entropy of finding an image's own mean tag vector among those of the batch (InfoNCE).
+    """Return the cross entropy of finding each image's own mean tag vector in the batch (InfoNCE).
 
     Mean over n of −log(exp(cos(z_n, t_n) / temperature) / Σ_m exp(cos(z_n, t_m) / temperature)).
 
@@ -361,7 +360,7 @@ def contrastive_loss(
 
 @_without_autocast
 def tag_distance_loss(bits: torch.Tensor, tag_means: Any) -> torch.Tensor:
-    """Squared difference between how far bits and how far tags of two images are apart.
+    """Compare how far the bits and how far the tags of two images are apart, by squares.
 
     Mean over pairs n ≠ m of (Σ_b (h_nb − h_mb)² / B − (1 − cos(t_n, t_m)))².
 
@@ -405,7 +404,7 @@ def tag_distance_loss(bits: torch.Tensor, tag_means: Any) -> torch.Tensor:
 
 @_without_autocast
 def binarization_loss(bits: torch.Tensor) -> torch.Tensor:
-    """How far bits are from ½, negative: the least, −¼, where all are 0 or 1.
+    """Reward bits that are far from ½; the loss is least, −¼, where all are 0 or 1.
 
     Minus the mean over bits of (h_nb − ½)².
 
@@ -435,7 +434,7 @@ def binarization_loss(bits: torch.Tensor) -> torch.Tensor:
 
 
 def _cosines_with_means(embeddings: torch.Tensor, tag_means: Any) -> torch.Tensor:
-    """Cosine of each image with each mean tag vector, of the p images that have one: (p, p)."""
+    """Return the cosines (p, p) of images and mean tag vectors, of the p images that have one."""
     check_embeddings(embeddings)
     tag_means = as_wide("tag_means", tag_means, embeddings)
     check_same_shape("tag_means", tag_means, embeddings)
@@ -453,7 +452,8 @@ def _hinge_loss(
     gamma: float | None,
 ) -> torch.Tensor:
     check_embeddings(embeddings)
-    check_count("n_hard_negatives", n_hard_negatives)
+    if n_hard_negatives is not None:
+        check_whole("n_hard_negatives", n_hard_negatives)
     if isinstance(concept_vectors, torch.Tensor) and concept_vectors.requires_grad:
         raise ValueError(
             "concept_vectors require a gradient, and this loss gives them none; "
@@ -477,6 +477,7 @@ def _hinge_loss(
 
 
 def _check_n_dims(concepts: torch.Tensor, n_dims: int) -> None:
+    """Refuse concepts of other dimensions than the embeddings."""
     if concepts.shape[1] != n_dims:
         raise ValueError(
             f"concept_vectors have {concepts.shape[1]} dimensions, should have the embeddings' "
@@ -485,7 +486,7 @@ def _check_n_dims(concepts: torch.Tensor, n_dims: int) -> None:
 
 
 class _CosineHinge(torch.autograd.Function):
-    """Mean hinge over the terms, with its gradient with respect to embeddings of any length."""
+    """Compute the mean hinge, and its gradient for embeddings of any length along with it."""
 
     @staticmethod
     def forward(
@@ -530,7 +531,7 @@ class _CosineHinge(torch.autograd.Function):
 
 
 class _FirstDerivative(torch.autograd.Function):
-    """The gradient, tied to the embeddings so that deriving it again fails instead of giving 0."""
+    """Tie the gradient to the embeddings, so that deriving it again fails instead of giving 0."""
 
     @staticmethod
     def forward(ctx: Any, embeddings: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ BLOCK_SIZE = 1 << 16
 
 
 class Positives(NamedTuple):
-    """Positive concepts of the rows that have any, rows with most of them first."""
+    """Hold the positive concepts of the rows that have any, rows with most of them first."""
 
     rows: np.ndarray  # (r,) numbers of the rows, in the order of the other arrays
     counts: np.ndarray  # (r,) positives of each row, descending
@@ -43,7 +43,7 @@ def sort_positives(rows: np.ndarray, concepts: np.ndarray, n_samples: int) -> Po
 
 
 def margin_from_cosines(cosines: Any, gamma: float) -> Any:
-    """2^(1 − gamma) · (1 − cosine)^gamma, in place, on an array or a tensor."""
+    """Turn cosines into 2^(1 − gamma) · (1 − cosine)^gamma, in place, on an array or a tensor."""
     cosines *= -1
     cosines += 1
     if gamma == 1:
@@ -56,6 +56,7 @@ def margin_from_cosines(cosines: Any, gamma: float) -> Any:
 
 
 def _chunks(positives: Positives, n_concepts: int) -> list[slice]:
+    """Return the slices of rows whose similarities are computed together."""
     step = max(1, CHUNK_SIZE // n_concepts)
     return [slice(a, a + step) for a in range(0, len(positives.rows), step)]
 
@@ -69,7 +70,7 @@ def hinge_numpy(
     gamma: float | None,
     with_gradient: bool,
 ) -> tuple[float, np.ndarray | None]:
-    """Sum of all hinges and its gradient with respect to the unit rows.
+    """Return the sum of all hinges and its gradient with respect to the unit rows.
 
     Parameters
     ----------
@@ -110,6 +111,7 @@ def hinge_numpy(
         )
         total += chunk_total
         if gradient is not None:
+            # Each active hinge pulls x towards its positive i and away from its negative j:
             # d(sum)/dx = Σ over active hinges of (v_j − v_i): a matrix of counts times concepts.
             if hardest is None:
                 weights = active.astype(unit.dtype)
@@ -130,7 +132,7 @@ def _count_active(
     counts: np.ndarray,
     first: np.ndarray,
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Sum of the hinges, active hinges of every (row, negative) and of every positive pair.
+    """Sum the hinges; count the active ones of every (row, negative) and every positive pair.
 
     for n: for i in positives of n: for j in negatives of n:
         hinge = margin[i, j] - similarity[n, i] + similarity[n, j]
@@ -164,6 +166,7 @@ def _count_active(
             hinge -= positive_similarity[pair][:, None]
             np.greater(hinge, 0, out=flag)
             np.maximum(hinge, 0, out=hinge)
+            # A row's sum keeps its digits in float32; that of many rows might not.
             total += float(hinge.sum(axis=1).sum(dtype=np.float64))
             active[a : a + r] += flag.view(np.uint8)
             per_pair[pair] = _count_flags(flags[:r])
@@ -171,9 +174,10 @@ def _count_active(
 
 
 def _count_flags(flags: np.ndarray) -> np.ndarray:
-    """Number of True in each row; the width is a multiple of 8.
+    """Count the True of each row, of a width that is a multiple of 8.
 
-    for n: count[n] = sum(flags[n])"""
+    for n: count[n] = sum(flags[n])
+    """
     words = flags.view(np.uint64)  # (r, width / 8), a flag in each byte
     count = np.zeros(len(flags), np.int64)
     for a in range(0, words.shape[1], 255):  # a byte counts to 255
@@ -196,7 +200,7 @@ def hinge_torch(
     gamma: float | None,
     with_gradient: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`hinge_numpy` on tensors of any device."""
+    """Do what `hinge_numpy` does, on tensors of any device."""
     import torch
 
     device, n_concepts = unit.device, len(concepts)
@@ -207,12 +211,14 @@ def hinge_torch(
         rows = torch.as_tensor(positives.rows[chunk], device=device)
         steps = []  # the k-th positives of the rows that have one
         for k in range(counts[0]):
+            # Rows are sorted by their number of positives: those with a k-th come first.
             r = int(np.searchsorted(-counts, -k, side="left"))
             steps.append(torch.as_tensor(positives.concepts[starts[:r] + k], device=device))
         x = unit[rows]
         similarities = x @ concepts.T  # (r, C)
         positive = [similarities[: len(c)].gather(1, c[:, None]) for c in steps]
         for c in steps:
+            # A row's own concepts are never active as negatives.
             similarities[: len(c)].scatter_(1, c[:, None], -torch.inf)
         hardest = None
         if n_hard_negatives is not None and n_hard_negatives < n_concepts:
@@ -221,13 +227,8 @@ def hinge_torch(
         per_pair = []
         for c, s in zip(steps, positive, strict=True):
             r = len(c)
-            if gamma is not None:
-                rows_of_margin: Any = margin_from_cosines(concepts[c] @ concepts.T, gamma)
-            else:
-                rows_of_margin = margin[c] if isinstance(margin, torch.Tensor) else margin
-            if hardest is not None and isinstance(rows_of_margin, torch.Tensor):
-                rows_of_margin = rows_of_margin.gather(1, hardest[:r])
-            hinge = (similarities[:r] + rows_of_margin).sub_(s)
+            margins = _margins_of(c, concepts, margin, gamma, hardest)
+            hinge = (similarities[:r] + margins).sub_(s)
             is_active = hinge > 0
             total += hinge.clamp_(min=0).sum()
             active[:r] += is_active
@@ -241,3 +242,26 @@ def hinge_torch(
                 weights[: len(c)].scatter_(1, c[:, None], -count)
             gradient[rows] = weights @ concepts
     return total, gradient
+
+
+def _margins_of(
+    chosen: torch.Tensor,
+    concepts: torch.Tensor,
+    margin: torch.Tensor | float,
+    gamma: float | None,
+    hardest: torch.Tensor | None,
+) -> Any:
+    """Return the margins (r, C) of chosen concepts (r,) to all, or to each row's hardest alone.
+
+    One number for all pairs stays one number.
+    """
+    import torch
+
+    if gamma is not None:
+        # Computed anew for each step: all C × C of them may not fit into memory.
+        margins: Any = margin_from_cosines(concepts[chosen] @ concepts.T, gamma)
+    else:
+        margins = margin[chosen] if isinstance(margin, torch.Tensor) else margin
+    if hardest is not None and isinstance(margins, torch.Tensor):
+        margins = margins.gather(1, hardest[: len(chosen)])
+    return margins

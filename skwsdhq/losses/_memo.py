@@ -1,4 +1,4 @@
-"""What a margin loss needs of its concept vectors, remembered from one batch to the next.
+"""Memory of what a margin loss needs of its concept vectors, from one batch to the next.
 
 Concept vectors stay the same for a whole fit, while a loss, a plain function, gets them anew with
 every batch. Their margins cost more than the rest of a batch's work, so they are kept beside the
@@ -23,6 +23,8 @@ MARGIN_SIZE = 1 << 25  # 128 MB in float32: the margins of 5792 concepts
 
 
 class _Prepared(NamedTuple):
+    """Hold what was made of the vectors of one owner."""
+
     owner: weakref.ref[Any]
     source: torch.Tensor  # (C, D) copy of the values that the rest was made from
     unit: torch.Tensor  # (C, D)
@@ -36,14 +38,24 @@ _prepared: dict[int, _Prepared] = {}
 def unit_concepts_and_margin(
     owner: Any, concepts: torch.Tensor, gamma: float | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Unit rows of the concept vectors and, from the second time on, their margins.
+    """Return unit rows of the concept vectors and, from the second time on, their margins.
 
-    What is remembered serves later calls, so that it is made as outside of any inference mode or
+    Later calls use what this one remembers. So it is made as outside of any inference mode or
     autocast, whatever this call stands in.
 
-    owner : the object that the caller keeps from batch to batch.
-    concepts : (C, D), its values in the type and on the device to compute in.
-    gamma : None for no margins.
+    Parameters
+    ----------
+    owner : object
+        The one that the caller keeps from batch to batch.
+    concepts : tensor of shape (C, D)
+        Its values, in the type and on the device to compute in.
+    gamma : float or None
+        None asks for no margins.
+
+    Returns
+    -------
+    unit : tensor of shape (C, D)
+    margin : tensor of shape (C, C), or None
     """
     with (
         torch.inference_mode(False),
@@ -52,6 +64,7 @@ def unit_concepts_and_margin(
     ):
         known = _prepared.get(id(owner))
         if known is None or known.owner() is not owner or not _equal(known.source, concepts):
+            # Seen once, vectors may be gone with the next batch: margins wait for a second look.
             unit = as_unit_rows(concepts)
             _remember(owner, concepts.clone(), unit, None, None)
             return unit, None
@@ -65,6 +78,7 @@ def unit_concepts_and_margin(
 
 
 def _equal(known: torch.Tensor, concepts: torch.Tensor) -> bool:
+    # The owner may be an array that somebody wrote to: its identity alone proves nothing.
     return (
         known.dtype == concepts.dtype
         and known.device == concepts.device

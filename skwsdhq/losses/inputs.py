@@ -1,9 +1,8 @@
-"""What the losses accept, brought into one form, and the errors about it."""
+"""Checks of what the losses accept, which bring it into one form."""
 
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,7 @@ __all__ = [
     "as_pairs",
     "as_unit_rows",
     "as_wide",
-    "check_count",
     "check_embeddings",
-    "check_number",
     "check_same_shape",
     "directions_and_lengths",
     "product_of_tensors",
@@ -26,28 +23,8 @@ __all__ = [
 ]
 
 
-def check_number(
-    name: str, value: Any, *, minimum: float = -math.inf, above: float = -math.inf
-) -> None:
-    """A finite real number within a limit."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} should be a number.")
-    if not math.isfinite(value) or value < minimum or value <= above:
-        limit = f">= {minimum:g}" if minimum > -math.inf else f"> {above:g}"
-        raise ValueError(f"{name}={value!r} should be finite and {limit}.")
-
-
-def check_count(name: str, value: Any) -> None:
-    """None, or a whole number of at least 1."""
-    if value is None:
-        return
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} should be a whole number or None.")
-    if value < 1:
-        raise ValueError(f"{name}={value!r} should be >= 1, or None for no limit.")
-
-
 def check_embeddings(embeddings: Any) -> None:
+    """Refuse embeddings that are no matrix of floats in torch."""
     if not isinstance(embeddings, torch.Tensor) or not embeddings.dtype.is_floating_point:
         kind = getattr(embeddings, "dtype", type(embeddings).__name__)
         raise TypeError(f"embeddings are {kind}, should be a torch tensor of floats.")
@@ -58,6 +35,7 @@ def check_embeddings(embeddings: Any) -> None:
 
 
 def check_same_shape(name: str, tensor: Any, embeddings: torch.Tensor) -> None:
+    """Refuse a tensor that has not the shape of the embeddings."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}, should be a torch tensor.")
     if tensor.shape != embeddings.shape:
@@ -68,12 +46,12 @@ def check_same_shape(name: str, tensor: Any, embeddings: torch.Tensor) -> None:
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float32 for 16 bits and fewer."""
+    """Return the type to compute in: float32 for 16 bits and fewer."""
     return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def as_wide(name: str, matrix: Any, embeddings: torch.Tensor) -> torch.Tensor:
-    """A constant matrix in the type and on the device that the embeddings are computed in."""
+    """Return a constant matrix in the type and on the device that the losses compute in."""
     tensor = torch.as_tensor(matrix).detach()
     if tensor.ndim != 2:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, should have two dimensions.")
@@ -81,12 +59,12 @@ def as_wide(name: str, matrix: Any, embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def product_of_tensors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a @ b of matrices in their own dtype, and so its gradients, within an autocast too."""
+    """Return a @ b in the matrices' own dtype, and so its gradients, within an autocast too."""
     return _Product.apply(a, b)
 
 
 class _Product(torch.autograd.Function):
-    """Backward runs under the autocast of whoever calls it, so that it has to switch it off too."""
+    """Multiply outside of any autocast, backward as well: that runs under its caller's."""
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -104,7 +82,7 @@ class _Product(torch.autograd.Function):
 
 
 def as_unit_rows(vectors: Any) -> Any:
-    """Rows of unit length, of an array or a tensor; rows of zeros stay."""
+    """Scale rows of an array or a tensor to unit length; leave rows of zeros as they are."""
     if not isinstance(vectors, torch.Tensor):
         vectors = np.asarray(vectors)
         if vectors.ndim != 2:
@@ -124,10 +102,10 @@ def as_unit_rows(vectors: Any) -> Any:
 
 
 def directions_and_lengths(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows (n, D) of embeddings, through which a gradient flows, and their lengths (n, 1).
+    """Return unit rows (n, D) of embeddings, with a gradient, and their lengths (n, 1).
 
-    A row without a direction, one of zeros or of numbers too small for their own reciprocal, is a
-    row of zeros without a gradient, and its length is infinite: what is divided by it is 0.
+    A row of zeros, or of numbers too small for their own reciprocal, has no direction. It becomes
+    a row of zeros without a gradient. Its length is infinite: what is divided by it is 0.
     """
     if embeddings.shape[1] == 0:
         return embeddings, embeddings.new_full((len(embeddings), 1), math.inf)
@@ -141,7 +119,7 @@ def directions_and_lengths(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def as_pairs(indicator: Any, n_samples: int, n_concepts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and concept of every pair of an indicator, row after row, each (P,) int64."""
+    """Return row and concept of every pair of an indicator, row after row, each (P,) int64."""
     shape = (n_samples, n_concepts)
     if isinstance(indicator, torch.Tensor) and indicator.layout != torch.strided:
         _check_shape(tuple(indicator.shape), shape)
@@ -158,7 +136,7 @@ def as_pairs(indicator: Any, n_samples: int, n_concepts: int) -> tuple[np.ndarra
         return _sorted_pairs(rows, csr.indices.astype(np.int64), shape)
     if isinstance(indicator, torch.Tensor):
         indicator = indicator.detach().cpu()
-        if indicator.dtype == torch.bfloat16:
+        if indicator.dtype == torch.bfloat16:  # which numpy does not know
             indicator = indicator.float()
         indicator = indicator.numpy()
     array = np.asarray(indicator)
@@ -192,6 +170,7 @@ def _sorted_pairs(
         if low < 0 or high >= limit:
             worst = low if low < 0 else high
             raise ValueError(f"indicator holds {name} {worst}, should lie in 0..{limit - 1}.")
+    # One number a pair: whole numbers sort and compare faster than pairs do.
     keys = rows * shape[1] + concepts
     if not (keys[1:] > keys[:-1]).all():
         keys = np.sort(keys)

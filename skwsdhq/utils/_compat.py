@@ -1,4 +1,8 @@
-"""What depends on scikit-learn's version, or on its privates: nothing else may touch them."""
+"""Keep what depends on scikit-learn's version, or on its privates, in one place.
+
+No other module imports a private name of scikit-learn: when a release moves one, this file alone
+changes.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +22,7 @@ try:
 except ImportError:  # before scikit-learn 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing: this scikit-learn has no callbacks."""
+        """Stand in for a class of later releases; this scikit-learn has no callbacks."""
 
     def with_callbacks(method: Callable) -> Callable:
         """Return the method as it is: this scikit-learn has no callbacks."""
@@ -46,36 +50,38 @@ CALLBACK_ATTRIBUTES = (
 
 
 class EpochTasks:
-    """Tells an estimator's callbacks of a fit and of its epochs; does nothing where it has none.
+    """Tell an estimator's callbacks of a fit and of its epochs; do nothing where it has none.
 
     Parameters
     ----------
     estimator : estimator
     n_epochs : int
-    X, y : what is fitted
+    X, y : object
+        What is fitted.
     """
 
     def __init__(self, estimator: Any, n_epochs: int, X: Any, y: Any) -> None:
         self._estimator, self._data = estimator, {"X": X, "y": y}
         self._context: Any = None
         self._epoch: Any = None
+        # scikit-learn gives this method to estimators with callbacks, from 1.9 on.
         if hasattr(estimator, "_init_callback_context"):
             self._context = estimator._init_callback_context(max_subtasks=n_epochs)
             self._context.call_on_fit_task_begin(estimator=estimator, **self._data)
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Tell that an epoch begins."""
         if self._context is not None:
             self._epoch = self._context.subcontext(task_name="epoch")
             self._epoch.call_on_fit_task_begin(estimator=self._estimator, **self._data)
 
     def end(self, attributes: Callable[[], dict]) -> bool:
-        """An epoch has ended; whether a callback asks to stop.
+        """Tell that an epoch has ended; return whether a callback asks to stop.
 
-        ``attributes`` gives what a fit that stopped here would have set; scikit-learn calls it
+        ``attributes`` gives what a fit that stopped here would have set. scikit-learn calls it
         only where a callback looks.
         """
-        if self._epoch is None:
+        if self._epoch is None:  # no callbacks, or no epoch has begun
             return False
         return bool(
             self._epoch.call_on_fit_task_end(
@@ -84,7 +90,7 @@ class EpochTasks:
         )
 
     def close(self) -> None:
-        """The fit has ended, and the estimator is fitted."""
+        """Tell that the fit has ended and the estimator is fitted."""
         if self._context is not None:
             fitted = {k: v for k, v in vars(self._estimator).items() if k.endswith("_")}
             self._context.call_on_fit_task_end(

@@ -1,4 +1,4 @@
-"""What several estimators do alike."""
+"""Helpers of estimators: copies that share, and fits that other threads see whole or not."""
 
 import contextlib
 import copy
@@ -21,10 +21,11 @@ _COLUMNS = ("n_features_in_", "feature_names_in_")
 
 
 def clone_sharing(estimator: Any, parameter: str) -> Any:
-    """An unfitted clone that shares one parameter, a large object that nobody edits.
+    """Return an unfitted clone that shares one parameter, a large object that nobody edits.
 
     scikit-learn's clone would copy it, for every fold and candidate of a search.
     """
+    # The clone is made without the parameter, which comes back by reference.
     light = copy.copy(estimator)
     setattr(light, parameter, None)
     twin = BaseEstimator.__sklearn_clone__(light)
@@ -40,22 +41,23 @@ def forget_features(estimator: Any) -> None:
 
 
 def columns_seen(estimator: Any) -> dict[str, Any]:
-    """What scikit-learn remembers of a feature matrix, by the name of the attribute."""
+    """Return what scikit-learn remembers of a feature matrix, by the name of the attribute."""
     return {name: getattr(estimator, name) for name in _COLUMNS if hasattr(estimator, name)}
 
 
 def snapshot(estimator: Any) -> Any:
-    """The estimator as it is now, which a fit in another thread does not change any more.
+    """Return the estimator as it is now; a later fit, in another thread too, does not change it.
 
-    Attributes are shared: they are replaced by a fit, never edited.
+    The copy shares the attributes: a fit replaces them and never edits them.
     """
+    # Without __init__, which a subclass may have given other parameters.
     twin = object.__new__(type(estimator))
     twin.__dict__ = estimator.__dict__.copy()
     return twin
 
 
 def fitted_now(estimator: Any) -> Any:
-    """A :func:`snapshot` of an estimator that is fitted, else scikit-learn's NotFittedError."""
+    """Return a :func:`snapshot` of a fitted estimator; raise NotFittedError for another."""
     now = snapshot(estimator)
     check_is_fitted(now)
     return now
@@ -63,14 +65,15 @@ def fitted_now(estimator: Any) -> Any:
 
 @contextlib.contextmanager
 def fitted_at_once(estimator: Any) -> Iterator[Any]:
-    """A twin to be fitted, whose attributes become the estimator's when the block ends.
+    """Yield a twin to fit; give its attributes to the estimator when the block ends.
 
-    They do so by one assignment: a thread that transforms meanwhile sees the old model or the new
-    one, and an error leaves the old one as it was.
+    One assignment does that: a thread that transforms meanwhile sees the old model or the new one.
+    An error leaves the old one as it was.
     """
     before = estimator.__dict__.copy()
     twin = snapshot(estimator)
     yield twin
+    # What another thread set on the estimator meanwhile stays; only what the fit changed moves.
     now = estimator.__dict__.copy()
     for name in before.keys() - twin.__dict__.keys():
         now.pop(name, None)

@@ -1,4 +1,4 @@
-"""What a long run tells in a log: what it will do, and how long that takes."""
+"""Lines of a log about a long run: what it will do, and how long that takes."""
 
 import logging
 import time
@@ -11,16 +11,16 @@ _TIMED = 32  # images after those of the first step, which takes longer, that te
 
 
 class LongRun:
-    """Tells once what a run over many images will do, and after its first steps how long it takes.
+    """Log once what a run over many images will do, and after its first steps how long it takes.
 
     Parameters
     ----------
     logger : logging.Logger
-        Told at the level INFO.
+        It gets the lines at the level INFO.
     doing : str
         As "extracting features of 300 images".
     total : int
-        Images; those that are seen several times count so. Of few nothing is told.
+        Images; one that is seen several times counts as often. A short run logs nothing.
     clock : callable
         Seconds.
     """
@@ -39,7 +39,7 @@ class LongRun:
             logger.info("%s", doing)
 
     def advance(self, done: int) -> None:
-        """So many images are done."""
+        """Take note that so many images are done."""
         if self._is_told:
             return
         if self._first is None:
@@ -59,7 +59,7 @@ class LongRun:
 
 
 def _duration(seconds: float) -> str:
-    """As people say it: seconds up to a minute and a half, minutes up to an hour and a half."""
+    """Return a duration as people say it: up to 90 in seconds or minutes, beyond in hours."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     if seconds < 90 * 60:

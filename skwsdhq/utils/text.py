@@ -18,7 +18,7 @@ def clean_name(name: str, lowercase: bool = True) -> str:
     Runs of blanks become one space, blanks at the ends go, and Unicode is composed (NFC): "é" is
     one letter, whether it was typed as one or as "e" and an accent.
     """
-    if name.isascii():
+    if name.isascii():  # most names are, and composing takes ten times as long
         name = " ".join(name.split())
         return name.lower() if lowercase else name
     name = " ".join(unicodedata.normalize("NFC", name.translate(_INVISIBLE)).split())
@@ -61,7 +61,7 @@ def split_words(tag: str) -> list[str]:
         return [word.lower() for word in _ASCII_WORDS.findall(_CAMEL.sub(" ", tag))]
     tag = clean_name(tag, lowercase=False)
     found = [word.rstrip("\u200c\u200d") for word in _words().findall(_CAMEL.sub(" ", tag))]
-    if not found:
+    if not found:  # an emoji has no letters, yet it is a tag like others
         found = [part for part in tag.split() if any(map(_is_symbol, part))]
     return [clean_name(word) for word in found]
 
@@ -72,7 +72,8 @@ def _is_symbol(character: str) -> bool:
 
 @cache
 def _words() -> re.Pattern[str]:
-    """Letters and digits, each with the marks that follow it, and joiners between them."""
+    """Match letters and digits, each with the marks that follow it, and joiners between them."""
+    # Python's \\w leaves out marks, and \\X is none of its patterns: look all of them up, once.
     points = (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0))
     marks = "".join(chr(p) for p in points if unicodedata.category(chr(p)).startswith("M"))
     letters = rf"[^\W_](?:[^\W_]|[{re.escape(marks)}\u200c\u200d])*"

@@ -26,7 +26,10 @@ def one_openmp_thread(library: str) -> Iterator[None]:
     The MKL within torch keeps a number of its own, from which the last bits of its products
     follow, and with them all that is learned from these. It is told as well, for this thread.
 
-    library : {"torch", "faiss"}, which is imported and looked into at the first call.
+    Parameters
+    ----------
+    library : {"torch", "faiss"}
+        Imported and looked into at the first call.
     """
     set_mkl_threads = None
     if library == "torch":
@@ -54,9 +57,9 @@ def _controller(library: str) -> Any:
 
 @lru_cache(maxsize=1)
 def _mkl_setter() -> Callable[[int], int] | None:
-    """MKL's function that sets the calling thread's number and returns the one before.
+    """Return MKL's function that sets the calling thread's number and returns the one before.
 
-    None where torch is built without MKL, as on other processors than x86.
+    Return None where torch is built without MKL, as on other processors than x86.
     """
     import torch
 
@@ -75,7 +78,10 @@ def _mkl_setter() -> Callable[[int], int] | None:
 def without_autocast(*devices: str) -> Iterator[None]:
     """Have torch multiply in the dtype of its operands, whoever calls.
 
-    devices : kinds of device; none are the CPU alone.
+    Parameters
+    ----------
+    *devices : str
+        Kinds of device; without any, the CPU alone.
     """
     import torch
 
@@ -87,11 +93,11 @@ def without_autocast(*devices: str) -> Iterator[None]:
 
 
 def as_outside(function: _Function) -> _Function:
-    """The function, training as it does outside of any inference mode, no_grad or autocast."""
+    """Have a function train as it does outside of any inference mode, no_grad or autocast."""
 
     @wraps(function)
     def outside(*args: Any, **kwargs: Any) -> Any:
-        import torch
+        import torch  # heavy, and not needed by all that import this module
 
         devices = ("cpu", "cuda", "mps", "xpu")
         with torch.inference_mode(False), torch.enable_grad(), without_autocast(*devices):
@@ -101,7 +107,7 @@ def as_outside(function: _Function) -> _Function:
 
 
 def on_one_thread(function: _Function) -> _Function:
-    """The function, with torch's loops and its :func:`product` on the calling thread alone.
+    """Have a function keep torch's loops and :func:`product` on the calling thread alone.
 
     An autocast around the call does not reach inside.
     """
@@ -120,13 +126,14 @@ def product(
     out: np.ndarray | None = None,
     plus: np.ndarray | None = None,
 ) -> np.ndarray:
-    """a @ b, or plus + a @ b, by torch, whose number of threads is the calling thread's own.
+    """Return a @ b, or plus + a @ b, by torch, whose number of threads is the calling thread's own.
 
-    That of numpy is the process's, and its threads wait for each other at every product: where
-    the machine is busy, small products take twenty times as long.
+    The number of numpy is the process's, and its threads wait for each other at every product:
+    where the machine is busy, small products take twenty times as long.
     """
     import torch
 
+    # torch warns of read-only arrays, since it can't promise not to write: copy those.
     given = (a, b) if plus is None else (plus, a, b)
     tensors = [torch.from_numpy(x if x.flags.writeable else x.copy()) for x in given]
     into = None if out is None else torch.from_numpy(out)
