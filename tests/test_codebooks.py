@@ -219,15 +219,17 @@ class TestEncode:
         encode = codebooks.encode
         with pytest.raises(ValueError, match="codebooks have 4 dimensions"):
             encode(z, c[:, :, :4])
-        with pytest.raises(ValueError, match=r"embeddings have shape \(5,\)"):
+        with pytest.raises(ValueError, match=r"embeddings should have shape \(n, D\); got \(5,\)"):
             encode(z[0], c)
-        with pytest.raises(ValueError, match=r"codebooks have shape \(4, 5\)"):
+        with pytest.raises(
+            ValueError, match=r"codebooks should have shape \(M, K, D\); got \(4, 5\)"
+        ):
             encode(z, c[0])
         with pytest.raises(ValueError, match="should hold a codeword"):
             encode(z, c[:, :0])
         with pytest.raises(ValueError, match="n_codewords=65537 should be from 1 to 65536"):
             encode(np.zeros((1, 1)), np.zeros((1, 65537, 1)))
-        with pytest.raises(TypeError, match="embeddings are"):
+        with pytest.raises(TypeError, match="embeddings should be numbers; got dtype <U"):
             encode(z.astype(str), c)
         with pytest.raises(ValueError, match="NaN"):
             encode(np.where(z == z[0, 0], np.nan, z), c)
@@ -239,13 +241,13 @@ class TestEncode:
             encode(z, c, beam_size=2.5)
         with pytest.raises(ValueError, match="codes have 3 rows, should have 12"):
             encode(z, c, codes=np.zeros((3, 3), int))
-        with pytest.raises(ValueError, match=r"codes hold 4, should lie in 0\.\.3"):
+        with pytest.raises(ValueError, match="codes should lie from 0 to 3, K=4 codewords; got 4"):
             encode(z, c, codes=np.full((12, 3), 4))
         with pytest.raises(ValueError, match="prefix_weight=-1 should be finite and >= 0"):
             encode(z, c, prefix_weight=-1)
         with pytest.raises(TypeError, match="prefix_weight=True should be a number"):
             encode(z, c, prefix_weight=True)
-        with pytest.raises(TypeError, match="codes are float64"):
+        with pytest.raises(TypeError, match="codes should be integers; got dtype float64"):
             encode(z, c, codes=np.zeros((12, 3)))
         with pytest.raises(ValueError, match=r"metric has shape \(4, 4\)"):
             encode(z, c, metric=np.eye(4))
@@ -283,11 +285,13 @@ class TestDecode:
 
     def test_bad_inputs(self):
         _, c = problem()
-        with pytest.raises(ValueError, match="codes hold -1"):
+        with pytest.raises(ValueError, match="codewords; got -1"):
             codebooks.decode([[0, 0, -1]], c)
-        with pytest.raises(ValueError, match="2 codebooks, should have 3"):
+        with pytest.raises(
+            ValueError, match=r"codes should have shape \(n, M=3\), .* got \(\d+, 2\)"
+        ):
             codebooks.decode([[0, 0]], c)
-        with pytest.raises(ValueError, match=r"codes have shape \(3,\)"):
+        with pytest.raises(ValueError, match=r"codes should have shape .* got \(3,\)"):
             codebooks.decode([0, 0, 0], c)
 
 
@@ -374,7 +378,7 @@ class TestUpdate:
         codes = np.zeros((12, 2), int)
         with pytest.raises(ValueError, match="ridge=0 should be finite and > 0"):
             codebooks.update_codebooks(z, codes, 4, ridge=0)
-        with pytest.raises(ValueError, match=r"codes hold 3, should lie in 0\.\.2"):
+        with pytest.raises(ValueError, match="codes should lie from 0 to 2, K=3 codewords; got 3"):
             codebooks.update_codebooks(z, codes + 3, 3)
         with pytest.raises(ValueError, match="codes have 12 rows, should have 5"):
             codebooks.update_codebooks(z[:5], codes, 3)

@@ -28,7 +28,7 @@ CHUNK_SIZE = 1 << 20  # numbers in a chunk of rows × codewords, few enough for 
 
 
 class _TableCosts:
-    """Costs from tables: cheap for many rows.
+    """Compute costs from tables: cheap for many rows.
 
     Buffers are made once: fresh memory for every operation costs ten times the operation.
     """
@@ -69,9 +69,10 @@ class _TableCosts:
     def of(
         self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
     ) -> np.ndarray:
-        """(R, K) costs of codebook m for some rows (None for all), with codes (M, R) of `given`.
+        """Return costs (R, K) of codebook m for some rows (None for all), given codes (M, R).
 
-        They last until the next call."""
+        The buffer that holds them is written anew by the next call.
+        """
         n_rows = self._n_rows if rows is None else len(rows)
         costs, gathered = self._costs[:n_rows], self._gathered[:n_rows]
         before = self._unary[m, :n_rows]
@@ -87,7 +88,7 @@ class _TableCosts:
 
 
 class _ResidualCosts:
-    """Costs from what a row's other codewords leave of it: for few rows or huge codebooks."""
+    """Compute costs from what other codewords leave of a row: for few rows or huge codebooks."""
 
     def __init__(
         self, codebooks: np.ndarray, duals: np.ndarray, shares: np.ndarray | None = None
@@ -97,11 +98,13 @@ class _ResidualCosts:
         self._shares = shares
 
     def load(self, rows: np.ndarray) -> None:
+        """Take a chunk of rows (B, D)."""
         self._rows = rows
 
     def of(
         self, m: int, rows: np.ndarray | None, given: Sequence[int], codes: np.ndarray
     ) -> np.ndarray:
+        """Do what that of `_TableCosts` does."""
         rest = self._rows if rows is None else self._rows[rows]  # (R, D)
         shares = self._shares
         for other in given:
@@ -130,7 +133,7 @@ def choose_codes(
     dtype: type[np.unsignedinteger],
     shares: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Codes (n, M) of rows (n, D); lowest index on ties.
+    """Choose codes (n, M) for rows (n, D); the lowest index on ties.
 
     duals : (M, K, D) codebooks times the metric, the codebooks themselves in Euclidean space.
     orders : the codebooks in the order of each sweep's visits.
@@ -174,7 +177,7 @@ def _chunk_rows(n_rows: int, width: int) -> int:
 
 
 def _greedy(costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int) -> np.ndarray:
-    """(M, n) codes; each codebook in turn takes what suits the rest that those before left."""
+    """Choose codes (M, n): each codebook in turn takes what suits the rest that is left."""
     codes = np.empty((n_codebooks, n_rows), np.intp)
     for m in range(n_codebooks):
         np.argmin(costs.of(m, None, range(m), codes), axis=1, out=codes[m])
@@ -187,7 +190,7 @@ def _sweep(
     orders: Sequence[np.ndarray],
     settled: int | None,
 ) -> None:
-    """ICM on codes (M, n), in place.
+    """Improve codes (M, n) by ICM, in place.
 
     for order in orders: for m in order: for n: codes[m, n] = argmin_k cost of k given the others
 
@@ -219,7 +222,7 @@ def _sweep(
 def _beam(
     costs: _TableCosts | _ResidualCosts, n_rows: int, n_codebooks: int, beam_size: int
 ) -> np.ndarray:
-    """(M, n) codes; codebook after codebook, the `beam_size` best beginnings of a code are kept."""
+    """Choose codes (M, n): codebook after codebook keep the `beam_size` best beginnings."""
     rows = np.arange(n_rows)
     beams = np.empty((n_codebooks, n_rows, 1), np.intp)  # codes of each beginning
     totals = np.zeros((n_rows, 1), np.float32)  # (n, H) cost of each, in the order of cost
@@ -240,9 +243,11 @@ def _beam(
 
 
 def _smallest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and values (n, count) of the smallest of each row, in order; lowest first on ties.
+    """Return positions and values (n, count) of the smallest of each row; lowest first on ties.
 
-    May write to `values`."""
+    May write to `values`.
+    """
+    # A few passes of argmin are faster than a partial sort, which would not keep ties in order.
     best = np.empty((count, len(values)), np.intp)
     smallest = np.empty((count, len(values)), values.dtype)
     rows = np.arange(len(values))

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from ..utils.threads import on_one_thread, product
+from ..utils.validation import check_choice, check_number, check_whole
 from ._encode import choose_codes
 from ._init import METHODS, refill
 from ._update import codebook_statistics, solve_codebooks, update_codebooks
+from .decoding import decode_rows
 from .inputs import (
+    MAX_CODEWORDS,
     as_codebooks,
     as_codes,
     as_embeddings,
     as_metric,
     centred,
-    check_positive,
-    check_whole,
     code_dtype,
     in_range,
     prefix_shares,
@@ -59,7 +60,7 @@ def init_codebooks(
     method: str = "residual",
     random_state: Any = None,
 ) -> np.ndarray:
-    """Codebooks to start from.
+    """Make codebooks to start from.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def encode(
     prefix_weight: float = 0.0,
     random_state: Any = None,
 ) -> np.ndarray:
-    """Codes whose sums of codewords are near the embeddings.
+    """Encode embeddings: choose codes whose sums of codewords are near them.
 
     Lowers (z − Σ_m c_m)ᵀ metric (z − Σ_m c_m) for each row by iterated conditional modes: a sweep
     visits every codebook and takes the best of its codewords given the others'. No sweep ever
@@ -191,7 +192,7 @@ def encode(
 
 
 def decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Sums of the codewords that codes name.
+    """Decode codes: sum the codewords that they name.
 
     Parameters
     ----------
@@ -216,14 +217,7 @@ def decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
     """
     codebooks = as_codebooks(codebooks)
     codes = as_codes(codes, codebooks.shape[1], n_codebooks=len(codebooks))
-    return _decode(codes, codebooks)
-
-
-def _decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    sums = codebooks[0][codes[:, 0]]  # for n: sums[n] = Σ_m codebooks[m, codes[n, m]]
-    for m in range(1, len(codebooks)):
-        sums += codebooks[m][codes[:, m]]
-    return sums
+    return decode_rows(codes, codebooks)
 
 
 def quantization_error(
@@ -233,7 +227,7 @@ def quantization_error(
     *,
     metric: np.ndarray | None = None,
 ) -> float:
-    """Mean over rows of the squared error of their codes, (z − r)ᵀ metric (z − r).
+    """Return the mean squared error of the codes of rows, (z − r)ᵀ metric (z − r).
 
     Parameters
     ----------
@@ -260,7 +254,7 @@ def quantization_error(
     metric = as_metric(metric, rows.shape[1])
     total = 0.0
     for a in range(0, len(rows), CHUNK_ROWS):
-        error = rows[a : a + CHUNK_ROWS] - _decode(codes[a : a + CHUNK_ROWS], codebooks)
+        error = rows[a : a + CHUNK_ROWS] - decode_rows(codes[a : a + CHUNK_ROWS], codebooks)
         if error.dtype == np.float32 and np.abs(error).max(initial=0) > 1e15:
             error = error.astype(np.float64)  # squares of which float32 does not hold
         weighted = error if metric is None else error @ metric
@@ -271,11 +265,11 @@ def quantization_error(
 def refill_empty_codewords(
     embeddings: np.ndarray, codebooks: np.ndarray, codes: np.ndarray, *, random_state: Any = None
 ) -> np.ndarray:
-    """Codebooks in which codewords that no row uses have moved to where rows fit worst.
+    """Move codewords that no row uses to where rows fit worst.
 
-    Rows are gone through by decreasing squared error; an empty codeword becomes the row's present
-    codeword of that codebook plus the row's whole error, so that the row would be met exactly. No
-    row serves twice, nor one without error; codewords left over stay as they are.
+    The rows of largest squared error come first. An empty codeword becomes such a row's present
+    codeword of that codebook plus the row's whole error: choosing it would meet the row exactly.
+    No row serves twice, nor one without error. Codewords left over stay as they are.
 
     Parameters
     ----------
@@ -306,7 +300,7 @@ def refill_empty_codewords(
     used = [np.bincount(codes[:, m], minlength=n_codewords) > 0 for m in range(n_codebooks)]
     if all(u.all() for u in used) or len(rows) == 0:
         return codebooks
-    residuals = rows - _decode(codes, codebooks)
+    residuals = rows - decode_rows(codes, codebooks)
     taken = np.zeros(len(rows), np.bool_)
     tie_break = check_random_state(random_state).permutation(len(rows))
     for m in range(n_codebooks):
@@ -330,13 +324,13 @@ def learn_codebooks(
     prefix_weight: float = 0.0,
     random_state: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codebooks and codes, by turns of encoding and of closed-form codebooks.
+    """Learn codebooks and codes, by turns of encoding and of closed-form codebooks.
 
-    Rows are centred first, since a ridge would pull codewords to 0 and not to the rows' mean, which
-    the first codebook holds in the end. The closed form begins with a large ridge that falls to
-    `ridge` in the last turn, and codewords get noise that falls to none: both end in a lower error.
-    Before the last third of the turns half the beam, and of many rows a random part in each turn,
-    do as well as all.
+    Rows are centred first: a ridge would pull codewords to 0 and not to the rows' mean. In the end
+    the first codebook holds that mean. The closed form begins with a large ridge, which falls to
+    `ridge` in the last turn, and with noise on the codewords, which falls to none. Both lead to a
+    lower error. Before the last third of the turns half the beam does as well as the whole, and a
+    random part of many rows as well as all.
 
     Parameters
     ----------
@@ -394,7 +388,7 @@ def learn_codebooks(
     n_codebooks, n_codewords = _check_sizes(embeddings, n_codebooks, n_codewords)
     rows, mean, factor = centred(embeddings)
     n_iter = check_whole("n_iter", n_iter, 0)
-    ridge = check_positive("ridge", ridge)
+    ridge = check_number("ridge", ridge, above=0)
     _check_method(method, rows.shape[1], n_codebooks)
     metric = as_metric(metric, rows.shape[1])
     if beam_size is not None:
@@ -434,7 +428,7 @@ def learn_codebooks(
             part, codes, n_codewords, ridge=ridge + hold, prefix_weight=prefix_weight
         )
         if left > 0:
-            errors = part - _decode(codes, codebooks)
+            errors = part - decode_rows(codes, codebooks)
             shake = FIRST_NOISE * left * errors.std(axis=0)
             codebooks += (shake * random.standard_normal(codebooks.shape)).astype(np.float32)
     codebooks = _uncentred(codebooks, mean, factor)
@@ -442,6 +436,7 @@ def learn_codebooks(
 
 
 def _some(rows: np.ndarray, n_chosen: int, random: np.random.RandomState) -> np.ndarray:
+    """Return so many rows at random, in their order."""
     if n_chosen == len(rows):
         return rows
     return rows[np.sort(random.choice(len(rows), n_chosen, replace=False))]
@@ -454,7 +449,7 @@ def _staged(
     ridge: float,
     options: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codebooks and codes, one codebook more at a time, all of them fitted anew each time."""
+    """Learn codebooks and codes, one codebook more at a time, all fitted anew each time."""
     metric, random = options["metric"], options["random_state"]
     factor = None if metric is None else np.linalg.cholesky(metric).astype(rows.dtype)
     codebooks = np.zeros((0, n_codewords, rows.shape[1]), rows.dtype)
@@ -477,14 +472,14 @@ def _staged(
         )
         if m < n_codebooks - 1:
             codebooks = refill_empty_codewords(rows, codebooks, codes, random_state=random)
-            rest = rows - _decode(codes, codebooks)
+            rest = rows - decode_rows(codes, codebooks)
     return codebooks, codes
 
 
 def _uncentred(
     codebooks: np.ndarray, mean: np.ndarray, factor: float, method: str = "residual"
 ) -> np.ndarray:
-    """Codebooks of embeddings from those of their `centred` rows.
+    """Return codebooks of embeddings from those of their `centred` rows.
 
     The mean is in the first codewords, so that shorter codes have it as well; or in all, each with
     its own dimensions.
@@ -499,8 +494,9 @@ def _uncentred(
 
 
 def _check_sizes(rows: np.ndarray, n_codebooks: int, n_codewords: int) -> tuple[int, int]:
+    """Return M and K, if there are as many rows as codewords."""
     n_codebooks = check_whole("n_codebooks", n_codebooks, 1)
-    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
+    n_codewords = check_whole("n_codewords", n_codewords, 1, MAX_CODEWORDS)
     if len(rows) < n_codewords:
         raise ValueError(
             f"n_samples={len(rows)} should be >= n_codewords={n_codewords}; lower n_codewords."
@@ -509,8 +505,8 @@ def _check_sizes(rows: np.ndarray, n_codebooks: int, n_codewords: int) -> tuple[
 
 
 def _check_method(method: str, n_dims: int, n_codebooks: int) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} should be one of {sorted(METHODS)}.")
+    """Refuse a start that does not exist, or that has more subspaces than dimensions."""
+    check_choice("method", method, tuple(METHODS))
     if method == "subspace" and n_dims < n_codebooks:
         raise ValueError(
             f"n_dims={n_dims} should be >= n_codebooks={n_codebooks}; "

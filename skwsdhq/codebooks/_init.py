@@ -15,11 +15,11 @@ ROWS_PER_CODEWORD = 256  # more rows than that make k-means slower, but hardly b
 
 
 def sums_by_code(rows: np.ndarray, codes: np.ndarray, n_codewords: int) -> np.ndarray:
-    """(M·K, D) float64 sums of the rows that use each codeword.
+    """Return the float64 sums (M·K, D) of the rows that use each codeword.
 
     for n: for m: sums[m * K + codes[n, m]] += rows[n]
     """
-    from scipy.sparse import csc_array
+    from scipy.sparse import csc_array  # heavy: those that only encode do without
 
     n_rows, n_codebooks = codes.shape
     sums = np.zeros((n_codebooks * n_codewords, rows.shape[1]))
@@ -57,6 +57,7 @@ def refill(
     errors[taken] = 0
     worst = tie_break[np.argsort(-errors[tie_break], kind="stable")[: len(empty)]]
     worst = worst[errors[worst] > 0]
+    # There may be fewer rows with an error than empty codewords: the rest stays empty.
     codewords = codewords.copy()
     codewords[empty[: len(worst)]] = codewords[of_row[worst]] + residuals[worst]
     taken[worst] = True
@@ -64,8 +65,9 @@ def refill(
 
 
 def _nearest(rows: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Index (n,) of the nearest center; the lowest on ties."""
+    """Return the index (n,) of the nearest center; the lowest on ties."""
     nearest = np.empty(len(rows), np.intp)
+    # The nearest is the least ‖c‖² / 2 − x·c: the length of x is the same for all centers.
     half_norms = np.einsum("kd,kd->k", centers, centers) / 2
     step = max(32, (1 << 18) // len(centers))
     for a in range(0, len(rows), step):
@@ -77,7 +79,7 @@ def _nearest(rows: np.ndarray, centers: np.ndarray) -> np.ndarray:
 def _kmeans(
     rows: np.ndarray, n_codewords: int, n_iter: int, random: np.random.RandomState
 ) -> np.ndarray:
-    """(K, D) centers by Lloyd's iterations from random rows."""
+    """Return centers (K, D) by Lloyd's iterations from random rows."""
     n_rows = len(rows)
     if n_rows > ROWS_PER_CODEWORD * n_codewords:
         chosen = random.choice(n_rows, ROWS_PER_CODEWORD * n_codewords, replace=False)
@@ -88,7 +90,7 @@ def _kmeans(
     for _ in range(n_iter):
         nearest = _nearest(rows, centers)
         if before is not None and (nearest == before).all():
-            break
+            break  # nothing moves any more
         before = nearest
         counts = np.bincount(nearest, minlength=n_codewords)
         sums = sums_by_code(rows, nearest[:, None], n_codewords)
@@ -110,7 +112,7 @@ def residual_codebooks(
     random: np.random.RandomState,
     n_iter: int = 10,
 ) -> np.ndarray:
-    """(M, K, D); each codebook is k-means on what those before it leave of the rows."""
+    """Return codebooks (M, K, D), each by k-means on what those before it leave of the rows."""
     codebooks = np.empty((n_codebooks, n_codewords, rows.shape[1]), rows.dtype)
     for m in range(n_codebooks):
         codebooks[m] = _kmeans(rows, n_codewords, n_iter, random)
@@ -126,7 +128,7 @@ def subspace_codebooks(
     random: np.random.RandomState,
     n_iter: int = 10,
 ) -> np.ndarray:
-    """(M, K, D); each codebook is k-means on its share of the dimensions, and zero elsewhere."""
+    """Return codebooks (M, K, D), each by k-means on its share of the dimensions, else zero."""
     codebooks = np.zeros((n_codebooks, n_codewords, rows.shape[1]), rows.dtype)
     for m, dims in enumerate(np.array_split(np.arange(rows.shape[1]), n_codebooks)):
         codebooks[m][:, dims] = _kmeans(

@@ -1,12 +1,16 @@
-"""The best codebooks for given codes, from counts of codes and sums of vectors."""
+"""The best codebooks for given codes, from counts of codes and sums of vectors.
+
+Both statistics add up over parts of the data, so that one part at a time need be at hand.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..utils.threads import on_one_thread, product
+from ..utils.validation import check_number, check_whole
 from ._init import sums_by_code
-from .inputs import as_codes, as_embeddings, check_positive, check_whole, prefix_shares
+from .inputs import MAX_CODEWORDS, as_codes, as_embeddings, prefix_shares
 
 __all__ = ["codebook_statistics", "solve_codebooks", "update_codebooks"]
 
@@ -14,7 +18,7 @@ __all__ = ["codebook_statistics", "solve_codebooks", "update_codebooks"]
 def codebook_statistics(
     embeddings: np.ndarray, codes: np.ndarray, n_codewords: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the best codebooks for given codes depend on; that of parts of the data adds up.
+    """Return what the best codebooks for given codes depend on; that of parts of the data adds up.
 
     With B (n, M·K) the codes as one-hot rows, these are BᵀB and BᵀZ.
 
@@ -41,8 +45,8 @@ def codebook_statistics(
            [0., 0.]]), array([[3.],
            [0.]]))
     """
-    rows = as_embeddings(embeddings, check_finite=False)
-    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
+    rows = as_embeddings(embeddings, is_finite=True)
+    n_codewords = check_whole("n_codewords", n_codewords, 1, MAX_CODEWORDS)
     return _statistics(rows, as_codes(codes, n_codewords, n_samples=len(rows)), n_codewords)
 
 
@@ -77,7 +81,7 @@ def solve_codebooks(
     *,
     centre: bool = False,
 ) -> np.ndarray:
-    """Codebooks of least squared error: (counts + ridge·I)⁻¹ sums, by a float64 Cholesky factor.
+    """Solve for codebooks of least squared error: (counts + ridge·I)⁻¹ sums, in float64.
 
     Parameters
     ----------
@@ -109,7 +113,7 @@ def solve_codebooks(
     """
     import torch
 
-    ridge = check_positive("ridge", ridge)
+    ridge = check_number("ridge", ridge, above=0)
     counts, sums = np.asarray(counts, np.float64), np.asarray(sums, np.float64)
     n_codebooks = check_whole("n_codebooks", n_codebooks, 1)
     if sums.ndim != 2 or counts.shape != (len(sums), len(sums)) or len(sums) % n_codebooks:
@@ -123,6 +127,7 @@ def solve_codebooks(
         n_rows, total = counts.diagonal()[: shape[1]].sum(), sums[: shape[1]].sum(axis=0)
         mean = total / max(n_rows, 1)
         # Bᵀ(Z − 1 meanᵀ), since Bᵀ1 counts how often each codeword is used.
+        # The mean is learned apart, where the ridge does not pull it to 0.
         centred_sums = sums - counts.diagonal()[:, None] * mean
         solved = solve_codebooks(counts, centred_sums, n_codebooks, ridge, prefix_weight)
         if prefix_weight == 0 and is_used.any(axis=1).all():  # as `_balance` has it
@@ -161,10 +166,10 @@ def solve_codebooks(
 
 
 def _balance(codebooks: np.ndarray, is_used: np.ndarray) -> np.ndarray:
-    """Codebooks (M, K, D) whose used codewords have one sum, and that decode to the same.
+    """Return codebooks (M, K, D) that decode to the same and whose used codewords have one sum.
 
-    So does the solution with a ridge, but for what the ridge makes of rounding: shifts of a whole
-    codebook against another, which the counts say nothing about, come out divided by it.
+    The exact solution with a ridge has one as well. Rounding spoils it: the counts say nothing
+    about shifts of a whole codebook against another, so that these come out divided by the ridge.
     """
     n_used = is_used.sum(axis=1)[:, None]  # (M, 1)
     if (n_used == 0).any():
@@ -184,7 +189,7 @@ def update_codebooks(
     ridge: float = 1e-3,
     prefix_weight: float = 0.0,
 ) -> np.ndarray:
-    """Codebooks of least squared error for given codes.
+    """Return the codebooks of least squared error for given codes.
 
     C = (BᵀB + ridge·I)⁻¹ BᵀZ, with B the codes as one-hot rows. The same codebooks are best in
     every metric of full rank: it cancels.
@@ -219,8 +224,8 @@ def update_codebooks(
     array([[[2., 0.],
             [0., 5.]]])
     """
-    rows = as_embeddings(embeddings, check_finite=False)
-    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
+    rows = as_embeddings(embeddings, is_finite=True)
+    n_codewords = check_whole("n_codewords", n_codewords, 1, MAX_CODEWORDS)
     codes = as_codes(codes, n_codewords, n_samples=len(rows))
     counts, sums = _statistics(rows, codes, n_codewords)
     solved = solve_codebooks(counts, sums, codes.shape[1], ridge, prefix_weight)

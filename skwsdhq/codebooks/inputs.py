@@ -1,12 +1,13 @@
-"""What the codebook functions accept, and the errors about it."""
+"""Checks of what the codebook functions accept, and numbers brought into range for them."""
 
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import numpy as np
+
+from ..utils.validation import as_numbers, check_finite, check_number, check_whole
 
 __all__ = [
     "as_codebooks",
@@ -14,84 +15,53 @@ __all__ = [
     "as_embeddings",
     "as_metric",
     "centred",
-    "check_positive",
-    "check_whole",
     "code_dtype",
     "in_range",
     "prefix_shares",
 ]
 
+MAX_CODEWORDS = 2**16  # what uint16 can number
 CHUNK = 4096  # rows that are looked at at once
 _FAR = 16.0  # spreads from which on what codewords share is taken from them
 
 
-def check_whole(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    """A whole number from minimum to maximum."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} should be a whole number.")
-    value = int(value)
-    if value < minimum or (maximum is not None and value > maximum):
-        limit = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name}={value} should be {limit}.")
-    return value
-
-
-def check_positive(name: str, value: Any) -> float:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} should be a number.")
-    if not (math.isfinite(value) and float(value) > 0):
-        raise ValueError(f"{name}={value!r} should be finite and > 0.")
-    return float(value)
-
-
 def prefix_shares(prefix_weight: Any, n_codebooks: int) -> np.ndarray | None:
-    """(M,) sum of the weights of the codes that include a codebook; None where all are 1.
+    """Return the weights (M,) of all codes that include a codebook, summed; None if all are 1.
 
     The whole code weighs 1, each of the M − 1 shorter ones `prefix_weight`.
     """
-    if not isinstance(prefix_weight, numbers.Real) or isinstance(prefix_weight, bool):
-        raise TypeError(f"prefix_weight={prefix_weight!r} should be a number.")
-    if not (math.isfinite(prefix_weight) and float(prefix_weight) >= 0):
-        raise ValueError(f"prefix_weight={prefix_weight!r} should be finite and >= 0.")
-    if prefix_weight == 0:
+    weight = check_number("prefix_weight", prefix_weight, minimum=0)
+    if weight == 0:
         return None
-    return 1 + float(prefix_weight) * np.arange(n_codebooks - 1, -1, -1)
+    return 1 + weight * np.arange(n_codebooks - 1, -1, -1)
 
 
 def code_dtype(n_codewords: int) -> type[np.unsignedinteger[Any]]:
-    """uint8 for up to 256 codewords, else uint16."""
-    n_codewords = check_whole("n_codewords", n_codewords, 1, 65536)
+    """Return the dtype of codes: uint8 for up to 256 codewords, else uint16."""
+    n_codewords = check_whole("n_codewords", n_codewords, 1, MAX_CODEWORDS)
     return np.uint8 if n_codewords <= 256 else np.uint16
 
 
-def _as_floats(
-    name: str, array: Any, n_axes: int, shape: str, check_finite: bool = True
-) -> np.ndarray:
-    """float64 stays what it is, everything else becomes float32."""
-    array = np.asarray(array)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} are {array.dtype}, should be real numbers.")
-    if array.ndim != n_axes:
-        raise ValueError(f"{name} have shape {array.shape}, should be {shape}.")
-    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
-    if not check_finite:
-        return array
-    # A sum is finite when all entries are, save for an overflow that the second look sorts out.
-    with np.errstate(over="ignore", invalid="ignore"):
-        is_suspect = not np.isfinite(array.sum())
-    if is_suspect and not np.isfinite(array).all():
-        raise ValueError(f"{name} hold NaN or infinity; remove or fill such rows first.")
-    return array
+def _as_floats(array: np.ndarray) -> np.ndarray:
+    """Return float64 as it is, everything else as float32; what exceeds that is infinite."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
 
 
-def as_embeddings(embeddings: Any, *, check_finite: bool = True) -> np.ndarray:
-    """(n, D) float32 or float64."""
-    return _as_floats("embeddings", embeddings, 2, "(n_samples, n_dims)", check_finite)
+def as_embeddings(embeddings: Any, *, is_finite: bool = False) -> np.ndarray:
+    """Return embeddings (n, D) as float32 or float64.
+
+    is_finite : tells that a finite result will prove the rows finite, so nobody need look here.
+    """
+    rows = _as_floats(as_numbers("embeddings", embeddings, "(n, D)"))
+    remedy = "; remove or fill such rows first"
+    return rows if is_finite else check_finite("embeddings", rows, remedy)
 
 
 def as_codebooks(codebooks: Any, n_dims: int | None = None) -> np.ndarray:
-    """(M, K, D) float32 or float64."""
-    codebooks = _as_floats("codebooks", codebooks, 3, "(n_codebooks, n_codewords, n_dims)")
+    """Return codebooks (M, K, D) as float32 or float64, with the embeddings' number of dims."""
+    codebooks = _as_floats(as_numbers("codebooks", codebooks, "(M, K, D)"))
+    check_finite("codebooks", codebooks)
     if 0 in codebooks.shape[:2]:
         raise ValueError(f"codebooks have shape {codebooks.shape}, should hold a codeword.")
     code_dtype(codebooks.shape[1])
@@ -108,29 +78,46 @@ def as_codes(
     *,
     n_samples: int | None = None,
     n_codebooks: int | None = None,
+    name: str = "codes",
 ) -> np.ndarray:
-    """(n, M) whole numbers below n_codewords, of the dtype they came in."""
+    """Return codes (n, M), whole numbers below n_codewords, in the dtype that they came in.
+
+    Parameters
+    ----------
+    codes : array-like of shape (n, M)
+    n_codewords : int
+        K.
+    n_samples, n_codebooks : int, default=None
+        What n and M should be; None is any.
+    name : str, default="codes"
+        What the messages call them.
+    """
     codes = np.asarray(codes)
+    if codes.ndim != 2 or (n_codebooks is not None and codes.shape[1] != n_codebooks):
+        wanted = "(n, M)" if n_codebooks is None else f"(n, M={n_codebooks})"
+        raise ValueError(
+            f"{name} should have shape {wanted}, a column for each codebook; got {codes.shape}."
+        )
+    if n_samples is not None and len(codes) != n_samples:
+        raise ValueError(f"{name} have {len(codes)} rows, should have {n_samples}.")
+    if not codes.size:  # an empty list is an array of floats
+        return codes.astype(code_dtype(n_codewords)) if codes.dtype.kind not in "iu" else codes
     if codes.dtype.kind not in "iu":
-        raise TypeError(f"codes are {codes.dtype}, should be whole numbers.")
-    if codes.ndim != 2:
-        raise ValueError(f"codes have shape {codes.shape}, should be (n_samples, n_codebooks).")
-    for axis, name, wanted in ((0, "rows", n_samples), (1, "codebooks", n_codebooks)):
-        if wanted is not None and codes.shape[axis] != wanted:
-            raise ValueError(f"codes have {codes.shape[axis]} {name}, should have {wanted}.")
-    if codes.size:
-        low, high = codes.min(), codes.max()
-        if low < 0 or high >= n_codewords:
-            worst = low if low < 0 else high
-            raise ValueError(f"codes hold {worst}, should lie in 0..{n_codewords - 1}.")
+        raise TypeError(f"{name} should be integers; got dtype {codes.dtype}.")
+    low, high = codes.min(), codes.max()
+    if low < 0 or high >= n_codewords:
+        raise ValueError(
+            f"{name} should lie from 0 to {n_codewords - 1}, K={n_codewords} codewords; "
+            f"got {low if low < 0 else high}."
+        )
     return codes
 
 
 def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
-    """(D, D) float64, symmetric and positive definite.
+    """Return a metric (D, D) as float64, symmetric and positive definite.
 
-    One that is only semidefinite gets a millionth of its mean diagonal added. A multiple of the
-    identity is None: it chooses the same codes.
+    A metric that is only semidefinite gets a millionth of its mean diagonal added. A multiple of
+    the identity becomes None: it chooses the same codes.
     """
     if metric is None:
         return None
@@ -165,12 +152,16 @@ def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
 def centred(
     embeddings: np.ndarray, *, if_far: bool = False
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Rows (n, D) around 0 and of the order of 1, in float32, for codebooks to be learned from.
+    """Move rows (n, D) around 0 and to the order of 1, in float32, to learn codebooks from.
 
     An additive code can hold what all rows share, but a ridge would pull it to 0, and costs that
     are differences of large numbers would lose what tells rows apart.
 
-    if_far : leaves dimensions as they are, to the bit, whose numbers lie around 0 anyway.
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n, D)
+    if_far : bool, default=False
+        Leave dimensions as they are, to the bit, whose numbers lie around 0 anyway.
 
     Returns
     -------
@@ -182,6 +173,7 @@ def centred(
     """
     mean = np.zeros(embeddings.shape[1])
     for start in range(0, len(embeddings), CHUNK):
+        # Each row is divided before it is added: a sum of all could overflow.
         mean += (embeddings[start : start + CHUNK] / np.float64(len(embeddings))).sum(axis=0)
     if if_far and len(embeddings):
         spread = embeddings.max(axis=0).astype(np.float64) - embeddings.min(axis=0)
@@ -197,12 +189,12 @@ def centred(
 def in_range(
     rows: np.ndarray, codebooks: np.ndarray, metric: np.ndarray | None, has_prefixes: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Rows, codebooks and metric for which the same codes are best, fit to be computed with.
+    """Return rows, codebooks and metric for which the same codes are best, fit to compute with.
 
-    A vector that all codewords of a codebook share is taken from these and from the rows; in the
-    first codebook alone where shorter codes count as well, since that is in all of them. What is
-    so large or small that squares would leave the range of floats is computed in float64, with
-    codewords of the order of 1.
+    A vector that all codewords of a codebook share is taken from them and from the rows. Where
+    shorter codes count as well, that is done in the first codebook alone, which all of them have.
+    Numbers whose squares would leave the range of floats become float64, with codewords of the
+    order of 1.
     """
     if metric is not None:
         metric = metric * _factor(float(np.abs(metric).max()), 20)
@@ -225,13 +217,14 @@ def in_range(
 
 
 def _largest(rows: np.ndarray) -> float:
-    """Largest size of an entry; 0 for none."""
+    """Return the largest size of an entry; 0 for none."""
     return max(float(rows.max(initial=0)), -float(rows.min(initial=0)))
 
 
 def _factor(size: float, n_free: int) -> float:
-    """Power of two that brings a size near 1; 1 within 2^±n_free of it, and for 0."""
+    """Return a power of two that brings a size near 1; 1 within 2^±n_free of it, and for 0."""
     if size == 0:
         return 1.0
+    # Powers of two change no digit of a number, so that results stay what they were.
     exponent = math.frexp(size)[1]
     return 1.0 if abs(exponent) <= n_free else 2.0 ** max(-1000, min(1000, -exponent))
