@@ -23,9 +23,9 @@ _ROWS_A_NEIGHBOR = 512  # where fewer rows are there for each of the k, most que
 
 
 def n_leading(n_codebooks: int, n_codewords: int) -> int:
-    """How many codebooks a beginning has: as many as leave at most 65,536, and a codebook over.
+    """Return how many codebooks a beginning has: as many as give at most 65,536 beginnings.
 
-    0 where there is no such number.
+    One codebook is left over at least. Return 0 where there is no such number.
     """
     count = 0
     while count < n_codebooks - 1 and n_codewords ** (count + 1) <= _MAX_BEGINNINGS:
@@ -34,10 +34,10 @@ def n_leading(n_codebooks: int, n_codewords: int) -> int:
 
 
 class BoundedEngine:
-    """The k best by bounds on the scores of all rows whose codes begin alike.
+    """Find the k best by bounds on the scores of all rows whose codes begin alike.
 
-    A sample of the rows tells a number that the beginnings of a thousand rows, or of some k, reach;
-    the k-th best of these rows is a threshold. Rows of beginnings whose bound reaches it are
+    A sample of the rows tells a number that the beginnings of a thousand rows, or of some k, reach.
+    The k-th best of these rows is a threshold. Rows of beginnings whose bound reaches it are
     scored; what reaches the threshold itself is ranked. Sums are those of the other engines. Where
     that would be most rows a scan takes over.
 
@@ -48,6 +48,7 @@ class BoundedEngine:
         n, n_codebooks = codes.shape
         self.codes, self.n_codewords = codes, n_codewords
         self.n_leading = n_leading(n_codebooks, n_codewords)
+        # The first codewords of a row as one number, as digits of base K.
         keys = np.zeros(n, dtype=np.int64)
         for m in range(self.n_leading):
             keys *= n_codewords
@@ -92,7 +93,7 @@ class BoundedEngine:
         return found
 
     def _best(self, table: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Similarities and rows of the k best; None where most rows would be looked at."""
+        """Return similarities and rows of the k best; None where that means most of the rows."""
         n = len(self.rows)
         if k == 0 or k * _ROWS_A_NEIGHBOR > n:
             return None
@@ -105,7 +106,7 @@ class BoundedEngine:
                 return None
             least = np.partition(sampled, len(sampled) - rank)[len(sampled) - rank]
             scores, _ = self._scored(table, sums, np.flatnonzero(sums >= least))
-            rank *= 4
+            rank *= 4  # the sample was lucky: fewer than k rows reach its number
         threshold = float(np.partition(scores, len(scores) - k)[len(scores) - k])
         hits = self._reaching(table, sums, threshold)
         if hits is None:
@@ -113,14 +114,15 @@ class BoundedEngine:
         return _ranked(*self._scored(table, sums, hits), threshold, k)
 
     def _beginnings(self, table: np.ndarray) -> np.ndarray:
-        """Float32 sums of the entries of each beginning, in the order of the codebooks."""
+        """Sum the entries of each beginning in float32, in the order of the codebooks."""
         sums = table[0]
         for entries in table[1 : self.n_leading]:
             sums = (sums[:, None] + entries).reshape(-1)
         return sums
 
     def _reaching(self, table: np.ndarray, sums: np.ndarray, threshold: float) -> np.ndarray | None:
-        """Beginnings whose bound reaches a threshold; None where they hold too many rows."""
+        """Return beginnings whose bound reaches a threshold; None where they hold too many rows."""
+        # No ending adds more than the largest entry of each codebook that is left.
         rest = table[self.n_leading :].max(axis=1).sum(dtype=np.float64)
         least = np.nextafter(np.float32(threshold - rest - rough_slack(table)), -np.float32(np.inf))
         hits = np.flatnonzero(sums >= least)
@@ -129,7 +131,7 @@ class BoundedEngine:
     def _scored(
         self, table: np.ndarray, sums: np.ndarray, hits: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows of all rows of some beginnings."""
+        """Score all rows of some beginnings; return scores and rows."""
         sizes = self.sizes[hits]
         ends = np.cumsum(sizes)
         total = int(ends[-1]) if len(ends) else 0
@@ -141,7 +143,7 @@ class BoundedEngine:
         return scores, self.rows.take(places)
 
     def _scan(self, n_queries: int) -> Engine:
-        """The engine for queries that look at most rows anyway."""
+        """Return the engine for queries that look at most rows anyway."""
         many = n_queries >= MIN_SCAN_QUERIES
         if many not in self._scans:  # two threads that come at once use the first
             built: Engine
@@ -156,7 +158,7 @@ class BoundedEngine:
 def _ranked(
     scores: np.ndarray, rows: np.ndarray, threshold: float, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows of the k best that reach a threshold, equal ones by row."""
+    """Rank the k best that reach a threshold, equal ones by row; return scores and rows."""
     kept = np.flatnonzero(scores >= threshold)
     kept = kept[np.argsort(rows[kept], kind="stable")]
     order = order_by_score(scores[kept])[:k]

@@ -14,7 +14,7 @@ _MAX_SORTED = 2048
 
 
 def distinct_codes(columns: np.ndarray, n_codewords: int) -> tuple[np.ndarray, ...]:
-    """Distinct codes in the order of their first row, and the rows of each.
+    """Find distinct codes, in the order of their first row, and the rows of each.
 
     Parameters
     ----------
@@ -48,6 +48,7 @@ def distinct_codes(columns: np.ndarray, n_codewords: int) -> tuple[np.ndarray, .
         if bits * len(columns) <= 16:
             keys = keys.astype(np.uint16)  # which numpy sorts by radix
     else:
+        # Too wide for one integer: sort whole codes as records, which is slower.
         packed = np.ascontiguousarray(columns.T)
         keys = packed.view([("", packed.dtype)] * len(columns)).reshape(-1)
     rows = np.argsort(keys, kind="stable")
@@ -60,7 +61,7 @@ def distinct_codes(columns: np.ndarray, n_codewords: int) -> tuple[np.ndarray, .
 
 
 class BucketEngine:
-    """Distinct codes scored once, then replaced by their rows.
+    """Score distinct codes once, then put their rows in their place.
 
     The k best rows lie in the k best distinct codes, when codes of equal similarity are ordered by
     their first row: a code in front of a row's own has a row in front of it.
@@ -106,7 +107,7 @@ class BucketEngine:
     def _expand(
         self, scores: np.ndarray, best: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (B, k) of ranked distinct codes (B, j); codes of equal score mix by row."""
+        """Return rows (B, k) for ranked distinct codes (B, j); codes of equal score mix by row."""
         sizes = self.sizes[best]  # (B, j)
         before = np.cumsum(sizes, axis=1) - sizes
         taken = np.minimum(np.maximum(k - before, 0), sizes)  # what is still missing of the k
@@ -128,6 +129,7 @@ class BucketEngine:
         rows = self.rows[places]
         values = np.repeat(scores.ravel(), flat)
         bounds = np.concatenate([[0], ends.reshape(best.shape)[:, -1]])
+        # Only queries with ties need their rows sorted again, and there are few.
         for b in np.flatnonzero(tied.any(axis=1)):
             part = slice(bounds[b], bounds[b + 1])
             order = np.lexsort((rows[part], -values[part]))

@@ -18,25 +18,26 @@ MIN_SCAN_QUERIES = 5
 
 
 class Engine(Protocol):
-    """What can rank all n rows for a block of B queries, given their look-up tables (B, M, K)."""
+    """Rank all n rows for a block of B queries, given their look-up tables (B, M, K)."""
 
     def search(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities (B, k) and rows (B, k); k is at most n."""
+        """Return similarities (B, k) and rows (B, k); k is at most n."""
         ...
 
     def above(
         self, tables: np.ndarray, thresholds: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each query similarities and rows of all that reach its threshold, ranked."""
+        """Return for each query similarities and rows of all that reach its threshold, ranked."""
         ...
 
 
 def score_codes(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Similarities of codes to one query: float32 sums in the order of the codebooks.
+    """Score codes for one query, by float32 sums in the order of the codebooks.
 
     table : (M, K) float32.  columns : (M, n), codes by codebook.  Returns (n,) float32.
     """
     # for n: scores[n] = (table[0, columns[0, n]] + table[1, columns[1, n]]) + …
+    # Float addition is not associative: another order would be another number.
     scores = table[0].take(columns[0])
     for entries, column in zip(table[1:], columns[1:], strict=True):
         scores += entries.take(column)
@@ -44,7 +45,7 @@ def score_codes(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 class NumpyEngine:
-    """The reference: score every row, keep the k largest.
+    """Score every row and keep the k largest: the reference of all engines.
 
     columns : (M, n), codes by codebook.
     """

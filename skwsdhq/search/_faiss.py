@@ -9,16 +9,16 @@ from ._engines import NumpyEngine, score_codes
 
 __all__ = ["FaissEngine", "build_faiss", "pack_codes", "read_faiss", "unpack_codes"]
 
-_MAX_CODEWORDS = 1024
+_MAX_CODEWORDS = 1024  # beyond, the vectors that stand for them take gigabytes
 
 
 def code_bits(n_codewords: int) -> int:
-    """Bits that a code takes for each codebook."""
+    """Return the bits that a code takes for each codebook."""
     return max(int(n_codewords - 1).bit_length(), 1)
 
 
 def pack_codes(codes: np.ndarray, n_bits: int) -> np.ndarray:
-    """Codes (n, M) as bytes (n, ceil(M * n_bits / 8)), lowest bits first, as faiss keeps them."""
+    """Pack codes (n, M) into bytes (n, ceil(M * n_bits / 8)), lowest bits first, as faiss does."""
     if n_bits == 8:
         return np.ascontiguousarray(codes, dtype=np.uint8)
     # for n: for m: for b: bit m * n_bits + b of row n = bit b of codes[n, m]
@@ -28,7 +28,7 @@ def pack_codes(codes: np.ndarray, n_bits: int) -> np.ndarray:
 
 
 def unpack_codes(packed: np.ndarray, n_codebooks: int, n_bits: int) -> np.ndarray:
-    """Codes (n, M) from the bytes of `pack_codes`; uint8, or uint16 for more than 8 bits."""
+    """Unpack codes (n, M) from the bytes of `pack_codes`: uint8, uint16 for more than 8 bits."""
     n = len(packed)
     count = n_codebooks * n_bits
     bits = np.unpackbits(packed, axis=1, bitorder="little", count=count)
@@ -38,7 +38,7 @@ def unpack_codes(packed: np.ndarray, n_codebooks: int, n_bits: int) -> np.ndarra
 
 
 class FaissEngine:
-    """faiss's product-quantization scan, over look-up tables instead of vectors.
+    """Search by faiss's product-quantization scan, over look-up tables instead of vectors.
 
     An additive code is a product-quantization code over the query repeated M times. Taken further,
     with unit vectors as codewords and the look-up table itself as query, faiss's own tables are
@@ -75,7 +75,7 @@ class FaissEngine:
         similarities = np.empty((len(tables), k), dtype=np.float32)
         rows = np.empty((len(tables), k), dtype=np.int64)
         pending = np.arange(len(tables) if k else 0)
-        fetched = k + 8 + k // 32
+        fetched = k + 8 + k // 32  # a few more than k, so that ties at the end seldom ask again
         # Two float32 sums of M terms in different order differ by less than this.
         slack = 2.0**-23 * tables.shape[1] * np.abs(tables).max(axis=2).sum(axis=1)
         while len(pending) and fetched < min(n, 16 * (k + 8)):
@@ -104,7 +104,7 @@ class FaissEngine:
 
 
 def build_faiss(codebooks: np.ndarray, codes: np.ndarray, ids: np.ndarray | None, form: str) -> Any:
-    """A faiss index over the codes, in additive or product form, by inner product.
+    """Build a faiss index over the codes, in additive or product form, by inner product.
 
     codebooks : (M, K, D) float32.  codes : (n, M).  ids : (n,) int64 or None.
     """
@@ -146,7 +146,7 @@ def build_faiss(codebooks: np.ndarray, codes: np.ndarray, ids: np.ndarray | None
 def read_faiss(
     index: Any, repeated_query: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Codebooks (M, K, D), codes (n, M) and ids (n,) or None of a faiss index.
+    """Read codebooks (M, K, D), codes (n, M) and ids (n,), or None, from a faiss index.
 
     A product quantizer's codebooks become zero outside their own dimensions; with
     `repeated_query`, each sees all D dimensions, as `build_faiss` makes them.

@@ -8,11 +8,11 @@ import numpy as np
 __all__ = ["as_ids", "find_rows", "ids_of", "read_excluded", "read_filter"]
 
 _MAX_ID = 2**63 - 1
-_NONE = object()
+_NONE = object()  # for "none found", which no id can be equal to
 
 
 def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
-    """Ids as a 1-D array of int64 or of strings.
+    """Return ids as a 1-D array of int64 or of strings.
 
     An array says what it holds by its dtype. Elsewhere each id is looked at, since numpy makes
     strings of whatever stands beside one.
@@ -36,7 +36,7 @@ def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
 
 
 def _of_elements(ids: list, name: str) -> np.ndarray:
-    """`as_ids` of Python's objects."""
+    """Do what `as_ids` does, for Python's objects."""
     kinds = set(map(type, ids))
     if all(issubclass(kind, str) for kind in kinds) and ids:
         array = np.array(ids, dtype=str)
@@ -59,7 +59,7 @@ def _of_elements(ids: list, name: str) -> np.ndarray:
 
 
 def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
-    """Row of each wanted id, -1 where there is none; ids None are the row numbers."""
+    """Return the row of each wanted id, -1 where there is none; ids None are the row numbers."""
     if not len(wanted):
         return np.zeros(0, dtype=np.int64)
     kind = "i" if ids is None else ids.dtype.kind
@@ -71,6 +71,7 @@ def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
         return np.where((wanted >= 0) & (wanted < n), wanted, -1)
     if not len(ids):
         return np.full(len(wanted), -1, dtype=np.int64)
+    # Sorted once, all wanted ids are found by bisection.
     order = np.argsort(ids, kind="stable")
     places = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
     rows = order[places]
@@ -78,7 +79,7 @@ def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
 
 
 def ids_of(rows: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
-    """Ids of row numbers; -1 or '' for -1. Where ids are None, rows are their own."""
+    """Return the ids of row numbers, -1 or '' for -1; where ids are None, rows are their own."""
     if ids is None:
         return rows
     if not len(ids):
@@ -91,7 +92,7 @@ def ids_of(rows: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
 def read_excluded(
     exclude: Any, exclude_self: bool, ids: np.ndarray | None, n: int, n_queries: int
 ) -> np.ndarray | None:
-    """Rows that each query leaves out, (q, E) filled up with -1; None when there are none."""
+    """Return rows that each query leaves out, (q, E) filled up with -1; None for no rows at all."""
     per_query: list[np.ndarray] = []
     if exclude is not None:
         entries = list(exclude)
@@ -127,7 +128,7 @@ def read_excluded(
 def read_filter(
     filter: Any, ids: np.ndarray | None, n: int, n_queries: int
 ) -> np.ndarray | list[np.ndarray] | None:
-    """Rows that may be found, ascending: one array for all queries, or one for each."""
+    """Return rows that may be found, ascending: one array for all queries, or one for each."""
     if filter is None:
         return None
     if isinstance(filter, str | bytes | dict) or not isinstance(filter, Iterable):
@@ -139,6 +140,7 @@ def read_filter(
         return _mask_rows(np.asarray(entries), n)
     if isinstance(entries, np.ndarray) and entries.ndim == 1 and entries.dtype != object:
         return _id_rows(entries, ids, n)
+    # Neither a mask nor ids: then it is a list with one of these for each query.
     if all(_is_id(entry) for entry in entries):
         return _id_rows(entries, ids, n)
     if len(entries) != n_queries:
@@ -169,7 +171,7 @@ def _is_id(entry: Any) -> bool:
 
 
 def _is_mask(entries: Any) -> bool:
-    """Whether this is a mask over the rows; numpy's arrays are not looked through one by one."""
+    """Tell whether this is a mask over the rows; of numpy's arrays the dtype alone is asked."""
     if isinstance(entries, np.ndarray) and entries.dtype != object:
         return entries.ndim == 1 and entries.dtype == bool
     return len(entries) > 0 and all(isinstance(entry, bool | np.bool_) for entry in entries)

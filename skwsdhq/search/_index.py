@@ -7,12 +7,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..codebooks.decoding import decode_rows
+from ..utils.validation import check_choice
 from ._faiss import build_faiss, read_faiss
 from ._ids import as_ids, ids_of, read_excluded, read_filter
 from ._load import check_rows
 from ._rows import BLOCK, Rows
 from ._store import load_arrays, save_arrays
-from ._tables import decode_rows, finite_table, lookup_table, rerank, rerank_codes
+from ._tables import finite_table, lookup_table, rerank, rerank_codes
 from .checks import (
     check_codebooks,
     check_codes,
@@ -30,17 +32,17 @@ ENGINES = ("auto", "buckets", "bounded", "scan", "pairs", "faiss", "numpy")
 
 
 class CodeIndex:
-    """Exact search among codes by inner product with the decoded rows.
+    """Search exactly among codes, by inner product with the decoded rows.
 
     The similarity of an embedding and a row is the float32 sum of M look-up table entries in the
     order of the codebooks. Larger is closer; rows of equal similarity come in order of row number.
     All engines return the same ranking, to the last bit.
 
-    Threads may share an index, also while one of them adds or removes rows. Codes and ids are never
-    changed but replaced, both in one step: a search, save or export sees the rows as they were
-    when it began, all of them or none of what an `add` or `remove` does. Writers wait for each
-    other. One that fails or is interrupted leaves the index as it was. Between two reads, of
-    `codes` and of `ids` for instance, a writer may come: `to_numpy` gives what belongs together.
+    Threads may share an index, also while one of them adds or removes rows. A writer never changes
+    codes and ids but replaces both in one step: a search, save or export sees the rows as they
+    were when it began. Writers wait for each other. One that fails or is interrupted leaves the
+    index as it was. Between two reads, of `codes` and of `ids` for instance, a writer may come:
+    `to_numpy` gives what belongs together.
 
     Parameters
     ----------
@@ -100,9 +102,7 @@ class CodeIndex:
         self._begin(Rows(codebooks, codes, ids), engine, n_jobs)
 
     def _begin(self, rows: Rows, engine: str, n_jobs: int | None) -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine={engine!r} should be one of {', '.join(map(repr, ENGINES))}.")
-        self.engine = engine
+        self.engine = check_choice("engine", engine, ENGINES)
         self.n_jobs = n_jobs
         # What is read more than once is read from one `Rows`: the next moment there may be others.
         self._rows = rows
@@ -111,28 +111,53 @@ class CodeIndex:
 
     @classmethod
     def _over(cls, rows: Rows, engine: str = "auto", n_jobs: int | None = None) -> Self:
-        """An index over rows that are known to be right, and that others may hold too."""
+        """Return an index over rows that are known to be right, and that others may hold too."""
         index = object.__new__(cls)
         index._begin(rows, engine, n_jobs)
         return index
 
     @property
     def codebooks(self) -> np.ndarray:
-        """Codebooks, (M, K, D)."""
+        """Return the codebooks, (M, K, D)."""
         return self._rows.codebooks
 
     @property
     def codes(self) -> np.ndarray:
-        """Codes of the rows, (n, M)."""
+        """Return the codes of the rows, (n, M)."""
         return self._rows.codes
 
     @property
     def ids(self) -> np.ndarray:
-        """Ids of the rows, (n,)."""
+        """Return the ids of the rows, (n,)."""
         return self._rows.ids
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def copy(self, ids: Any = None) -> Self:
+        """Return an index of its own over the same rows, which costs next to nothing.
+
+        The two share memory, and what searches are prepared by. What is added to one of them, or
+        removed from it, the other does not see.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n,), default=None
+            Distinct integers or strings in place of the ids; None keeps these.
+
+        Returns
+        -------
+        CodeIndex
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> index = CodeIndex(np.array([[[1.0], [2.0]]]), [[0], [1]])
+        >>> index.copy(ids=["a", "b"]).search(np.array([[1.0]]), k=1)[1]
+        array([['b']], dtype='<U1')
+        """
+        rows = self._rows
+        return self._over(rows if ids is None else rows.with_ids(ids), self.engine, self.n_jobs)
 
     def __repr__(self) -> str:
         rows = self._rows
@@ -200,7 +225,7 @@ class CodeIndex:
         vectors: Any = None,
         shortlist: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest rows of each embedding.
+        """Find the k nearest rows of each embedding.
 
         Parameters
         ----------
@@ -243,6 +268,7 @@ class CodeIndex:
         has_second_stage = n_codebooks is not None or vectors is not None
         depth = check_shortlist(shortlist, k, has_second_stage, "n_codebooks or vectors")
         first = whole if n_codebooks is None else whole.prefix(n_codebooks)
+        # No query finds more than it may: the result is as narrow as the widest of them.
         depth = min(depth, first.n_findable(len(queries), excluded, allowed))
         similarities = np.empty((len(queries), min(k, depth)), dtype=np.float32)
         found = np.empty((len(queries), min(k, depth)), dtype=np.int64)
@@ -252,6 +278,7 @@ class CodeIndex:
         for block, tables, values, rows in ranked:
             if first is not whole:
                 tables = lookup_table(queries[block], whole.codebooks)
+                # Exact vectors come last, and choose from the whole shortlist.
                 keep = depth if vectors is not None else k
                 values, rows = rerank_codes(tables, rows, whole.codes, keep)
             if vectors is not None:
@@ -260,7 +287,7 @@ class CodeIndex:
         return similarities, ids_of(found, whole.own_ids)
 
     def search_codes(self, codes: Any, k: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest rows of each code: symmetric search, both sides quantized.
+        """Find the k nearest rows of each code: symmetric search, both sides quantized.
 
         Parameters
         ----------
@@ -287,7 +314,7 @@ class CodeIndex:
         exclude_self: bool = False,
         filter: Any = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All rows whose similarity is at least a threshold.
+        """Find all rows whose similarity is at least a threshold.
 
         Parameters
         ----------
@@ -342,19 +369,34 @@ class CodeIndex:
         )
 
     def reconstruct(self, ids: Any = None) -> np.ndarray:
-        """Decoded rows, float32 (n, D), of all rows or of the given ids in their order."""
+        """Decode all rows, or those of the given ids in their order.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n_chosen,), default=None
+            None is all rows.
+
+        Returns
+        -------
+        ndarray of shape (n, D) or (n_chosen, D)
+            float32.
+        """
         whole = self._rows
         if ids is None:
             return decode_rows(whole.codes, whole.codebooks)
         return decode_rows(whole.codes[whole.find(as_ids(ids))], whole.codebooks)
 
     def prefix(self, n_codebooks: int) -> "CodeIndex":
-        """The same rows with only their first codebooks: a coarser, shorter code.
+        """Return the same rows with their first codebooks only: a coarser, shorter code.
 
         Parameters
         ----------
         n_codebooks : int
             From 1 to M.
+
+        Returns
+        -------
+        CodeIndex
         """
         whole = self._rows
         _check_prefix(n_codebooks, len(whole.codebooks))
@@ -384,7 +426,7 @@ class CodeIndex:
         engine: str = "auto",
         n_jobs: int | None = None,
     ) -> Self:
-        """An index from a file of `save`.
+        """Load an index from a file of `save`.
 
         Parameters
         ----------
@@ -392,8 +434,8 @@ class CodeIndex:
         mmap : bool, default=True
             Leave codes and ids in the file, to be read as they are needed.
         verify : bool, default=True
-            Compare checksums, which reads the file once more. That the file is whole and does not
-            contradict itself is always checked: that codes name codewords, and no id comes twice.
+            Compare checksums, which reads the file once more. Loading always checks that the file
+            is whole and does not contradict itself: codes name codewords, and no id comes twice.
             Nothing in it is ever run.
         engine, n_jobs
             As in the constructor.
@@ -415,7 +457,13 @@ class CodeIndex:
         return cls._over(rows, engine, n_jobs)
 
     def to_numpy(self) -> dict[str, np.ndarray]:
-        """Copies of all there is: ``codebooks`` (M, K, D), ``codes`` (n, M) and ``ids`` (n,)."""
+        """Copy all there is into arrays that belong together.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``codebooks`` (M, K, D), ``codes`` (n, M) and ``ids`` (n,).
+        """
         rows = self._rows
         return {
             "codebooks": rows.codebooks.copy(),
@@ -424,7 +472,7 @@ class CodeIndex:
         }
 
     def to_faiss(self, form: str = "additive") -> Any:
-        """A faiss index over the same codes, by inner product; it needs nothing of this package.
+        """Build a faiss index over the same codes, by inner product; faiss alone can use it.
 
         Parameters
         ----------
@@ -438,8 +486,7 @@ class CodeIndex:
         faiss.Index
             Within an ``IndexIDMap`` where the index has ids of its own, which must be integers.
         """
-        if form not in ("additive", "product"):
-            raise ValueError(f"form={form!r} should be 'additive' or 'product'.")
+        check_choice("form", form, ("additive", "product"))
         rows = self._rows
         if rows.own_ids is not None and rows.own_ids.dtype.kind == "U":
             raise TypeError(
@@ -457,7 +504,7 @@ class CodeIndex:
         engine: str = "auto",
         n_jobs: int | None = None,
     ) -> Self:
-        """An index with the codes of a faiss index.
+        """Make an index with the codes of a faiss index.
 
         Parameters
         ----------
@@ -469,6 +516,10 @@ class CodeIndex:
             of `to_faiss` is.
         engine, n_jobs
             As in the constructor.
+
+        Returns
+        -------
+        CodeIndex
         """
         codebooks, codes, ids = read_faiss(index, repeated_query)
         return cls(codebooks, codes, ids=ids, engine=engine, n_jobs=n_jobs)
@@ -479,6 +530,7 @@ _INDEXES: weakref.WeakSet[CodeIndex] = weakref.WeakSet()
 
 
 def _free_locks() -> None:
+    """Give each index a new lock, in the child of a fork."""
     for index in _INDEXES:
         index._writing = threading.RLock()
 
@@ -488,5 +540,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def _check_prefix(n_codebooks: Any, limit: int) -> None:
+    """Refuse a number of first codebooks that there are not."""
     if check_k(n_codebooks, "n_codebooks") > limit:
         raise ValueError(f"n_codebooks={n_codebooks} should lie from 1 to M={limit}.")

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..codebooks.decoding import decode_rows
 from ._engines import score_codes
 from ._ids import ids_of, read_excluded
 from ._index import CodeIndex
@@ -14,7 +15,7 @@ from ._load import check_lists, check_rows
 from ._pairs import pair_columns, pair_tables, rough_scores, rough_slack
 from ._rows import BLOCK, Rows
 from ._store import load_arrays, save_arrays
-from ._tables import decode_rows, finite_products, finite_table, rerank
+from ._tables import finite_products, finite_table, rerank
 from .checks import check_embeddings, check_k, check_shortlist, check_vectors
 from .topk import order_by_score, reaching_top, top_k
 
@@ -31,22 +32,23 @@ _OF_VECTORS, _OF_RESIDUALS = "InvertedCodeIndex", "InvertedCodeIndex of residual
 class InvertedCodeIndex:
     """Search in the most promising lists of rows only, for tens of millions of them.
 
-    Rows are divided among lists by their nearest of `n_lists` directions, found by spherical
-    k-means; a direction that is no row's nearest has no list. A query looks at the rows of its
-    `n_probe` nearest lists, and where they are fewer than it asks for, at further lists; what is in
-    other lists it misses.
+    Each row goes to the list of its nearest of `n_lists` directions, which spherical k-means finds.
+    A direction that is no row's nearest has no list. A query looks at the rows of its `n_probe`
+    nearest lists. Where these hold fewer rows than it asks for, it goes on to further lists. It
+    misses what other lists hold.
 
-    Where the exact embeddings are given, codes of what is left of them after subtracting the
-    center of their list, the mean of its rows, take the place of the index's own codes: the same
-    number of bytes says more of a small residual than of a whole vector. The similarity of a query
-    and a row is then its inner product with the center plus the sum of look-up table entries. Codes
-    of vectors (``residuals=False``) give the similarities and the order of equal ones that
-    `CodeIndex` gives. Either finds several times as many of the exact neighbours when a longer list
-    is ranked again by exact embeddings, `vectors` in `search`: by 32 bits, of the ten nearest among
-    10 million rows, .56 instead of .15, and .41 instead of .12 with codes of vectors.
+    With exact embeddings the codes are those of residuals: a row less the center of its list, the
+    mean of the list's rows. The same number of bytes says more of a small residual than of a whole
+    vector. The similarity of a query and a row is then its inner product with the center plus the
+    sum of look-up table entries. Codes of vectors (``residuals=False``) give the similarities and
+    the order of equal ones that `CodeIndex` gives.
 
-    It never changes: threads may share it, and rows that are added to the `CodeIndex` afterwards
-    are not in it.
+    Either finds several times as many of the exact neighbours when exact embeddings rank a longer
+    list again, `vectors` in `search`: by 32 bits, of the ten nearest among 10 million rows, .56
+    instead of .15, and .41 instead of .12 with codes of vectors.
+
+    The lists never change: threads may share them, and rows that are added to the `CodeIndex`
+    afterwards are not in them.
 
     Parameters
     ----------
@@ -130,7 +132,7 @@ class InvertedCodeIndex:
             )
 
         def get_rows(part: Any) -> np.ndarray:
-            """Float32 vectors of some rows: the given ones or decoded codes."""
+            """Return the vectors of some rows as float32: the given ones or decoded codes."""
             if vectors is None:
                 return decode_rows(whole.codes[part], whole.codebooks)
             return _finite(vectors, part, n)
@@ -149,6 +151,7 @@ class InvertedCodeIndex:
         starts = np.concatenate([[0], np.cumsum(np.bincount(nearest, minlength=n_lists))])
         self._set_lists(starts, directions, centers if has_residuals else None)
         self._rows = order.astype(np.int32 if n < 2**31 else np.int64)
+        # Rows of a list lie side by side: a visit reads one stretch of memory.
         self._sorted = Rows(codebooks, codes[order])
         self._ids = whole.own_ids
 
@@ -172,12 +175,12 @@ class InvertedCodeIndex:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Rows in each list, (n_lists,)."""
+        """Return the number of rows in each list, (n_lists,)."""
         return np.diff(self._starts)
 
     @property
     def codebooks(self) -> np.ndarray:
-        """Codebooks of the codes that are searched, (M, K, D)."""
+        """Return the codebooks of the codes that are searched, (M, K, D)."""
         return self._sorted.codebooks
 
     def search(
@@ -191,7 +194,7 @@ class InvertedCodeIndex:
         vectors: Any = None,
         shortlist: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest rows of each embedding among those of its nearest lists.
+        """Find the k nearest rows of each embedding among those of its nearest lists.
 
         Parameters
         ----------
@@ -259,11 +262,12 @@ class InvertedCodeIndex:
     def _choose_lists(
         self, nearness: np.ndarray, n_probe: int, k: int, left_out: np.ndarray | None
     ) -> np.ndarray:
-        """The nearest lists, as many as hold k rows beside those left out, at least n_probe."""
+        """Choose the nearest lists: n_probe, or as many as hold k rows beside those left out."""
         n_rows = k if left_out is None else k + int((left_out >= 0).sum())
         lists = top_k(nearness, n_probe)
         if self.sizes[lists].sum() >= n_rows:
             return lists
+        # Few rows, or many of them left out: go on through all lists, the nearest first.
         lists = order_by_score(nearness)
         n_needed = int(np.searchsorted(np.cumsum(self.sizes[lists]), n_rows)) + 1
         return lists[: max(n_probe, n_needed)]
@@ -276,7 +280,7 @@ class InvertedCodeIndex:
         k: int,
         left_out: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities and rows of the k best in some lists.
+        """Return similarities and rows of the k best in some lists.
 
         table : (M, K).  offsets : (n_probe,), the query's inner products with the lists' centers.
         """
@@ -309,7 +313,13 @@ class InvertedCodeIndex:
         return scores[order], rows[order]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the index to a file, as `CodeIndex.save` does."""
+        """Write the index to a file, as `CodeIndex.save` does.
+
+        Parameters
+        ----------
+        path : path
+            A file that is there is replaced in one step.
+        """
         arrays = {
             "codebooks": self.codebooks,
             "codes": self._sorted.codes,
@@ -333,7 +343,25 @@ class InvertedCodeIndex:
         verify: bool = True,
         n_jobs: int | None = None,
     ) -> Self:
-        """An index from a file of `save`; `mmap` and `verify` as in `CodeIndex.load`."""
+        """Load an index from a file of `save`.
+
+        Parameters
+        ----------
+        path : path
+        mmap, verify : bool, default=True
+            As in `CodeIndex.load`.
+        n_jobs : int, default=None
+            As in the constructor.
+
+        Returns
+        -------
+        InvertedCodeIndex
+
+        Raises
+        ------
+        LoadError
+            As `CodeIndex.load`.
+        """
         needed = ("codebooks", "codes", "rows", "starts", "directions")
         kinds = {_OF_VECTORS: needed, _OF_RESIDUALS: (*needed, "centers")}
         arrays, _ = load_arrays(path, kinds, mmap=mmap, verify=verify)
@@ -355,7 +383,7 @@ def _best_codes(
     k: int,
     margin: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions, ascending, and similarities of the k best codes, what ties with them, and more.
+    """Return positions, ascending, and similarities of the k best codes, of ties, and of more.
 
     table : (M, K).  pairs : its `pair_tables`, to look through many codes by; margin is what their
     sums may miss.  codes : (n, M).  offsets : (n,), part of the similarity of each.
@@ -369,6 +397,7 @@ def _best_codes(
     kept = reaching_top(scores, k, margin) if k < len(scores) else np.arange(len(scores))
     if pairs is None:
         return kept, scores[kept]
+    # Scored again in the order of the codebooks, so that the numbers are those of every engine.
     exact = score_codes(table, codes[kept].T)
     if offsets is not None:
         exact += offsets[kept]
@@ -376,7 +405,7 @@ def _best_codes(
 
 
 def _finite(vectors: Any, part: Any, n: int) -> np.ndarray:
-    """Some rows of the vectors as float32; ValueError where they are no numbers."""
+    """Return some rows of the vectors as float32; raise ValueError where they are no numbers."""
     with np.errstate(over="ignore"):
         rows = np.asarray(vectors[part], dtype=np.float32)
     good = np.isfinite(rows).all(axis=1)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..codebooks import encode, learn_codebooks
+from ..codebooks.inputs import code_dtype
 
 __all__ = ["assign_rows", "learn_residual_codes", "train_directions"]
 
@@ -26,7 +27,7 @@ def _blocks(n: int) -> Iterator[slice]:
 def train_directions(
     get_rows: GetRows, n: int, n_lists: int, n_iter: int, rng: np.random.RandomState
 ) -> np.ndarray:
-    """Unit centroids (n_lists, D) of spherical k-means over a sample of n rows."""
+    """Find unit centroids (n_lists, D) by spherical k-means over a sample of n rows."""
     import faiss
 
     n_sampled = min(n, max(_ROWS_PER_LIST * n_lists, 256))
@@ -50,7 +51,7 @@ def train_directions(
 
 
 def assign_rows(get_rows: GetRows, n: int, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The list of each row, and the mean row of each list.
+    """Return the list of each row, and the mean row of each list.
 
     directions : (n_lists, D).  Returns (n,) int32 and (n_lists, D) float32; 0 for a list without
     rows.
@@ -77,7 +78,7 @@ def learn_residual_codes(
     rng: np.random.RandomState,
     n_jobs: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codebooks and codes of the rows less the centers of their lists.
+    """Learn codebooks and codes of the rows less the centers of their lists.
 
     nearest : (n,), the list of each row.  centers : (n_lists, D).  Returns (M, K', D) and (n, M);
     K' is n_codewords, or n where there are fewer rows.
@@ -91,7 +92,7 @@ def learn_residual_codes(
     residuals = get_rows(sampled) - centers[nearest[sampled]]
     codebooks, _ = learn_codebooks(residuals, n_codebooks, n_codewords, random_state=rng)
     seed = int(rng.randint(2**31 - 1))  # one order of the sweeps, so that blocks don't matter
-    codes = np.empty((n, n_codebooks), dtype=np.uint8 if n_codewords <= 256 else np.uint16)
+    codes = np.empty((n, n_codebooks), dtype=code_dtype(n_codewords))
 
     def encode_block(part: slice) -> None:
         residuals = get_rows(part) - centers[nearest[part]]

@@ -1,4 +1,4 @@
-"""Whether the arrays of an index file fit together, so that a search can trust them."""
+"""Checks that the arrays of an index file fit together, so that a search can trust them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..codebooks.inputs import MAX_CODEWORDS, code_dtype
 from ..persistence.file import LoadError
 from ._rows import Rows
-from .checks import check_unique, code_dtype, next_id
+from .checks import check_unique, next_id
 
 __all__ = ["check_lists", "check_rows"]
 
@@ -17,7 +18,7 @@ _MAX_CHARACTER = 0x10FFFF
 
 
 def check_rows(path: Any, arrays: dict[str, np.ndarray], next_id_: Any = None) -> Rows:
-    """The rows of a file whose arrays are each of a possible dtype and number of dimensions.
+    """Return the rows of a file whose arrays are each of a possible dtype and number of dims.
 
     Parameters
     ----------
@@ -34,10 +35,15 @@ def check_rows(path: Any, arrays: dict[str, np.ndarray], next_id_: Any = None) -
     """
     codebooks, codes, ids = np.array(arrays["codebooks"]), arrays["codes"], arrays.get("ids")
     n_codebooks, n_codewords, _ = codebooks.shape
-    _need(0 not in codebooks.shape and n_codewords <= 2**16, path, "its codebooks have no shape")
+    _need(
+        0 not in codebooks.shape and n_codewords <= MAX_CODEWORDS,
+        path,
+        "its codebooks have no shape",
+    )
     _need(bool(np.isfinite(codebooks).all()), path, "its codebooks contain NaN or infinity")
     _need(codes.shape[1] == n_codebooks, path, "its codes do not fit its codebooks")
     _need(codes.dtype == code_dtype(n_codewords), path, "its codes have a wrong dtype")
+    # Where every number of the dtype names a codeword there is nothing to look for.
     if n_codewords < 256**codes.dtype.itemsize:
         for part in _blocks(codes):
             _need(part.max() < n_codewords, path, f"it has codes beyond K={n_codewords}")
@@ -45,6 +51,7 @@ def check_rows(path: Any, arrays: dict[str, np.ndarray], next_id_: Any = None) -
         _need(len(ids) == len(codes), path, "it has not as many ids as codes")
         if ids.dtype.kind == "U":
             for part in _blocks(ids):
+                # Numbers beyond Unicode make a string that Python can't show.
                 characters = np.ascontiguousarray(part).view(np.uint32)
                 _need(characters.max() <= _MAX_CHARACTER, path, "its ids are no text")
         try:
@@ -80,7 +87,7 @@ def check_lists(path: Any, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts of an array that has entries, none of them empty."""
+    """Yield parts of an array that has entries, none of them empty."""
     if array.size:
         step = max(_BLOCK_BYTES // (array.nbytes // len(array)), 1)
         for start in range(0, len(array), step):

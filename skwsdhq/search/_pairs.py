@@ -13,7 +13,7 @@ _MAX_SAMPLE = 8192
 
 
 def pair_tables(table: np.ndarray) -> list[np.ndarray]:
-    """Sums of the entries of codebooks 0 and 1, 2 and 3, ...; the last alone where M is odd.
+    """Sum the entries of codebooks 0 and 1, 2 and 3, ...; leave the last alone where M is odd.
 
     table : (M, K).  Returns arrays of K · 256 entries, for ``code + 256 · next code``; beyond 256
     codewords those of each codebook alone.
@@ -33,7 +33,7 @@ def pair_tables(table: np.ndarray) -> list[np.ndarray]:
 
 
 def pair_columns(codes: np.ndarray) -> list[np.ndarray]:
-    """What `pair_tables` are indexed by, (n,) each: a view of codes (n, M), which are contiguous.
+    """Return what `pair_tables` are indexed by, (n,) each: a view of contiguous codes (n, M).
 
     They are uint8 for up to 256 codewords, and only then.
     """
@@ -42,6 +42,7 @@ def pair_columns(codes: np.ndarray) -> list[np.ndarray]:
         return list(codes.T)
     columns = []
     if n_codebooks > 1:
+        # Two bytes side by side are one number: first + 256 · second, without a copy.
         pairs = codes[:, : n_codebooks - n_codebooks % 2].view("<u2")
         columns = list(pairs.T)
     if n_codebooks % 2:
@@ -50,7 +51,7 @@ def pair_columns(codes: np.ndarray) -> list[np.ndarray]:
 
 
 def rough_scores(tables: list[np.ndarray], columns: list[np.ndarray]) -> np.ndarray:
-    """Similarities but for `rough_slack`: the same entries, added in another order."""
+    """Score rows but for `rough_slack`: by the same entries, added in another order."""
     scores = tables[0].take(columns[0], mode="clip")
     for entries, column in zip(tables[1:], columns[1:], strict=True):
         scores += entries.take(column, mode="clip")
@@ -58,13 +59,16 @@ def rough_scores(tables: list[np.ndarray], columns: list[np.ndarray]) -> np.ndar
 
 
 def rough_slack(table: np.ndarray, largest_offset: float = 0.0) -> float:
-    """What two float32 sums of M entries (and an offset), in different order, differ by at most."""
+    """Return how much two float32 sums of M entries, in different order, differ at most.
+
+    An offset may be one more of the numbers that are added.
+    """
     largest = np.abs(table).max(axis=1).sum(dtype=np.float64) + largest_offset
     return 2.0**-23 * (len(table) + 1) * float(largest)
 
 
 class PairEngine:
-    """The k best by rough scores, and what could be as good, scored again.
+    """Find the k best by rough scores; score again what could be as good.
 
     As in `ScanEngine`, a threshold is guessed low from a sample, and whether k rows reach it is
     then known. A row whose exact score is among the k best has a rough score of at least the k-th
@@ -113,7 +117,7 @@ class PairEngine:
         return found
 
     def _above(self, pairs: list[np.ndarray], bound: float) -> tuple[np.ndarray, np.ndarray]:
-        """Rough scores and rows, ascending, of all that reach a bound."""
+        """Return rough scores and rows, ascending, of all that reach a bound."""
         values, rows = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
         for start in range(0, len(self.codes), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)

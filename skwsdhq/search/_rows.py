@@ -20,7 +20,7 @@ _BLOCK_RESULTS = 2**23  # rows ranked at once: 64 MB of row numbers
 
 
 class Rows:
-    """Codes and ids that belong together and never change.
+    """Keep codes and ids that belong together and never change.
 
     An index that grows or shrinks gets new ones, in one assignment. So a search that reads them
     once is right whatever other threads do meanwhile, and what fails halfway has changed nothing.
@@ -58,15 +58,17 @@ class Rows:
 
     @property
     def ids(self) -> np.ndarray:
+        """Return the ids (n,); row numbers where the rows have none of their own."""
         return _read_only(np.arange(len(self))) if self.own_ids is None else self.own_ids
 
     def with_added(self, codes: np.ndarray, ids: np.ndarray | None) -> "Rows":
-        """These rows and new ones behind them; codes and ids are of their final dtypes."""
+        """Return these rows and new ones behind them; codes and ids have their final dtypes."""
         own = self.own_ids
         if ids is None:
             if own is not None and own.dtype.kind == "U" and len(codes):
                 raise ValueError("The index has string ids; give ids= for the new rows as well.")
             ids = number_ids(self.next_id, len(codes))
+            # Ids that are still the row numbers need no memory.
             plain = own is None and self.next_id == len(self)
         else:
             plain = False
@@ -86,7 +88,7 @@ class Rows:
         return Rows(self.codebooks, np.concatenate([self.codes, codes]), kept, after)
 
     def without(self, ids: np.ndarray) -> "Rows":
-        """The rows that have none of these ids."""
+        """Return the rows that have none of these ids."""
         gone = self.find(ids)
         if not len(gone):
             return self
@@ -95,7 +97,7 @@ class Rows:
         return Rows(self.codebooks, self.codes[kept], self.ids[kept], self.next_id)
 
     def with_ids(self, ids: Any) -> "Rows":
-        """The same rows under other ids; engines know no ids, and are shared."""
+        """Return the same rows under other ids; engines know no ids, and are shared."""
         own = as_ids(ids).copy()
         check_unique(own, len(self))
         named = Rows(self.codebooks, self.codes, own)
@@ -103,14 +105,14 @@ class Rows:
         return named
 
     def find(self, wanted: np.ndarray) -> np.ndarray:
-        """Row of each id; ValueError for one that isn't there."""
+        """Return the row of each id; raise ValueError for one that isn't there."""
         rows = find_rows(self.own_ids, len(self), wanted)
         if (rows < 0).any():
             raise ValueError(f"ids should be in the index; {wanted[rows < 0][0].item()!r} is not.")
         return rows
 
     def prefix(self, n_codebooks: int) -> "Rows":
-        """The same rows with their first codebooks only; the same object each time."""
+        """Return the same rows with their first codebooks only; the same object each time."""
         if n_codebooks not in self._prefixes:
             codes = np.ascontiguousarray(self.codes[:, :n_codebooks])
             short = Rows(self.codebooks[:n_codebooks], codes, self.own_ids, self.next_id)
@@ -118,6 +120,7 @@ class Rows:
         return self._prefixes[n_codebooks]
 
     def engine(self, name: str, n_queries: int) -> Engine:
+        """Return an engine by name, "auto" for the fastest one; build it at the first call."""
         if name == "auto":
             work = (len(self), self.codebooks.shape, n_queries)
             name = "bounded" if bounds_pay(*work) else choose_engine(*work)
@@ -129,7 +132,7 @@ class Rows:
         return self._engines[name]
 
     def n_findable(self, n_queries: int, excluded: np.ndarray | None, allowed: Any) -> int:
-        """The largest number of rows that a query may find."""
+        """Return the largest number of rows that a query may find."""
         if excluded is None and not isinstance(allowed, list):
             return len(self) if allowed is None else len(allowed)
         if allowed is None and excluded is not None and n_queries:
@@ -151,8 +154,11 @@ class Rows:
         engine: str = "auto",
         n_jobs: int | None = None,
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-        """For blocks of queries look-up tables (B, M, K), similarities and rows (B, k), filled up
-        with -inf and -1."""
+        """Rank rows for blocks of queries.
+
+        Yield the block, its look-up tables (B, M, K), and similarities and rows (B, k), filled up
+        with -inf and -1.
+        """
         chosen: Engine | None = None
         if allowed is None:
             chosen = self.engine(engine, len(queries))
@@ -164,6 +170,7 @@ class Rows:
         size = max(min(_BLOCK_RESULTS // max(k, 1), BLOCK), 1)  # deep rankings: fewer
 
         def rank_block(start: int) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
+            # Tables of the whole block, even for a part: a product's last bits depend on its shape.
             first = start - start % BLOCK
             block = slice(start, min(start + size, first + BLOCK, len(queries)))
             tables = finite_table(queries[first : first + BLOCK], self.codebooks)
@@ -198,14 +205,14 @@ class Rows:
     def tied_rows(
         self, tables: np.ndarray, similarities: np.ndarray, engine: str = "auto"
     ) -> list[np.ndarray]:
-        """For each query of a block the rows whose similarity is exactly the given one (B, 1)."""
+        """Return for each query of a block the rows of exactly the given similarity (B, 1)."""
         similarities = similarities[:, 0]
         found = self.engine(engine, len(tables)).above(tables, similarities)
         return [rows[scores == s] for (scores, rows), s in zip(found, similarities, strict=True)]
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    """A view that can't be written to; the given array's own flags stay as they are."""
+    """Return a view that can't be written to; the given array's own flags stay as they are."""
     view = array.view()
     view.flags.writeable = False
     return view

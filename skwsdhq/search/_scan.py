@@ -19,7 +19,7 @@ _MAX_HEAP_RANK = 64  # up to here torch.topk is faster than numpy's partition
 
 
 class ScanEngine:
-    """Scores of 64 queries from one pass over the codes.
+    """Score 64 queries in one pass over the codes.
 
     The look-up tables of a group of queries, transposed, are M * K rows with a number for each
     query. A code's scores are the sum of M such rows: whole vectors are added where a scan for one
@@ -78,7 +78,7 @@ class ScanEngine:
         return found
 
     def _sampled(self, transposed: Any, rank: int) -> np.ndarray:
-        """The rank-th largest score of the sampled rows for each query, (width,)."""
+        """Return the rank-th largest score of the sampled rows for each query, (width,)."""
         import torch
 
         scores = self._score(transposed, self.sample, _Buffers(len(self.sample), self))
@@ -90,7 +90,7 @@ class ScanEngine:
         return by_query[:, by_query.shape[1] - rank]
 
     def _transpose(self, tables: np.ndarray) -> Any:
-        """Tables (B, M, K) as a tensor (M * K, width), B padded to a multiple of 8."""
+        """Lay tables (B, M, K) out as a tensor (M * K, width), B padded to a multiple of 8."""
         import torch
 
         width = -(-len(tables) // 8) * 8
@@ -99,7 +99,7 @@ class ScanEngine:
         return torch.from_numpy(transposed)
 
     def _score(self, transposed: Any, codes: np.ndarray, buffers: "_Buffers") -> np.ndarray:
-        """Scores of a chunk of codes (c, M) for a group of queries, float32 (c, width)."""
+        """Score a chunk of codes (c, M) for a group of queries: float32 (c, width)."""
         import torch
 
         size = codes.size
@@ -119,7 +119,7 @@ class ScanEngine:
     def _above(
         self, transposed: Any, thresholds: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Scores and rows, ascending, of all rows that reach each query's threshold."""
+        """Return scores and rows, ascending, of all rows that reach each query's threshold."""
         n, width = len(self.codes), transposed.shape[1]
         buffers = _Buffers(min(self.chunk, n), self)
         padded = np.full(width, np.inf, dtype=np.float32)
@@ -149,7 +149,7 @@ class ScanEngine:
 
 
 class _Buffers:
-    """Room for the table rows of a chunk of codes, so that every chunk uses the same memory."""
+    """Hold room for the table rows of a chunk of codes, so that all chunks use the same memory."""
 
     def __init__(self, n_rows: int, engine: ScanEngine) -> None:
         n_codebooks = engine.codes.shape[1]

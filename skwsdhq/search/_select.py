@@ -11,6 +11,7 @@ from ._scan import ScanEngine
 
 __all__ = ["bounds_pay", "build_engine", "choose_engine", "drop_rows", "search_each"]
 
+# Where engines change places, as measured on two cores; results do not depend on it.
 _MAX_BUCKETS = 2**16
 _MIN_PAIR_ROWS = 8192
 _MIN_BOUNDED_ROWS = 2**16
@@ -18,7 +19,7 @@ _MIN_BOUNDED_ROWS_OF_MANY = 2**18  # where a scan shares its work among queries
 
 
 def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
-    """The fastest engine for n rows, codebooks of a shape (M, K, D) and some queries.
+    """Choose the fastest engine for n rows, codebooks of a shape (M, K, D) and some queries.
 
     Of those that look at all rows; see `bounds_pay` for the one that does not.
     """
@@ -32,7 +33,7 @@ def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
 
 
 def bounds_pay(n: int, shape: tuple[int, ...], n_queries: int) -> bool:
-    """Whether searches by bounds are faster than all others, where they can sort the codes once."""
+    """Tell whether searches by bounds are the fastest, once they have sorted the codes."""
     n_codebooks, n_codewords, _ = shape
     if n_codewords**n_codebooks <= _MAX_BUCKETS or not n_leading(n_codebooks, n_codewords):
         return False
@@ -41,6 +42,7 @@ def bounds_pay(n: int, shape: tuple[int, ...], n_queries: int) -> bool:
 
 
 def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
+    """Build an engine over codes (n, M) by its name."""
     if name == "faiss":
         return FaissEngine(codes, n_codewords)
     if name == "bounded" and not n_leading(codes.shape[1], n_codewords):
@@ -58,7 +60,7 @@ def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
 def search_each(
     tables: np.ndarray, codes: np.ndarray, allowed: list[np.ndarray], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search with rows of its own for each query; filled up with -inf and -1."""
+    """Search among rows of its own for each query; fill up with -inf and -1."""
     similarities = np.full((len(tables), k), -np.inf, dtype=np.float32)
     rows = np.full((len(tables), k), -1, dtype=np.int64)
     for b, own in enumerate(allowed):
@@ -71,8 +73,8 @@ def search_each(
 def drop_rows(
     similarities: np.ndarray, rows: np.ndarray, excluded: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first k rows that are not excluded; filled up with -inf and -1."""
-    if excluded.shape[1] <= 4:
+    """Return the first k rows that are not excluded; fill up with -inf and -1."""
+    if excluded.shape[1] <= 4:  # a comparison for each is faster than a set operation a query
         kept = rows >= 0
         for column in excluded.T:
             kept &= rows != column[:, None]

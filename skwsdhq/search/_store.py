@@ -50,9 +50,9 @@ _LAYOUT = {
 
 
 def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], extra: dict) -> None:
-    """Write arrays and a dict of JSON values to a file; a file that is there is replaced at once.
+    """Write arrays and a dict of JSON values to a file; replace one that is there at once.
 
-    See `skwsdhq.utils._files.replacing`: a crash leaves the old one as it was.
+    See `skwsdhq.utils.files.replacing`: a crash leaves the old one as it was.
     """
     entries: list[dict[str, Any]] = []
     contents = []
@@ -141,7 +141,34 @@ def load_arrays(
 
 
 def _read_header(file: BinaryIO, size: int, path: Path, what: str) -> tuple[dict[str, Any], int]:
-    """The header's fields, found true to the file, and where its arrays begin."""
+    """Return the header's fields, found true to the file, and where its arrays begin."""
+    fields, start = _read_fields(file, size, path, what)
+    entries, extra, nbytes = fields["arrays"], fields["extra"], fields["nbytes"]
+    if not (isinstance(entries, list) and isinstance(extra, dict) and _is_count(nbytes)):
+        raise LoadError(f"{path} is damaged: its header makes no sense.")
+    if size != start + nbytes:
+        raise LoadError(
+            f"{path} is cut short or has been added to: {size} bytes instead of "
+            f"{start + nbytes}; save the index again."
+        )
+    # Arrays lie one behind the other, so that where each begins is known before it is read.
+    place = 0
+    names = set()
+    for entry in entries:
+        wrong = _wrong_entry(entry, place, size)
+        if wrong is None and entry["name"] in names:
+            wrong = f"two arrays are {entry['name']}"
+        if wrong is not None:
+            raise LoadError(f"{path} is damaged: {wrong}.")
+        names.add(entry["name"])
+        place = _aligned(place + entry["nbytes"])
+    if place != nbytes:
+        raise LoadError(f"{path} is damaged: its arrays do not fill it.")
+    return fields, start
+
+
+def _read_fields(file: BinaryIO, size: int, path: Path, what: str) -> tuple[dict[str, Any], int]:
+    """Read the header whose checksum fits; return its fields and where the arrays begin."""
     prefix = file.read(_PREFIX.size)
     if prefix[: len(_MAGIC)] != _MAGIC[: len(prefix)] or not prefix:
         raise LoadError(f"{path} is not a saved {what}.")
@@ -165,34 +192,19 @@ def _read_header(file: BinaryIO, size: int, path: Path, what: str) -> tuple[dict
     start = _aligned(_PREFIX.size + length)
     if not isinstance(fields, dict) or fields.keys() != {"arrays", "extra", "nbytes"}:
         raise LoadError(f"{path} is damaged: its header says too little or too much.")
-    entries, extra, nbytes = fields["arrays"], fields["extra"], fields["nbytes"]
-    if not (isinstance(entries, list) and isinstance(extra, dict) and _is_count(nbytes)):
-        raise LoadError(f"{path} is damaged: its header makes no sense.")
-    if size != start + nbytes:
-        raise LoadError(
-            f"{path} is cut short or has been added to: {size} bytes instead of "
-            f"{start + nbytes}; save the index again."
-        )
-    place = 0
-    names = set()
-    for entry in entries:
-        wrong = _wrong_entry(entry, place, size)
-        if wrong is None and entry["name"] in names:
-            wrong = f"two arrays are {entry['name']}"
-        if wrong is not None:
-            raise LoadError(f"{path} is damaged: {wrong}.")
-        names.add(entry["name"])
-        place = _aligned(place + entry["nbytes"])
-    if place != nbytes:
-        raise LoadError(f"{path} is damaged: its arrays do not fill it.")
     return fields, start
 
 
 def _wrong_entry(entry: Any, place: int, size: int) -> str | None:
-    """What can't be true of an array that should begin at a place; None where all can."""
+    """Tell what can't be true of an array that should begin at a place; None where all can."""
     keys = {"name", "dtype", "shape", "nbytes", "sha256", "offset"}
     if not isinstance(entry, dict) or entry.keys() != keys:
         return "an array lacks its name, dtype, shape, place or checksum"
+    return _wrong_kind(entry) or _wrong_place(entry, place, size)
+
+
+def _wrong_kind(entry: dict[str, Any]) -> str | None:
+    """Tell what no array of its name can have; None where name, dtype and shape are possible."""
     name, dtype, shape = entry["name"], entry["dtype"], entry["shape"]
     if not isinstance(name, str) or name not in _LAYOUT:
         return f"an index has no array {name!r}"
@@ -201,6 +213,12 @@ def _wrong_entry(entry: Any, place: int, size: int) -> str | None:
         return f"{name} can't have dtype {dtype!r}"
     if not (isinstance(shape, list) and len(shape) == n_dims and all(map(_is_count, shape))):
         return f"{name} can't have shape {shape!r}"
+    return None
+
+
+def _wrong_place(entry: dict[str, Any], place: int, size: int) -> str | None:
+    """Tell why an array of a possible kind can't lie at its place in a file of this size."""
+    name, dtype, shape = entry["name"], entry["dtype"], entry["shape"]
     n_bytes = np.dtype(dtype).itemsize
     if n_bytes > size:  # of which numpy allocates one even for none
         return f"{name} can't have dtype {dtype!r} in a file of {size} bytes"
@@ -218,7 +236,7 @@ def _wrong_entry(entry: Any, place: int, size: int) -> str | None:
 
 
 def _read_array(file: BinaryIO, entry: dict[str, Any], place: int, mmap: bool) -> Any:
-    """An array, mapped or read; None where the file ends before it."""
+    """Map or read an array; return None where the file ends before it."""
     dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
     if entry["nbytes"] == 0:  # which mmap refuses
         return np.zeros(shape, dtype=dtype)
@@ -237,7 +255,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _bytes(array: np.ndarray) -> Any:
-    """The memory of a contiguous array, for hashing, reading and writing."""
+    """Return the memory of a contiguous array, for hashing, reading and writing."""
     return np.asarray(array).reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 

@@ -1,13 +1,13 @@
-"""Look-up tables, decoded rows, and the second look at a shortlist."""
+"""Look-up tables, and the second look at a shortlist."""
 
 from typing import Any
 
 import numpy as np
 
+from ..utils.validation import as_numbers, check_whole
 from ._engines import score_codes
 
 __all__ = [
-    "decode_rows",
     "finite_products",
     "finite_table",
     "lookup_table",
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Inner products of embeddings with every codeword.
+    """Compute the inner products of embeddings with every codeword.
 
     The similarity of an embedding and a code is the sum of M entries, one a codebook: the inner
     product with the decoded code [1]_.
@@ -45,49 +45,35 @@ def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
     array([[[ 2. ,  1. ],
             [ 1.5, -0.5]]])
     """
-    embeddings, codebooks = np.asarray(embeddings), np.asarray(codebooks)
-    if codebooks.ndim != 3:
-        raise ValueError(f"codebooks should have shape (M, K, D); got {codebooks.shape}.")
-    if embeddings.ndim != 2 or embeddings.shape[1] != codebooks.shape[2]:
-        raise ValueError(
-            f"embeddings should have shape (q, D={codebooks.shape[2]}), the D of the codebooks; "
-            f"got {embeddings.shape}."
-        )
+    codebooks = as_numbers("codebooks", codebooks, "(M, K, D)")
     n_codebooks, n_codewords, n_dims = codebooks.shape
+    embeddings = as_numbers("embeddings", embeddings, f"(q, D={n_dims})", n_columns=n_dims)
     # for q: for m: for k: table[q, m, k] = embeddings[q] @ codebooks[m, k]
     table = embeddings @ codebooks.reshape(-1, n_dims).T
     return table.reshape(len(embeddings), n_codebooks, n_codewords)
 
 
 def finite_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """`lookup_table`, if no sum of its entries exceeds float32; else ValueError."""
+    """Return the `lookup_table`; raise ValueError if a sum of its entries exceeds float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         table = lookup_table(embeddings, codebooks)
         largest = np.maximum(table.max(axis=2), -table.min(axis=2)).sum(axis=1)
-    _check_finite(largest)
+    _check_range(largest)
     return table
 
 
 def finite_products(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Inner products (q, n) of embeddings (q, D) and rows (n, D); ValueError beyond float32."""
+    """Multiply embeddings (q, D) with rows (n, D) to (q, n); raise ValueError beyond float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         products = embeddings @ rows.T
-    _check_finite(products)
+    _check_range(products)
     return products
 
 
-def _check_finite(products: np.ndarray) -> None:
+def _check_range(products: np.ndarray) -> None:
+    """Refuse similarities that are beyond float32, and tell the way out."""
     if not np.isfinite(products).all():
         raise ValueError("similarities would exceed float32; scale embeddings or codebooks down.")
-
-
-def decode_rows(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Sum of the codewords of each code: (n, D) for codes (n, M) and codebooks (M, K, D)."""
-    # for n: decoded[n] = codebooks[0, codes[n, 0]] + … + codebooks[M - 1, codes[n, M - 1]]
-    decoded = codebooks[0][codes[:, 0]]
-    for m in range(1, len(codebooks)):
-        decoded += codebooks[m][codes[:, m]]
-    return decoded
 
 
 def rerank(
@@ -127,8 +113,7 @@ def rerank(
             f"embeddings (q, D) and rows (q, s) should have one q; got {embeddings.shape} and "
             f"{rows.shape}."
         )
-    if k < 1:
-        raise ValueError(f"k={k} should be at least 1.")
+    k = check_whole("k", k)
 
     def exact(q: int, found: np.ndarray) -> np.ndarray:
         # Not a matrix product: its last bits would depend on what else is in the shortlist.
@@ -140,12 +125,12 @@ def rerank(
 def rerank_codes(
     tables: np.ndarray, rows: np.ndarray, codes: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `rerank`, by whole codes: tables (q, M, K), rows (q, s), codes (n, M)."""
+    """Rank again as `rerank` does, by whole codes: tables (q, M, K), rows (q, s), codes (n, M)."""
     return _rank_shortlists(rows, lambda q, found: score_codes(tables[q], codes[found].T), k)
 
 
 def _rank_shortlists(rows: np.ndarray, score: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best rows of each shortlist by ``score(q, rows)``."""
+    """Return the k best rows of each shortlist by ``score(q, rows)``, with their scores."""
     k = min(k, rows.shape[1])
     similarities = np.full((len(rows), k), -np.inf, dtype=np.float32)
     ranked = np.full((len(rows), k), -1, dtype=np.int64)

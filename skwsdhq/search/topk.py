@@ -10,7 +10,7 @@ _SAMPLE_STEP = 32
 
 
 def order_by_score(scores: np.ndarray) -> np.ndarray:
-    """Order that sorts scores downwards, and equal scores by position.
+    """Return the order that sorts scores downwards, and equal scores by position.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def order_by_score(scores: np.ndarray) -> np.ndarray:
 
 
 def order_rows_by_score(scores: np.ndarray) -> np.ndarray:
-    """`order_by_score` of each row, by one sort of integers.
+    """Return `order_by_score` of each row, by one sort of integers.
 
     scores : (B, n) float32, no NaN, n < 2**31.  Returns (B, n) int64.
     """
@@ -49,20 +49,21 @@ def order_rows_by_score(scores: np.ndarray) -> np.ndarray:
 
 
 def _descending_bits(scores: np.ndarray) -> np.ndarray:
-    """uint32 numbers that are smaller for larger float32 scores, and equal for equal ones."""
+    """Return uint32 numbers that are smaller for larger float32 scores, equal for equal ones."""
     # An IEEE float orders like its bits, save that negative ones run backwards.
     bits = (scores + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0
     return np.where(bits >> 31, bits, bits ^ np.uint32(2**31 - 1))
 
 
 def sampled_rank(k: int, n: int, n_sampled: int) -> int:
-    """Rank in a sample whose value at least k of all n numbers almost certainly reach."""
+    """Return a rank in a sample whose value at least k of all n numbers almost surely reach."""
+    # How many of the k best the sample holds, and three deviations more.
     expected = k * n_sampled / n
     return int(expected + 3 * np.sqrt(expected) + 4)
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the k largest scores, largest first, smaller position first among equals.
+    """Return positions of the k largest scores, largest first, equal ones by position.
 
     Parameters
     ----------
@@ -92,13 +93,15 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def reaching(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Positions of all scores (n,) that reach a threshold, ordered as by `order_by_score`."""
+    """Return positions of all scores (n,) that reach a threshold, in `order_by_score`."""
     positions = np.flatnonzero(scores >= threshold)
     return positions[order_by_score(scores[positions])]
 
 
 def reaching_top(scores: np.ndarray, k: int, margin: float = 0.0) -> np.ndarray:
-    """Positions, ascending, of all that reach the k-th largest score less a margin, and a few more.
+    """Return positions, ascending, of the scores from the k-th largest less a margin on.
+
+    A few more may be among them.
 
     scores : (n,), no NaN.  k : from 1 to n.
     """
@@ -110,7 +113,7 @@ def reaching_top(scores: np.ndarray, k: int, margin: float = 0.0) -> np.ndarray:
 
 
 def _above_sampled_threshold(scores: np.ndarray, k: int, margin: float) -> np.ndarray | None:
-    """As `reaching_top`; None when the sample misled.
+    """Do what `reaching_top` does; return None when the sample misled.
 
     A threshold guessed low from a part of the scores costs a tenth of an exact partition.
     It is exact all the same: when k scores reach it, the k largest do.
