@@ -10,7 +10,6 @@ import pytest
 # shrinks to nothing.
 TO_BE_MENDED = {
     "metrics._scorer _encode",
-    "metrics._ranking _rows",
     "quantization._saved _statistics",
     "quantization.quantizer _features",
     "quantization.quantizer _forward",

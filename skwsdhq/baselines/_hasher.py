@@ -1,22 +1,25 @@
-"""What hashers of images with tags do alike."""
+"""The common part of hashers of images with tags."""
+
+from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils import check_consistent_length
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..tags.enhancer import TagEnhancer
-from ..tags.reading import as_rows_of_tags
+from ..tags.concepts import learn_concepts
 
 __all__ = ["TagHasher"]
 
 
 class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """What hashers do alike: features and tags in, signs and packed bits out."""
+    """Turn features into signs and packed bits, with what was learned from tags."""
 
-    def transform(self, X):
-        """Signs of the bits.
+    tag_enhancer: Any
+    n_bits: int
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the signs of the bits.
 
         Parameters
         ----------
@@ -32,8 +35,8 @@ class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return np.where(self._project(X) >= 0, np.float32(1), np.float32(-1))
 
-    def encode(self, X):
-        """Bits, eight to a byte, the first the highest.
+    def encode(self, X: Any) -> np.ndarray:
+        """Return the bits, eight to a byte, the first the highest.
 
         Parameters
         ----------
@@ -46,7 +49,12 @@ class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         return np.packbits(self.transform(X) > 0, axis=1)
 
-    def __sklearn_tags__(self):
+    def _project(self, X: np.ndarray) -> np.ndarray:
+        """Return numbers (n, n_bits) whose signs are the bits, of features that were checked."""
+        raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags: the target is needed, in any form that tags come in."""
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.one_d_labels = True
@@ -56,11 +64,11 @@ class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return tags
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:  # asked for by scikit-learn, to name the columns
         return self.n_bits
 
-    def _read(self, X, y):
-        """Features, fitted enhancer and indicator (n, C) of the concepts."""
+    def _read(self, X: Any, y: Any) -> tuple[np.ndarray, Any, sparse.csr_array]:
+        """Return features, a fitted enhancer and the indicator (n, C) of the concepts."""
         self._validate_params()
         if y is None:
             raise ValueError(
@@ -68,13 +76,4 @@ class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "learns from tags."
             )
         X = validate_data(self, X, dtype=[np.float64, np.float32])
-        tags = as_rows_of_tags(y)
-        check_consistent_length(X, tags)
-        enhancer = TagEnhancer() if self.tag_enhancer is None else clone(self.tag_enhancer)
-        enhancer = enhancer.fit(tags, None)
-        indicator = sparse.csr_array(enhancer.transform(tags))
-        if not indicator.nnz:
-            raise ValueError(
-                f"none of the {len(X)} rows has a tag; there is nothing to learn from."
-            )
-        return X, enhancer, indicator
+        return X, *learn_concepts(X, y, self.tag_enhancer)

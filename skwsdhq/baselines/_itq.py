@@ -1,7 +1,7 @@
 """CCA-ITQ: binary codes from the directions that images and tags share."""
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -9,14 +9,14 @@ from sklearn.utils import check_random_state
 from ..sphere import normalize_rows
 from ..training import loop as _training
 from ..utils._compat import HasMethods, Interval
-from ..utils.validation import check_number
+from ..utils.validation import check_number, check_whole
 from ._hasher import TagHasher
 
 __all__ = ["CCAITQ", "canonical_directions", "itq_rotation"]
 
 
 def itq_rotation(projections: np.ndarray, *, n_iter: int = 50, random_state: Any = None) -> Any:
-    """Rotation after which the signs of centred rows stand for them best.
+    """Find the rotation after which the signs of centred rows stand for them best.
 
     Minimises ``‖sign(V·R) − V·R‖²`` over orthogonal R by turns of signs and of the orthogonal
     Procrustes solution, from a random rotation.
@@ -47,9 +47,9 @@ def itq_rotation(projections: np.ndarray, *, n_iter: int = 50, random_state: Any
     rows = np.asarray(projections, dtype=np.float64)
     if rows.ndim != 2:
         raise ValueError(f"projections have shape {rows.shape}, should be (n, b).")
-    if n_iter < 0:
-        raise ValueError(f"n_iter={n_iter} should be >= 0.")
+    n_iter = check_whole("n_iter", n_iter, 0)
     n_bits = rows.shape[1]
+    # The Q of a Gaussian matrix is a random rotation: a start without any order of its own.
     start = check_random_state(random_state).standard_normal((n_bits, n_bits))
     rotation, _ = np.linalg.qr(start)
     for _ in range(n_iter):
@@ -62,7 +62,7 @@ def itq_rotation(projections: np.ndarray, *, n_iter: int = 50, random_state: Any
 def canonical_directions(
     rows: np.ndarray, views: np.ndarray, n_directions: int, *, ridge: float = 1.0
 ) -> np.ndarray:
-    """Directions of rows that correlate most with another view of the same samples.
+    """Find directions of rows that correlate most with another view of the same samples.
 
     Canonical correlation analysis in closed form: the singular vectors of the cross-covariance of
     both views, each whitened. Each direction is scaled by its correlation, so that signs are
@@ -108,16 +108,17 @@ def canonical_directions(
 
 
 def _inverse_root(covariance: np.ndarray, ridge: float) -> np.ndarray:
-    """(covariance + ridge · mean variance · I)^(−1/2)."""
+    """Return (covariance + ridge · mean variance · I)^(−1/2)."""
     values, vectors = np.linalg.eigh(covariance)
+    # Rounding leaves eigenvalues below 0; features that never vary leave 0.
     values = values.clip(0) + ridge * max(float(values.mean()), np.finfo(np.float64).tiny)
-    return vectors / np.sqrt(values) @ vectors.T
+    return vectors / np.sqrt(values) @ vectors.T  # V · diag(values)^(−1/2) · Vᵀ
 
 
 class CCAITQ(TagHasher):
-    """Binary codes from what features and tags have in common: CCA, rotated by ITQ.
+    """Learn binary codes from what features and tags have in common: CCA, rotated by ITQ.
 
-    Linear, and fitted in closed form but for the rotation.
+    The codes are signs of a linear map, in closed form but for the rotation.
 
     Parameters
     ----------
@@ -170,14 +171,14 @@ class CCAITQ(TagHasher):
 
     def __init__(
         self,
-        tag_enhancer=None,
+        tag_enhancer: Any = None,
         *,
-        n_bits=32,
-        n_components=512,
-        ridge=1.0,
-        n_iter=50,
-        random_state=None,
-    ):
+        n_bits: int = 32,
+        n_components: int = 512,
+        ridge: float = 1.0,
+        n_iter: int = 50,
+        random_state: Any = None,
+    ) -> None:
         self.tag_enhancer = tag_enhancer
         self.n_bits = n_bits
         self.n_components = n_components
@@ -185,7 +186,7 @@ class CCAITQ(TagHasher):
         self.n_iter = n_iter
         self.random_state = random_state
 
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the projection from features and tags.
 
         Parameters
@@ -205,6 +206,7 @@ class CCAITQ(TagHasher):
         views = normalize_rows(
             np.asarray(indicator @ enhancer.concept_vectors_, np.float64)[tagged]
         )
+        # Rows without tags took no part, so that the mean has moved.
         centre = rows.mean(axis=0)
         rows, views = rows - centre, views - views.mean(axis=0)
         # Principal axes (d, p) from whichever of the two Gram matrices is smaller.
@@ -223,6 +225,7 @@ class CCAITQ(TagHasher):
         self.intercept_ = -centre @ self.projection_
         return self
 
-    def _project(self, X):
+    def _project(self, X: np.ndarray) -> np.ndarray:
+        """Return the features' projections (n, n_bits), whose signs are the bits."""
         rows = _training.prepare_inputs(X.astype(np.float64), self.feature_mean_)
         return rows @ self.projection_ + self.intercept_

@@ -1,6 +1,8 @@
 """WDHT: binary codes from weakly supervised hashing."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ __all__ = ["WDHTHasher"]
 
 
 class WDHTHasher(TagHasher):
-    """Binary codes by a network that hears of tags: WDHT, weakly supervised deep hashing.
+    """Learn binary codes by a network that hears of tags: WDHT, weakly supervised deep hashing.
 
     One network gives bits and a vector. Vectors should be nearer to the mean of their own image's
     tags than to those of the other images of the batch; bits of two images should differ as far
@@ -100,20 +102,20 @@ class WDHTHasher(TagHasher):
 
     def __init__(
         self,
-        tag_enhancer=None,
+        tag_enhancer: Any = None,
         *,
-        n_bits=32,
-        margin=1.0,
-        hinge_weight=10.0,
-        distance_weight=10.0,
-        binarization_weight=1.0,
-        hidden_layer_sizes=(1024,),
-        dropout=0.5,
-        max_iter=100,
-        batch_size=64,
-        learning_rate=1e-3,
-        random_state=None,
-    ):
+        n_bits: int = 32,
+        margin: float = 1.0,
+        hinge_weight: float = 10.0,
+        distance_weight: float = 10.0,
+        binarization_weight: float = 1.0,
+        hidden_layer_sizes: Sequence[int] = (1024,),
+        dropout: float = 0.5,
+        max_iter: int = 100,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        random_state: Any = None,
+    ) -> None:
         self.tag_enhancer = tag_enhancer
         self.n_bits = n_bits
         self.margin = margin
@@ -128,7 +130,7 @@ class WDHTHasher(TagHasher):
         self.random_state = random_state
 
     @as_outside
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Train the network on features and tags.
 
         Parameters
@@ -149,13 +151,15 @@ class WDHTHasher(TagHasher):
         X, enhancer, indicator = self._read(X, y)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         mean = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
-        means = np.asarray(indicator @ enhancer.concept_vectors_, dtype=np.float32)
-        means = torch.from_numpy(normalize_rows(means))
+        # One target an image: the direction of the mean of its concepts' vectors.
+        sums = np.asarray(indicator @ enhancer.concept_vectors_, dtype=np.float32)
+        means = torch.from_numpy(normalize_rows(sums))
         generator = torch.Generator().manual_seed(seed)
         sizes = (X.shape[1], *self.hidden_layer_sizes, self.n_bits + means.shape[1])
         network = _training.build_network(sizes, self.dropout, generator)
 
-        def loss(outputs, rows):
+        def loss(outputs: torch.Tensor, rows: Any) -> torch.Tensor:
+            """Return the weighted sum of the three losses of a batch."""
             # (tanh(x) + 1) / 2 is the sigmoid of 2x: one network serves bits and vectors.
             bits = (outputs[:, : self.n_bits] + 1) / 2
             vectors, targets = outputs[:, self.n_bits :], means[rows]
@@ -178,6 +182,7 @@ class WDHTHasher(TagHasher):
             n_drops=3,
         )
         curve = [figures["loss"] for figures in epochs]
+        # As arrays, so that a saved model needs neither torch nor its modules to be read.
         arrays = _training.network_arrays(network)
 
         self.tag_enhancer_ = enhancer
@@ -188,7 +193,8 @@ class WDHTHasher(TagHasher):
         self.n_iter_ = len(curve)
         return self
 
-    def _project(self, X):
+    def _project(self, X: np.ndarray) -> np.ndarray:
+        """Return the network's numbers (n, n_bits), whose signs are the bits."""
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
         inputs = _training.prepare_inputs(X, self.feature_mean_)
         return _training.forward(inputs, arrays)[:, : self.n_bits]

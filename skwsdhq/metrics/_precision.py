@@ -4,17 +4,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["average_precision", "check_choice", "expected_average_precision"]
+from ..utils.validation import check_choice, check_whole
+
+__all__ = [
+    "average_precision",
+    "check_top_k",
+    "expected_average_precision",
+    "ranked_average_precision",
+    "tie_groups",
+]
 
 NORMALIZERS = ("retrieved", "relevant", "min")
 ZERO_RELEVANCE = ("skip", "zero")
 TIES = ("index", "expected")
-
-
-def check_choice(value: Any, choices: tuple[str, ...], name: str) -> None:
-    """Raise ValueError unless the value is one of the choices."""
-    if not (isinstance(value, str) and value in choices):
-        raise ValueError(f"{name}={value!r} should be one of {', '.join(map(repr, choices))}.")
 
 
 def average_precision(
@@ -27,7 +29,7 @@ def average_precision(
     similarities: Any = None,
     ties: str = "index",
 ) -> float | np.ndarray:
-    r"""Average precision of one ranking or of several.
+    r"""Compute the average precision of one ranking or of several.
 
     .. math:: AP = \frac{1}{N} \sum_{i=1}^{R} rel_i \cdot \frac{rel_1 + \dots + rel_i}{i}
 
@@ -68,62 +70,64 @@ def average_precision(
     >>> average_precision([1, 0], similarities=[0.5, 0.5], ties="expected")  # (1 + 1/2) / 2
     0.75
     """
-    check_choice(normalizer, NORMALIZERS, "normalizer")
-    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
-    check_choice(ties, TIES, "ties")
-    ranked = np.asarray(relevance)
-    if ranked.ndim not in (1, 2):
-        raise ValueError(f"relevance should have shape (r,) or (q, r); got {ranked.shape}.")
-    if ranked.dtype.kind not in "biuf":
-        raise TypeError(f"relevance should be 0/1; got dtype {ranked.dtype}.")
-    if not ((ranked == 0) | (ranked == 1)).all():
-        raise ValueError("relevance should hold only 0 and 1.")
-    single = ranked.ndim == 1
-    ranked = np.atleast_2d(ranked).astype(bool)  # (q, r)
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
+    check_choice("ties", ties, TIES)
+    ranked = _check_relevance(relevance)  # (q, r)
     depth = check_top_k(top_k, ranked.shape[1])
-    if n_relevant is None:
-        totals = np.count_nonzero(ranked, axis=1)
-    else:
-        totals = np.broadcast_to(np.asarray(n_relevant), len(ranked))
-        if (totals < np.count_nonzero(ranked, axis=1)).any():
-            raise ValueError("n_relevant should be at least the relevant rows of the ranking.")
+    found = np.count_nonzero(ranked, axis=1)
+    totals = found if n_relevant is None else np.broadcast_to(np.asarray(n_relevant), len(ranked))
+    if (totals < found).any():
+        raise ValueError("n_relevant should be at least the relevant rows of the ranking.")
     if ties == "index":
         values = ranked_average_precision(ranked[:, :depth], totals, normalizer)
     else:
-        if similarities is None:
-            raise ValueError('ties="expected" needs the similarities of the ranked rows.')
-        scores = np.atleast_2d(np.asarray(similarities))
-        if scores.shape != ranked.shape:
-            raise ValueError(
-                f"similarities should have the shape of relevance, {ranked.shape}; got "
-                f"{scores.shape}."
-            )
-        if not (scores[:, :-1] >= scores[:, 1:]).all():
-            raise ValueError("similarities should descend, best row first, without NaN.")
+        scores = _check_similarities(similarities, ranked.shape)
         values = np.empty(len(ranked))
         for q in range(len(ranked)):
             sizes, hits = tie_groups(ranked[q], scores[q])
             values[q] = expected_average_precision(sizes, hits, depth, totals[q], normalizer)
     if zero_relevance == "zero":
         values = np.nan_to_num(values, nan=0.0)
-    return float(values[0]) if single else values
+    return float(values[0]) if np.ndim(relevance) == 1 else values
+
+
+def _check_relevance(relevance: Any) -> np.ndarray:
+    """Return the relevance of one ranking or of several as bool (q, r)."""
+    ranked = np.asarray(relevance)
+    if ranked.ndim not in (1, 2):
+        raise ValueError(f"relevance should have shape (r,) or (q, r); got {ranked.shape}.")
+    if ranked.dtype.kind not in "biuf":
+        raise TypeError(f"relevance should be 0/1; got dtype {ranked.dtype}.")
+    # Graded relevance is another measure: refuse it instead of counting it as 1.
+    if not ((ranked == 0) | (ranked == 1)).all():
+        raise ValueError("relevance should hold only 0 and 1.")
+    return np.atleast_2d(ranked).astype(bool)
+
+
+def _check_similarities(similarities: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return similarities (q, r) that descend along each ranking."""
+    if similarities is None:
+        raise ValueError('ties="expected" needs the similarities of the ranked rows.')
+    scores = np.atleast_2d(np.asarray(similarities))
+    if scores.shape != shape:
+        raise ValueError(
+            f"similarities should have the shape of relevance, {shape}; got {scores.shape}."
+        )
+    if not (scores[:, :-1] >= scores[:, 1:]).all():
+        raise ValueError("similarities should descend, best row first, without NaN.")
+    return scores
 
 
 def check_top_k(top_k: int | None, n: int) -> int:
-    """R, at most n."""
-    if top_k is None:
-        return n
-    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer):
-        raise TypeError(f"top_k={top_k!r} should be an integer.")
-    if top_k < 1:
-        raise ValueError(f"top_k={top_k} should be at least 1.")
-    return min(int(top_k), n)
+    """Return R, at most n; None is n."""
+    return n if top_k is None else min(check_whole("top_k", top_k), n)
 
 
 def ranked_average_precision(
     relevance: np.ndarray, totals: np.ndarray, normalizer: str
 ) -> np.ndarray:
-    """AP of rankings as they stand, NaN where the normaliser is 0.
+    """Return the AP of rankings as they stand, NaN where the normaliser is 0.
 
     relevance : (B, R) bool.  totals : (B,) relevant rows in the database.  Returns (B,) float64.
     """
@@ -136,17 +140,19 @@ def ranked_average_precision(
 
 
 def _normalizing(counts: Any, totals: Any, depth: int, normalizer: str) -> Any:
+    """Return what sums of precisions are divided by."""
     if normalizer == "retrieved":
         return counts
     return totals if normalizer == "relevant" else np.minimum(totals, depth)
 
 
 def _divide(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Divide sums by counts, to NaN where a count is 0."""
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
 
 def tie_groups(relevance: np.ndarray, similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and relevant rows of the groups of equal similarity of one ranking (r,)."""
+    """Return sizes and relevant rows of the groups of equal similarity of one ranking (r,)."""
     if not len(relevance):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     starts = np.flatnonzero(np.concatenate([[True], similarities[1:] != similarities[:-1]]))
@@ -157,7 +163,9 @@ def tie_groups(relevance: np.ndarray, similarities: np.ndarray) -> tuple[np.ndar
 def expected_average_precision(
     sizes: np.ndarray, hits: np.ndarray, depth: int, total: int, normalizer: str
 ) -> float:
-    """Expected AP over random orders within groups of equal rows, NaN where none can be relevant.
+    """Return the expected AP over random orders within groups of equal rows.
+
+    NaN stands where no row can be relevant.
 
     Parameters
     ----------
@@ -205,7 +213,7 @@ def expected_average_precision(
         return float("nan")
     # With h hits among the t places (hypergeometric) both sum and normaliser are known:
     # Σ_h P(h) · (certain + h/t · Σ_j (found + 1 + j·(h-1)/(t-1)) / (filled + 1 + j)) / (found + h)
-    from scipy.stats import hypergeom
+    from scipy.stats import hypergeom  # heavy, and only ties at the cut need it
 
     h = np.arange(max(0, t - (size - hit)), min(t, hit) + 1)
     slopes = (h - 1) / (t - 1) if t > 1 else np.zeros(len(h))

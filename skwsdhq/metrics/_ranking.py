@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..search import CodeIndex
-from ..search.checks import check_embeddings
+from ..search.ranking import rank_blocks as rank_codes
 from ..search.topk import top_k as _top_k
+from ..utils.validation import as_numbers, check_finite, check_whole
 from ..utils.warn import warn_caller
 from ._precision import (
     check_top_k,
@@ -41,7 +42,7 @@ _BLOCK_RANKED = 2**17
 
 @dataclass
 class Block:
-    """Rankings of B queries, R rows deep."""
+    """Hold the rankings of B queries, R rows deep."""
 
     queries: slice
     relevance: np.ndarray  # (B, R) bool
@@ -54,7 +55,7 @@ class Block:
 def relate_rows(
     queries: Any, database: Any, query_labels: Any, database_labels: Any, exclude_self: bool
 ) -> Relevance:
-    """Relevance by labels, with the lengths of everything checked."""
+    """Relate rows by labels; check the lengths of everything."""
     relation = relate(query_labels, database_labels)
     n_queries, n_rows = len(queries), len(database)
     if relation.n_queries != n_queries:
@@ -72,6 +73,7 @@ def relate_rows(
 
 
 def check_weights(sample_weight: Any, n_queries: int) -> np.ndarray | None:
+    """Return the weights (q,) of queries, or None."""
     if sample_weight is None:
         return None
     weights = np.asarray(sample_weight, dtype=np.float64)
@@ -83,7 +85,7 @@ def check_weights(sample_weight: Any, n_queries: int) -> np.ndarray | None:
 
 
 def check_cuts(k: Any) -> np.ndarray:
-    """Ranks k as an integer array of their own shape."""
+    """Return ranks k as an integer array of their own shape."""
     cuts = np.asarray(k)
     if cuts.dtype.kind not in "iu" or not cuts.size:
         raise TypeError(f"k={k!r} should be an integer or a list of integers.")
@@ -93,13 +95,11 @@ def check_cuts(k: Any) -> np.ndarray:
 
 
 def check_levels(recall_levels: Any) -> np.ndarray | None:
-    """Recall levels as an array, or None."""
+    """Return recall levels as an array, or None."""
     if recall_levels is None:
         return None
     if isinstance(recall_levels, int | np.integer) and not isinstance(recall_levels, bool):
-        if recall_levels < 2:
-            raise ValueError(f"recall_levels={recall_levels} should be at least 2.")
-        return np.linspace(0, 1, int(recall_levels))
+        return np.linspace(0, 1, check_whole("recall_levels", recall_levels, 2))
     levels = np.asarray(recall_levels, dtype=np.float64)
     if levels.ndim != 1 or not ((levels >= 0) & (levels <= 1)).all():
         raise ValueError(f"recall_levels={recall_levels!r} should be levels from 0 to 1.")
@@ -107,16 +107,11 @@ def check_levels(recall_levels: Any) -> np.ndarray | None:
 
 
 def _check_embeddings(embeddings: Any, name: str) -> np.ndarray:
-    array = np.asarray(embeddings)
-    if array.ndim != 2:
-        raise ValueError(f"{name} should have shape (rows, D); got {array.shape}.")
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} should be numbers; got dtype {array.dtype}.")
+    """Return embeddings (rows, D) as float32 or float64."""
+    array = as_numbers(name, embeddings, "(rows, D)")
     if array.dtype != np.float32:
         array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
-    return array
+    return check_finite(name, array, verb="contains")
 
 
 def rank_blocks(
@@ -131,8 +126,11 @@ def rank_blocks(
     """Rank the database for blocks of queries; queries × database is never held at once."""
     depth = check_top_k(top_k, relation.n_rows)
     depth = min(depth, max(relation.n_rows - exclude_self, 0))
-    ranked = _rank_codes if isinstance(database, CodeIndex) else _rank_embeddings
-    for block, similarities, rows, tied_rows in ranked(queries, database, depth, exclude_self):
+    if isinstance(database, CodeIndex):
+        ranked = rank_codes(database, queries, depth, exclude_self=exclude_self)
+    else:
+        ranked = _rank_embeddings(queries, database, depth, exclude_self)
+    for block, similarities, rows, tied_rows in ranked:
         numbers = np.arange(block.start, block.stop)
         relevance = relation.of_ranked(numbers, rows)
         totals = relation.totals(numbers) if needs_totals else None
@@ -143,30 +141,17 @@ def rank_blocks(
             last_group = np.zeros((len(rows), 2), dtype=np.int64)
             if depth:
                 for b, tied in enumerate(tied_rows()):
+                    # A query that is left out of its own ranking does not tie in it either.
                     tied = tied[tied != numbers[b]] if exclude_self else tied
                     hits = relation.of_ranked(numbers[b : b + 1], tied[None])
                     last_group[b] = len(tied), np.count_nonzero(hits)
         yield Block(block, relevance, totals, similarities, last_group)
 
 
-def _rank_codes(
-    queries: Any, index: CodeIndex, depth: int, exclude_self: bool
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray, Any]]:
-    """Similarities, rows, and a function that gives for each query of the block all rows, within
-    R and past it, that are exactly as similar as its last."""
-    database, engine = index._rows, index.engine  # as they are now, whatever other threads add
-    queries = check_embeddings(queries, database.codebooks.shape[2])
-    excluded = np.arange(len(queries))[:, None] if exclude_self else None
-    ranked = database.rank(queries, depth, excluded, engine=engine, n_jobs=index.n_jobs)
-    for block, tables, similarities, rows in ranked:
-        tied_rows = partial(database.tied_rows, tables, similarities[:, -1:], engine)
-        yield block, similarities, rows, tied_rows
-
-
 def _rank_embeddings(
     queries: Any, database: Any, depth: int, exclude_self: bool
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, Any]]:
-    """As `_rank_codes`, for a database of embeddings."""
+    """Do what `skwsdhq.search.ranking.rank_blocks` does, for a database of embeddings."""
     queries = _check_embeddings(queries, "queries")
     database = _check_embeddings(database, "database")
     if queries.shape[1] != database.shape[1]:
@@ -198,12 +183,12 @@ def _rank_embeddings(
 
 
 def _tied_columns(scores: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
-    """For each row of scores (B, n) the columns that equal its value (B, 1)."""
+    """Return for each row of scores (B, n) the columns that equal its value (B, 1)."""
     return [np.flatnonzero(equal) for equal in scores == values]
 
 
 def block_average_precision(block: Block, depth: int, normalizer: str, ties: str) -> np.ndarray:
-    """AP of the first rows of each ranking of a block, NaN where the normaliser is 0."""
+    """Return the AP of the first rows of each ranking of a block, NaN where N is 0."""
     depth = min(depth, block.relevance.shape[1])
     totals = np.zeros(len(block.relevance)) if block.totals is None else block.totals
     if ties == "index":
@@ -217,7 +202,7 @@ def block_average_precision(block: Block, depth: int, normalizer: str, ties: str
 def block_precision_recall(
     block: Block, cuts: np.ndarray, ties: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall (B, len(cuts)) at each cut, NaN for queries without a relevant row."""
+    """Return precision and recall (B, len(cuts)) at cuts, NaN for queries without relevant rows."""
     assert block.totals is not None
     n_queries, depth = block.relevance.shape
     cuts = np.minimum(cuts, depth)
@@ -238,7 +223,7 @@ def block_precision_recall(
 
 
 def _block_tie_groups(block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sizes and hits of the groups of equal rows of each query, the last one whole."""
+    """Yield sizes and hits of the groups of equal rows of each query, the last one whole."""
     assert block.last_group is not None
     for b, (relevance, scores) in enumerate(zip(block.relevance, block.similarities, strict=True)):
         sizes, hits = tie_groups(relevance, scores)
@@ -250,10 +235,15 @@ def _block_tie_groups(block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def interpolate_precision(
     precision: np.ndarray, recall: np.ndarray, levels: np.ndarray
 ) -> np.ndarray:
-    """Highest precision (B, L) at any rank whose recall reaches each level; both are (B, R)."""
+    """Return the highest precision (B, L) at any rank whose recall reaches each level.
+
+    precision, recall : (B, R).  levels : (L,).
+    """
+    # From the last rank back: best[b, r] is the highest precision from rank r on.
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)
     # for b: for l: best[b, first rank with recall[b] >= levels[l]]
+    # A recall of 1/3 may be a last bit below the level that is meant by it.
     first = [np.searchsorted(row, levels - 1e-12) for row in np.nan_to_num(recall)]
     return np.take_along_axis(best, np.array(first).reshape(len(best), -1), axis=1)
 
@@ -261,7 +251,7 @@ def interpolate_precision(
 def weighted_mean(
     values: np.ndarray, weights: np.ndarray | None, zero_relevance: str, name: str
 ) -> float:
-    """Mean of the values that count; NaN marks queries without a relevant row."""
+    """Return the mean of the values that count; NaN marks queries without a relevant row."""
     if zero_relevance == "zero":
         values = np.nan_to_num(values, nan=0.0)
     counted = ~np.isnan(values)
@@ -274,6 +264,7 @@ def weighted_mean(
 
 
 def warn_undefined(what: str) -> None:
+    """Warn that no query counts, as scikit-learn does for an undefined metric."""
     from sklearn.exceptions import UndefinedMetricWarning
 
     warn_caller(

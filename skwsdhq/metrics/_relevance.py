@@ -16,7 +16,7 @@ _MAX_MASK_LABELS = 512
 
 
 class Relevance:
-    """Relevance of database rows to queries, never held as a queries × database matrix.
+    """Tell which database rows are relevant to queries; never hold a queries × database matrix.
 
     ``n_queries`` and ``n_rows`` are its two lengths. `mask` gives all rows for one query,
     `of_ranked` the rows of a ranking, `totals` how many relevant rows each query has.
@@ -26,25 +26,26 @@ class Relevance:
     n_rows: int
 
     def mask(self, query: int) -> np.ndarray:
-        """Relevance of every row to one query, bool (n,)."""
+        """Return the relevance of every row to one query, bool (n,)."""
         raise NotImplementedError
 
     def of_ranked(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Relevance of ranked rows (B, R) to queries (B,), bool (B, R)."""
+        """Return the relevance of ranked rows (B, R) to queries (B,), bool (B, R)."""
         return np.array(
             [self.mask(q)[r] for q, r in zip(queries, rows, strict=True)], dtype=bool
         ).reshape(rows.shape)
 
     def totals(self, queries: np.ndarray) -> np.ndarray:
-        """Number of relevant rows of each of the queries (B,), int64 (B,)."""
+        """Count the relevant rows of each of the queries (B,), int64 (B,)."""
         return np.array([np.count_nonzero(self.mask(q)) for q in queries], dtype=np.int64)
 
 
 class _ClassRelevance(Relevance):
-    """One class a row: relevant when the classes are the same."""
+    """Compare one class a row: rows of the same class are relevant."""
 
     def __init__(self, queries: np.ndarray, rows: np.ndarray) -> None:
         # (q,), (n,): the same numbering in both, below 0 where a row has no class
+        # A row without a class gets -2, so that it is not equal to a query without one.
         self.queries, self.rows = queries, np.where(rows < 0, -2, rows)
         self.n_queries, self.n_rows = len(queries), len(rows)
         n_classes = int(max(queries.max(initial=-1), rows.max(initial=-1))) + 1
@@ -62,7 +63,7 @@ class _ClassRelevance(Relevance):
 
 
 class _MaskRelevance(Relevance):
-    """Few labels: each row's labels are bits of W words, and sharing is a bitwise and."""
+    """Compare few labels: each row's labels are bits of W words, and sharing is a bitwise and."""
 
     def __init__(self, queries: Any, rows: Any) -> None:
         self.queries, self.rows = pack_bits(queries), pack_bits(rows)  # (W, q), (W, n)
@@ -84,7 +85,7 @@ class _MaskRelevance(Relevance):
 
 
 class _ListRelevance(Relevance):
-    """Many labels, few a row: the rows of each label as a list."""
+    """Compare many labels, few a row: keep the rows of each label as a list."""
 
     def __init__(self, queries: Any, rows: Any) -> None:
         self.queries, self.columns = queries.tocsr(), rows.tocsc()  # (q, L), (n, L)
@@ -100,7 +101,7 @@ class _ListRelevance(Relevance):
 
 
 def pack_bits(indicator: Any) -> np.ndarray:
-    """Sparse 0/1 rows (n, L) as words of 64 labels, uint64 (ceil(L / 64), n)."""
+    """Pack sparse 0/1 rows (n, L) into words of 64 labels, uint64 (ceil(L / 64), n)."""
     n, n_labels = indicator.shape
     words = np.zeros((max(-(-n_labels // 64), 1), n), dtype=np.uint64)
     entries = indicator.tocoo()
@@ -111,7 +112,7 @@ def pack_bits(indicator: Any) -> np.ndarray:
 
 
 def relate(query_labels: Any, database_labels: Any) -> Relevance:
-    """Relevance between two sets of labels, in any of the forms that labels come in.
+    """Relate two sets of labels, in any of the forms that labels come in.
 
     They are read as tags are, see :func:`skwsdhq.tags.check_tags`: names differ neither by case nor
     by blanks, and what is missing or blank is no label.
@@ -149,6 +150,7 @@ def relate(query_labels: Any, database_labels: Any) -> Relevance:
 
 
 def _of_indicators(queries: Any, rows: Any) -> Relevance:
+    """Return the relevance of indicators by whichever is faster for so many labels."""
     few = rows.shape[1] <= _MAX_MASK_LABELS
     return _MaskRelevance(queries, rows) if few else _ListRelevance(queries, rows)
 
@@ -158,14 +160,14 @@ _EMPTY = "empty"
 
 
 class _Labels:
-    """Labels as they came: which form, which kinds of names, and the labels of the rows."""
+    """Read labels as they came: which form, which kinds of names, and the labels of the rows."""
 
     def __init__(self, labels: Any, name: str) -> None:
         self.name = name
         self.kinds: set[str] = set()
         self.columns: list[str] | None = None
         self.rows: Any = []
-        if isinstance(labels, Iterator):
+        if isinstance(labels, Iterator):  # which can be gone through once only
             labels = list(labels)
         matrix = None if isinstance(labels, str | bytes) else read_matrix(labels, name=name)
         if matrix is not None:
@@ -197,6 +199,7 @@ class _Labels:
         self.rows = labels
 
     def _as_rows(self, labels: Any) -> Any:
+        """Return labels that are no indicator as an array or a list; refuse the rest."""
         if hasattr(labels, "to_list"):  # a Series, where a missing number is NaN
             return labels.to_list()
         if hasattr(labels, "__array__") and not isinstance(labels, list | tuple):
@@ -235,7 +238,7 @@ class _Labels:
                 )
 
     def numbered(self, numbers: dict[Any, int]) -> np.ndarray:
-        """Number of each row's class, the same for equal ones; -1 where there is none."""
+        """Number the class of each row, the same for equal ones; -1 where there is none."""
         rows = self.rows
         if isinstance(rows, np.ndarray) and rows.dtype.kind != "O":
             rows, inverse = np.unique(rows, return_inverse=True)
@@ -252,7 +255,7 @@ class _Labels:
 
 
 def _same_columns(queries: _Labels, rows: _Labels) -> tuple[Any, Any]:
-    """Both indicators over the same columns, which named ones may have in different orders."""
+    """Return both indicators, if they have the same columns; an empty one fits all."""
     if _EMPTY in (queries.form, rows.form):
         shape = (0, (rows if queries.form == _EMPTY else queries).indicator.shape[1])
         empty = sparse.csr_array(shape, dtype=np.float32)
@@ -271,7 +274,7 @@ def _same_columns(queries: _Labels, rows: _Labels) -> tuple[Any, Any]:
 
 
 def _joint_indicators(queries: list, rows: list) -> tuple[Any, Any]:
-    """Collections of strings as CSR indicators over the strings of both."""
+    """Return collections of strings as CSR indicators over the strings of both."""
     vocabulary: dict[str, int] = {}
     indicators = []
     for collections in (rows, queries):

@@ -9,20 +9,21 @@ import numpy as np
 from .. import codebooks, search
 from ..tags import check_tags, tags_to_lists
 from ..tags.reading import read_matrix
-from ._precision import NORMALIZERS, TIES, ZERO_RELEVANCE, check_choice, check_top_k
+from ..utils.validation import check_choice
+from ._precision import NORMALIZERS, TIES, ZERO_RELEVANCE, check_top_k
 from ._scores import mean_average_precision
 
 __all__ = ["RetrievalScorer", "TagsWithLabels", "attach_labels", "make_retrieval_scorer"]
 
 
 class TagsWithLabels(list):
-    """The tags of one row, a list of str, with ``labels`` to judge it by."""
+    """Hold the tags of one row, a list of str, with ``labels`` to judge it by."""
 
     labels: Any = None
 
 
 def attach_labels(tags: Any, labels: Any) -> list[TagsWithLabels]:
-    """Tags to learn from that carry labels to judge by, through every split and process.
+    """Attach labels to judge by to tags to learn from, through every split and process.
 
     scikit-learn slices y with each fold, but nothing that stands beside it. Estimators see lists
     of tags in what this returns; ``make_retrieval_scorer(labels="attached")`` sees the labels.
@@ -69,7 +70,10 @@ def attach_labels(tags: Any, labels: Any) -> list[TagsWithLabels]:
 
 
 class RetrievalScorer:
-    """What `make_retrieval_scorer` makes: a callable ``(estimator, X, y) -> float``."""
+    """Score an estimator by how well it retrieves; `make_retrieval_scorer` makes these.
+
+    A class, not a closure, so that processes of a search can be sent one.
+    """
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class RetrievalScorer:
         self.options = {"normalizer": normalizer, "zero_relevance": zero_relevance, "ties": ties}
 
     def __call__(self, estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the mean average precision of an estimator on a fold."""
         judged = self._labels_of(X, y)
         embed, quantizer = _parts(estimator)
         queries = embed(X)
@@ -114,6 +119,7 @@ class RetrievalScorer:
         )
 
     def _labels_of(self, X: Any, y: Any) -> Any:
+        """Return what the rows of a fold are judged by."""
         if callable(self.labels):
             return self.labels(X, y)
         if isinstance(self.labels, Mapping):
@@ -130,6 +136,7 @@ class RetrievalScorer:
             ) from None
 
     def _looked_up(self, row: Any) -> Any:
+        """Return the label of a path."""
         if not isinstance(row, str | os.PathLike):
             raise ValueError(
                 "labels are a mapping, which needs X to be paths; for other forms, attach labels "
@@ -162,7 +169,7 @@ def make_retrieval_scorer(
     zero_relevance: str = "skip",
     ties: str = "index",
 ) -> RetrievalScorer:
-    """A scorer for ``scoring=`` of scikit-learn's searches and validations: mAP@``top_k``.
+    """Make a scorer for ``scoring=`` of scikit-learn's searches and validations: mAP@``top_k``.
 
     It scores a :class:`~skwsdhq.WSDHQuantizer`, a Pipeline that ends in one, or a search over
     either, by their codes; and whatever else transforms, by its exact embeddings.
@@ -204,10 +211,10 @@ def make_retrieval_scorer(
     >>> bool((scores > 0.8).all())
     True
     """
-    check_choice(normalizer, NORMALIZERS, "normalizer")
-    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
-    check_choice(ties, TIES, "ties")
-    check_top_k(top_k, 1)
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
+    check_choice("ties", ties, TIES)
+    check_top_k(top_k, 1)  # now, not in every fold of a search
     known = labels is None or callable(labels) or isinstance(labels, Mapping)
     if not known and not (isinstance(labels, str) and labels == "attached"):
         shown = repr(labels) if isinstance(labels, str) else type(labels).__name__
@@ -230,7 +237,7 @@ def make_retrieval_scorer(
 
 
 def _together(labels: list) -> Any:
-    """Labels of single rows as labels of all: arrays of numbers are rows of an indicator."""
+    """Return labels of single rows as labels of all: arrays of numbers are an indicator's rows."""
     arrays = [isinstance(row, np.ndarray) and row.ndim == 1 and row.dtype.kind in "biuf"
               for row in labels]  # fmt: skip
     if not labels or not all(arrays):
@@ -244,10 +251,10 @@ def _together(labels: list) -> Any:
 
 
 def _parts(estimator: Any) -> tuple[Callable[[Any], np.ndarray], Any]:
-    """A function that embeds, and the quantizer at the end where there is one."""
+    """Return a function that embeds, and the quantizer at the end where there is one."""
     estimator = getattr(estimator, "best_estimator_", estimator)
     last = estimator
-    while hasattr(last, "steps"):
+    while hasattr(last, "steps"):  # a Pipeline may end in another one
         last = last.steps[-1][1]
     quantizer = last if hasattr(last, "codebooks_") else None
     return lambda X: np.asarray(estimator.transform(X)), quantizer

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.validation import check_choice
 from ._precision import (
     NORMALIZERS,
     TIES,
     ZERO_RELEVANCE,
     average_precision,
-    check_choice,
     check_top_k,
 )
 from ._ranking import (
@@ -48,7 +48,7 @@ def mean_average_precision(
     exclude_self: bool = False,
     sample_weight: Any = None,
 ) -> float:
-    """Mean over the queries of the average precision of their first R rows, mAP@R.
+    """Compute mAP@R, the mean over the queries of the average precision of their first R rows.
 
     A row is relevant to a query when it shares at least one label with it.
 
@@ -96,9 +96,9 @@ def mean_average_precision(
     >>> mean_average_precision(np.array([[1.0, 0.0]]), database, [["cat"]], labels)
     0.8333...
     """
-    check_choice(normalizer, NORMALIZERS, "normalizer")
-    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
-    check_choice(ties, TIES, "ties")
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
+    check_choice("ties", ties, TIES)
     relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
     weights = check_weights(sample_weight, relation.n_queries)
     values = np.full(relation.n_queries, np.nan)
@@ -120,7 +120,7 @@ def precision_at_k(
     exclude_self: bool = False,
     sample_weight: Any = None,
 ) -> float | np.ndarray:
-    """Share of relevant rows among the first k, mean over the queries.
+    """Compute the share of relevant rows among the first k, as a mean over the queries.
 
     Parameters
     ----------
@@ -144,11 +144,8 @@ def precision_at_k(
     >>> precision_at_k(np.array([[1.0, 0.0]]), database, [0], [0, 1, 0], k=[1, 2])
     array([1. , 0.5])
     """
-    scores = _scores_at_k(
-        queries, database, query_labels, database_labels, k, zero_relevance, ties, exclude_self,
-        sample_weight, "precision",
-    )  # fmt: skip
-    return scores
+    data = (queries, database, query_labels, database_labels)
+    return _scores_at_k("precision", data, k, zero_relevance, ties, exclude_self, sample_weight)
 
 
 def recall_at_k(
@@ -163,7 +160,7 @@ def recall_at_k(
     exclude_self: bool = False,
     sample_weight: Any = None,
 ) -> float | np.ndarray:
-    """Share of the relevant rows that are among the first k, mean over the queries.
+    """Compute the share of the relevant rows that are among the first k, as a mean.
 
     Parameters
     ----------
@@ -187,28 +184,23 @@ def recall_at_k(
     >>> recall_at_k(np.array([[1.0, 0.0]]), database, [0], [0, 1, 0], k=2)
     0.5
     """
-    scores = _scores_at_k(
-        queries, database, query_labels, database_labels, k, zero_relevance, ties, exclude_self,
-        sample_weight, "recall",
-    )  # fmt: skip
-    return scores
+    data = (queries, database, query_labels, database_labels)
+    return _scores_at_k("recall", data, k, zero_relevance, ties, exclude_self, sample_weight)
 
 
 def _scores_at_k(
-    queries: Any,
-    database: Any,
-    query_labels: Any,
-    database_labels: Any,
+    kind: str,
+    data: tuple[Any, Any, Any, Any],
     k: Any,
     zero_relevance: str,
     ties: str,
     exclude_self: bool,
     sample_weight: Any,
-    kind: str,
 ) -> float | np.ndarray:
-    """Mean precision or recall at each k."""
-    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
-    check_choice(ties, TIES, "ties")
+    """Return the mean precision or recall at each k."""
+    queries, database, query_labels, database_labels = data
+    check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
+    check_choice("ties", ties, TIES)
     relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
     weights = check_weights(sample_weight, relation.n_queries)
     cuts = check_cuts(k)
@@ -234,7 +226,7 @@ def precision_recall_curve(
     exclude_self: bool = False,
     sample_weight: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision against recall, mean over the queries.
+    """Compute precision against recall, as a mean over the queries.
 
     Parameters
     ----------
@@ -275,14 +267,15 @@ def precision_recall_curve(
     >>> recall
     array([0.5, 0.5, 1. ])
     """
-    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
-    check_choice(ties, TIES, "ties")
+    check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
+    check_choice("ties", ties, TIES)
     levels = check_levels(recall_levels)
     if levels is not None and ties == "expected":
         raise ValueError('ties="expected" has no closed form with recall_levels; leave one out.')
     relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
     weights = check_weights(sample_weight, relation.n_queries)
     weights = np.ones(relation.n_queries) if weights is None else weights
+    # Curves are summed block by block: one a query of a large database would not fit into memory.
     depth = min(check_top_k(top_k, relation.n_rows), max(relation.n_rows - exclude_self, 0))
     cuts = np.arange(1, depth + 1)
     sums = np.zeros((2, depth if levels is None else len(levels)))
@@ -316,7 +309,7 @@ def ranking_scores(
     exclude_self: bool = False,
     sample_weight: Any = None,
 ) -> dict[str, Any]:
-    """Mean average precision, precision and recall at several k, from one pass.
+    """Compute mean average precision, precision and recall at several k, in one pass.
 
     Parameters
     ----------
@@ -345,9 +338,9 @@ def ranking_scores(
     >>> scores["precision"]
     array([1. , 0.5])
     """
-    check_choice(normalizer, NORMALIZERS, "normalizer")
-    check_choice(zero_relevance, ZERO_RELEVANCE, "zero_relevance")
-    check_choice(ties, TIES, "ties")
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
+    check_choice("ties", ties, TIES)
     relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
     weights = check_weights(sample_weight, relation.n_queries)
     cuts = check_cuts(k)

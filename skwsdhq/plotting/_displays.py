@@ -16,8 +16,8 @@ __all__ = ["CodeLengthDisplay", "PrecisionAtKDisplay", "PrecisionRecallDisplay"]
 
 
 def _axes(ax: Any) -> Any:
-    """Axes to draw on, new ones for None."""
-    try:
+    """Return axes to draw on, new ones for None."""
+    try:  # heavy, and whoever draws nothing need not have it
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
@@ -27,7 +27,7 @@ def _axes(ax: Any) -> Any:
 
 
 def _one_line(name: str, values: Any) -> np.ndarray:
-    """(p,) finite floats."""
+    """Return finite floats (p,)."""
     line = np.asarray(values, dtype=np.float64)
     if line.ndim != 1:
         raise ValueError(f"{name} has shape {line.shape}, should be (n_points,).")
@@ -37,7 +37,7 @@ def _one_line(name: str, values: Any) -> np.ndarray:
 
 
 def _pair(**lines: Any) -> list[np.ndarray]:
-    """Lines of equal length."""
+    """Return two lines, if they are of equal length."""
     (first, x), (second, y) = ((name, _one_line(name, line)) for name, line in lines.items())
     if len(x) != len(y):
         raise ValueError(f"{first} has {len(x)} points and {second} {len(y)}; should be equal.")
@@ -45,7 +45,7 @@ def _pair(**lines: Any) -> list[np.ndarray]:
 
 
 def _database(estimator: Any) -> CodeIndex:
-    """The codes of the rows that an estimator, or the last step of a pipeline, was fitted on."""
+    """Return an index of the rows that an estimator, or a pipeline's last step, was fitted on."""
     last = estimator[-1] if hasattr(estimator, "steps") else estimator
     if not (hasattr(last, "codebooks_") and hasattr(last, "codes_")):
         raise TypeError(
@@ -56,7 +56,7 @@ def _database(estimator: Any) -> CodeIndex:
 
 
 class _Display:
-    """What the displays do alike."""
+    """Draw one line with its legend, as all displays do."""
 
     line_: Any
     ax_: Any
@@ -70,13 +70,14 @@ class _Display:
             kw = {"label": name, **kw}
         (self.line_,) = axes.plot(x, y, **kw)
         axes.set(xlabel=labels[0], ylabel=labels[1])
+        # matplotlib's own names of unnamed lines begin with an underscore.
         if self.line_.get_label()[:1] != "_":
             axes.legend(loc="best")
         self.ax_, self.figure_ = axes, axes.figure
 
 
 class _CurveDisplay(_Display):
-    """What displays of one quantizer's ranking do alike."""
+    """Make a display from a fitted quantizer, as displays of one ranking do."""
 
     from_predictions: ClassVar[Any]
 
@@ -91,7 +92,7 @@ class _CurveDisplay(_Display):
         name: str | None = None,
         **kwargs: Any,
     ) -> Self:
-        """From images that query the fitted rows of a quantizer, by their codes.
+        """Make a display of images that query the fitted rows of a quantizer, by their codes.
 
         Parameters
         ----------
@@ -117,7 +118,7 @@ class _CurveDisplay(_Display):
 
 
 class PrecisionRecallDisplay(_CurveDisplay):
-    """Precision against recall, mean over the queries.
+    """Draw precision against recall, a mean over the queries.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ class PrecisionRecallDisplay(_CurveDisplay):
         ax: Any = None,
         **kwargs: Any,
     ) -> "PrecisionRecallDisplay":
-        """From embeddings of queries and embeddings or codes of a database.
+        """Make a display from embeddings of queries and embeddings or codes of a database.
 
         Parameters
         ----------
@@ -195,7 +196,7 @@ class PrecisionRecallDisplay(_CurveDisplay):
         return display.plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, *, name: str | None = None, **kwargs: Any) -> Any:
-        """Draw.
+        """Draw the line.
 
         Parameters
         ----------
@@ -212,12 +213,12 @@ class PrecisionRecallDisplay(_CurveDisplay):
         """
         name = self.name if name is None else name
         self._draw(self.recall, self.precision, ax, name, ("Recall", "Precision"), kwargs)
-        self.ax_.set(xlim=(-0.01, 1.01))
+        self.ax_.set(xlim=(-0.01, 1.01))  # a line along the edge would be half hidden
         return self
 
 
 class PrecisionAtKDisplay(_CurveDisplay):
-    """Precision among the first k, mean over the queries, against k.
+    """Draw the precision among the first k, a mean over the queries, against k.
 
     Parameters
     ----------
@@ -265,7 +266,7 @@ class PrecisionAtKDisplay(_CurveDisplay):
         ax: Any = None,
         **kwargs: Any,
     ) -> "PrecisionAtKDisplay":
-        """From embeddings of queries and embeddings or codes of a database.
+        """Make a display from embeddings of queries and embeddings or codes of a database.
 
         Parameters
         ----------
@@ -283,13 +284,14 @@ class PrecisionAtKDisplay(_CurveDisplay):
         """
         n_rows = len(database.codes) if isinstance(database, CodeIndex) else len(database)
         cuts = np.atleast_1d(np.asarray(k))
+        # Past the last row precision falls by definition alone, which says nothing of the ranking.
         cuts = cuts[cuts <= max(n_rows, 1)]
         precision = metrics.precision_at_k(queries, database, query_labels, database_labels, k=cuts)
         display = cls(cuts, precision, name=name)
         return display.plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, *, name: str | None = None, **kwargs: Any) -> Any:
-        """Draw, k in a logarithmic scale.
+        """Draw the line, with k on a logarithmic scale.
 
         Parameters
         ----------
@@ -311,7 +313,7 @@ class PrecisionAtKDisplay(_CurveDisplay):
 
 
 class CodeLengthDisplay(_Display):
-    """A score, mAP as a rule, against the bits of a code.
+    """Draw a score, mAP as a rule, against the bits of a code.
 
     Parameters
     ----------
@@ -370,7 +372,7 @@ class CodeLengthDisplay(_Display):
         ax: Any = None,
         **kwargs: Any,
     ) -> "CodeLengthDisplay":
-        """From embeddings of queries and a database of each number of bits.
+        """Make a display from embeddings of queries and a database of each number of bits.
 
         Parameters
         ----------
@@ -420,7 +422,7 @@ class CodeLengthDisplay(_Display):
         ax: Any = None,
         **kwargs: Any,
     ) -> "CodeLengthDisplay":
-        """From fitted quantizers, each of other codes, that images query.
+        """Make a display from fitted quantizers, each of other codes, that images query.
 
         Parameters
         ----------
@@ -453,7 +455,7 @@ class CodeLengthDisplay(_Display):
         return display.plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, *, name: str | None = None, **kwargs: Any) -> Any:
-        """Draw.
+        """Draw the line.
 
         Parameters
         ----------
@@ -477,6 +479,7 @@ class CodeLengthDisplay(_Display):
             self.ax_.fill_between(self.n_bits, low, high, color=colour, alpha=0.2, linewidth=0)
         if self.uncompressed is not None:
             self.ax_.axhline(self.uncompressed, color=colour, linestyle=":")
+        # Lengths that codes have, not the round numbers that matplotlib would choose.
         ticks = np.union1d(self.n_bits, [t for t in self.ax_.get_xticks() if t in _USUAL_BITS])
         self.ax_.set_xticks(ticks)
         return self

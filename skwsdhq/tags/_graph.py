@@ -48,9 +48,10 @@ _PAIRS_AT_ONCE = 1 << 20
 
 
 def _tiles(unit: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """First row, first column and cosines of tiles that cover the pairs i < j of unit rows.
+    """Yield first row, first column and cosines of tiles that cover the pairs i < j of unit rows.
 
-    A tile on the diagonal has −inf in place of the pairs that are not."""
+    A tile on the diagonal has −inf in place of the pairs that are not.
+    """
     for start in range(0, len(unit), _BLOCK):
         for first in range(start, len(unit), _COLUMNS):
             cosines = product(unit[start : start + _BLOCK], unit[first : first + _COLUMNS].T)
@@ -60,7 +61,7 @@ def _tiles(unit: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
 
 
 def _pairs(unit: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, ...]]:
-    """Pairs i < j of unit rows whose cosine is at least that, and the cosines."""
+    """Yield pairs i < j of unit rows whose cosine is at least that, and the cosines."""
     for start, first, cosines in _tiles(unit):
         # for i: for j > i: if cosine[i, j] >= least: (i, j, cosine[i, j])
         cells = np.flatnonzero(cosines >= least)
@@ -73,7 +74,7 @@ def _pairs(unit: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, ...]]:
 def correlation_graph(
     vectors: np.ndarray, tau: float, n_neighbors: int | None = None
 ) -> sparse.csr_array:
-    """Tag correlation graph: which tags mean nearly the same, and how nearly.
+    """Build the tag correlation graph: which tags mean nearly the same, and how nearly.
 
     Tags i and j are neighbours when their cosine is at least ``tau`` and, where
     ``n_neighbors`` is given, one is among the other's nearest. A tag is its own neighbour.
@@ -105,6 +106,7 @@ def correlation_graph(
     unit = normalize_rows(np.asarray(vectors, dtype=np.float32))
     n_tags = len(unit)
     if n_neighbors is None:
+        # Where most tags mean the very same, a graph of the different ones is quickly made.
         first, same = _equal_rows(unit)
         size = np.bincount(same) if n_tags else same
         if len(first) < n_tags / 2:
@@ -127,7 +129,7 @@ def correlation_graph(
     if parts is None:
         parts = list(_nearest_pairs(unit, least, int(n_neighbors or 0)))
     none = np.zeros(0, dtype=np.int64)
-    parts.append((none, none, none.astype(np.float32)))
+    parts.append((none, none, none.astype(np.float32)))  # concatenate wants one at least
     i, j, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
     graph = sparse.csr_array((weight, (i, j)), shape=(n_tags, n_tags))
     graph = graph.maximum(graph.T)  # either of the two may have chosen the other
@@ -139,7 +141,7 @@ def correlation_graph(
 def _nearest_pairs(
     unit: np.ndarray, least: float, n_neighbors: int
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Pairs (i, j) of which j is among the nearest of i, and their cosines."""
+    """Yield pairs (i, j) of which j is among the nearest of i, and their cosines."""
     step = max(1, min(_BLOCK, (_BLOCK * _COLUMNS) // max(1, len(unit))))
     for start in range(0, len(unit), step):
         cosines = product(unit[start : start + step], unit.T)
@@ -156,7 +158,7 @@ def _nearest_pairs(
 
 
 def enhance_vectors(vectors: np.ndarray, graph: sparse.csr_array) -> np.ndarray:
-    """Each tag vector as the similarity-weighted mean of its neighbours' vectors.
+    """Replace each tag vector by the similarity-weighted mean of its neighbours' vectors.
 
     Parameters
     ----------
@@ -177,7 +179,7 @@ def enhance_vectors(vectors: np.ndarray, graph: sparse.csr_array) -> np.ndarray:
 
 @on_one_thread
 def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.ndarray:
-    """Concept of each tag: DBSCAN over the enhanced vectors, with cosine distance.
+    """Merge tags into concepts: DBSCAN over the enhanced vectors, with cosine distance.
 
     Parameters
     ----------
@@ -200,10 +202,11 @@ def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.nda
     unit = normalize_rows(np.asarray(enhanced))
     least = 1 - float(eps)
     if min_samples == 1:
+        # Equal vectors are one concept whatever else: look for neighbours of one of each.
         first, same = _equal_rows(unit)
         if len(first) < n_tags:
             return merge_tags(unit[first], eps)[same] if len(first) > 1 else np.zeros_like(same)
-    core = np.ones(n_tags, dtype=bool)
+    core = np.ones(n_tags, dtype=bool)  # with min_samples=1 every tag is
     if min_samples > 1:
         n_near = np.ones(n_tags, dtype=np.int64)
         for i, j, _ in _pairs(unit, least):
@@ -218,6 +221,7 @@ def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.nda
                 np.minimum.at(cluster, outer[border], labels[inner[border]])
         near = ~core & (cluster < n_tags)
         labels[near] = cluster[near]
+    # Numbered in the order of their first tag, so that the same tags give the same concepts.
     _, first, labels = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -225,14 +229,14 @@ def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.nda
 
 
 def _equal_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First row of each group of equal ones, in order, and the group of each row."""
+    """Return the first row of each group of equal ones, in order, and the group of each row."""
     numbers: dict[bytes, int] = {}
     group = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows], np.int64)
     return np.unique(group, return_index=True)[1], group
 
 
 def _components(unit: np.ndarray, least: float, core: np.ndarray) -> np.ndarray:
-    """(T,) the first member of each row's component, by the pairs of core rows that are near.
+    """Return the first member (T,) of each row's component, by pairs of core rows that are near.
 
     Pairs are forgotten as soon as they have joined two components: of T rows that are all near
     each other, T² pairs are never held.
@@ -252,6 +256,7 @@ def _components(unit: np.ndarray, least: float, core: np.ndarray) -> np.ndarray:
 
 
 def _join(labels: np.ndarray, pairs: list[np.ndarray]) -> np.ndarray:
+    """Return labels (T,) after more pairs; a component goes by its first member."""
     if not pairs:
         return labels
     i, j = np.concatenate(pairs, axis=1)
@@ -264,7 +269,7 @@ def _join(labels: np.ndarray, pairs: list[np.ndarray]) -> np.ndarray:
 
 
 def concept_vectors(enhanced: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Normalised mean of the members of each concept.
+    """Return the normalised mean of the members of each concept.
 
     Parameters
     ----------

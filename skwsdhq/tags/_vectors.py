@@ -86,7 +86,7 @@ def ppmi(
     *,
     multiplicity: np.ndarray | None = None,
 ) -> sparse.csr_array:
-    """Positive pointwise mutual information of tags, from their co-occurrence.
+    """Return the positive pointwise mutual information of tags, from their co-occurrence.
 
     ``max(0, log(p_ij / (p_i p_j)))``, with context probabilities ``p_j`` raised to
     ``smoothing`` (Levy, Goldberg and Dagan, 2015, section 3.2), made symmetric by the mean.
@@ -109,9 +109,10 @@ def ppmi(
     rows = np.asarray(cooccurrence @ times, dtype=np.float64).ravel()
     if not rows.any():
         return sparse.csr_array(counts.shape, dtype=np.float64)
+    # Smoothing makes rare contexts less surprising: a tag on two images says little.
     context = rows**smoothing / (times @ rows**smoothing)
     i, j = counts.coords
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # the logarithm of a stored 0, which becomes 0 below
         information = np.log(counts.data / (rows[i] * context[j]))
     result = sparse.csr_array((np.maximum(information, 0), (i, j)), shape=counts.shape)
     result = sparse.csr_array((result + result.T) / 2)
@@ -126,7 +127,7 @@ def vectors_from_cooccurrence(
     smoothing: float = 0.75,
     multiplicity: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Tag vectors learned from co-occurrence: truncated SVD of the PPMI matrix.
+    """Learn tag vectors from co-occurrence, by a truncated SVD of the PPMI matrix.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ def vectors_from_cooccurrence(
 
 
 def _leading_directions(matrix: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Left singular vectors (T, k) of a symmetric matrix, and its singular values (k,).
+    """Return left singular vectors (T, k) of a symmetric matrix, and its singular values (k,).
 
     They are its eigenvectors and the sizes of its eigenvalues. Torch solves this on the calling
     thread alone: the threads of numpy's solver wait for each other on a busy machine, which took
@@ -190,7 +191,7 @@ def _leading_directions(matrix: np.ndarray, n_components: int) -> tuple[np.ndarr
 
 
 def tag_vectors(names: Iterable[str], word_vectors: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Vector of each tag: its own, or the mean over the words of a compound tag.
+    """Return the vector of each tag: its own, or the mean over the words of a compound tag.
 
     A tag is looked up as it is, then with its words joined by ``_`` and by ``-``, then word by
     word; in lower case where the case as given is not known. Possessive endings are dropped
@@ -232,6 +233,7 @@ def tag_vectors(names: Iterable[str], word_vectors: Any) -> tuple[np.ndarray, np
 
 
 def _words_mean(tag: str, word_vectors: Any) -> np.ndarray | None:
+    """Return the vector of a tag, or the mean over its words; None where none is known."""
     words = split_words(tag)
     whole = _look_up((tag, tag.lower(), "_".join(words), "-".join(words)), word_vectors)
     if whole is not None:
@@ -248,8 +250,9 @@ def _words_mean(tag: str, word_vectors: Any) -> np.ndarray | None:
 
 
 def _look_up(forms: Iterable[str], word_vectors: Any) -> np.ndarray | None:
-    """The vector of the first form that is known, composed or, as files may have it, decomposed."""
+    """Return the vector of the first form that is known, composed or else decomposed."""
     for form in forms:
+        # Our tags are composed (NFC); files of word vectors may hold either form.
         for written in (form,) if form.isascii() else (form, unicodedata.normalize("NFD", form)):
             if written and written in word_vectors:
                 return np.asarray(word_vectors[written], dtype=np.float32).ravel()
@@ -263,7 +266,7 @@ def vectors_from_neighbors(
     *,
     group: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors for tags that have none, from the tags they occur with.
+    """Fill in vectors for tags that have none, from the tags they occur with.
 
     The mean of the unit vectors of the tags that share samples with it, weighted by PPMI.
 
@@ -298,7 +301,7 @@ def vectors_from_neighbors(
 
 
 def remove_common_components(vectors: np.ndarray, n_components: int = 1) -> np.ndarray:
-    """Vectors without their mean and their leading principal components.
+    """Remove the mean of vectors and their leading principal components.
 
     Word vectors share a strong common direction that says how frequent a word is rather than
     what it means (Mu and Viswanath, 2018, algorithm 1).
@@ -320,12 +323,13 @@ def remove_common_components(vectors: np.ndarray, n_components: int = 1) -> np.n
         leading = axes[:, ::-1][:, :n_components].astype(vectors.dtype)  # (D, k), unit columns
         centred = centred - (centred @ leading) @ leading.T
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # What is left of a row may be rounding alone: it would be a direction without meaning.
     vanished = np.linalg.norm(centred, axis=1, keepdims=True) <= 1e-5 * length
     return np.where(vanished, vectors, centred)
 
 
 def join_vectors(given: np.ndarray, learned: np.ndarray, weight: float) -> np.ndarray:
-    """Two kinds of tag vectors side by side, so that cosines are weighted means of theirs.
+    """Join two kinds of tag vectors, so that cosines are weighted means of theirs.
 
     What words mean in a language and which tags occur together in a collection are different
     knowledge: the cosine of joined vectors is ``(cos_given + weight² cos_learned) / (1 +

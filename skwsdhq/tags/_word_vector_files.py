@@ -9,7 +9,7 @@ import gzip
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ _LINES = 1000  # parsed at once
 
 
 class WordVectors(Mapping[str, np.ndarray]):
-    """Words and their rows of a matrix."""
+    """Map words to their rows of a matrix."""
 
     def __init__(self, words: dict[str, int], vectors: np.ndarray) -> None:
         self.words, self.vectors = words, vectors
@@ -41,7 +41,7 @@ class WordVectors(Mapping[str, np.ndarray]):
 
 
 class _Rows:
-    """Words and vectors that grow as they are read; of equal words the first counts."""
+    """Collect words and vectors as they are read; of equal words the first counts."""
 
     def __init__(self, n_dims: int) -> None:
         self.words: dict[str, int] = {}
@@ -49,6 +49,7 @@ class _Rows:
         self.n_rows = 0
 
     def add(self, words: list[bytes], vectors: np.ndarray, line: int) -> None:
+        """Append words and their vectors, the first of which is on this line of the file."""
         start, stop = self.n_rows, self.n_rows + len(words)
         if stop > len(self.vectors):  # in place where the system can
             self.vectors.resize((max(stop, 2 * start), vectors.shape[1]), refcheck=False)
@@ -61,6 +62,7 @@ class _Rows:
                 raise ValueError(f"line {line + i}: the word {word[:40]!r} is no UTF-8") from error
 
     def done(self) -> WordVectors:
+        """Return what has been read, without the room that is left."""
         self.vectors.resize((self.n_rows, self.vectors.shape[1]), refcheck=False)
         return WordVectors(self.words, self.vectors)
 
@@ -75,8 +77,9 @@ def read_vectors(path: Path) -> WordVectors:
     """
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    with (gzip.open if packed else open)(path, "rb") as stream:
-        first = _line(stream).removeprefix(b"\xef\xbb\xbf")
+    opener: Any = gzip.open if packed else open  # files of both read as bytes
+    with opener(path, "rb") as stream:
+        first = _line(stream).removeprefix(b"\xef\xbb\xbf")  # a byte order mark
         counts = first.split()
         if len(counts) != 2 or not all(count.isdigit() and len(count) < 19 for count in counts):
             return _read_text(stream, [first], None)
@@ -95,6 +98,7 @@ def read_vectors(path: Path) -> WordVectors:
 
 
 def _is_text(sample: bytes, n_dims: int) -> bool:
+    """Tell text from float32 numbers, by the beginning of a file."""
     line = sample.split(b"\n", 1)[0].split()
     if len(line) > n_dims and all(_is_number(value) for value in line[-n_dims:]):
         return True
@@ -115,7 +119,8 @@ def _is_number(value: bytes) -> bool:
     return True
 
 
-def _line(stream: BinaryIO) -> bytes:
+def _line(stream: IO[bytes]) -> bytes:
+    """Read a line; refuse one that could be all of a file without line ends."""
     line = stream.readline(_LONGEST)
     if len(line) == _LONGEST:
         raise ValueError(f"a line is longer than {_LONGEST} bytes")
@@ -123,7 +128,7 @@ def _line(stream: BinaryIO) -> bytes:
 
 
 def _n_numbers(line: bytes) -> int:
-    """Numbers at the end of a line, whose first part is a word whatever it looks like."""
+    """Count the numbers at the end of a line, whose first part is a word whatever it is."""
     n = 0
     for value in reversed(line.split()[1:]):
         if not _is_number(value):
@@ -132,8 +137,10 @@ def _n_numbers(line: bytes) -> int:
     return n
 
 
-def _read_text(stream: BinaryIO, lines: list[bytes], header: tuple[int, int] | None) -> WordVectors:
-    """Vectors of a text, of which the first lines have been read."""
+def _read_text(
+    stream: IO[bytes], lines: list[bytes], header: tuple[int, int] | None
+) -> WordVectors:
+    """Read the vectors of a text, of which the first lines have been read."""
     while len(lines) < _SAMPLE and (line := _line(stream)):
         lines.append(line)
     number = 1 if header is None else 2  # of the first of these lines
@@ -158,6 +165,7 @@ def _read_text(stream: BinaryIO, lines: list[bytes], header: tuple[int, int] | N
 
 
 def _parse(lines: list[bytes], number: int, rows: _Rows) -> None:
+    """Add lines of text to the rows; ``number`` is that of the first line."""
     n_dims = rows.vectors.shape[1]
     pairs = [line.split(None, 1) for line in lines]
     try:  # most words have no space in them
@@ -168,6 +176,7 @@ def _parse(lines: list[bytes], number: int, rows: _Rows) -> None:
             return
     except ValueError:
         pass
+    # Some word has spaces, or a line is damaged: split from the right, and name the line.
     for i, line in enumerate(lines):
         parts = line.rsplit(None, n_dims)
         if not parts:
@@ -183,8 +192,8 @@ def _parse(lines: list[bytes], number: int, rows: _Rows) -> None:
         rows.add([parts[0].strip()], vector, number + i)
 
 
-def _read_binary(stream: BinaryIO, n_words: int, n_dims: int) -> WordVectors:
-    """Vectors of word2vec's binary format: a word, a space, float32 numbers, perhaps a newline."""
+def _read_binary(stream: IO[bytes], n_words: int, n_dims: int) -> WordVectors:
+    """Read word2vec's binary format: a word, a space, float32 numbers, perhaps a newline."""
     width = 4 * n_dims
     rows = _Rows(n_dims)
     rest = b""
@@ -195,7 +204,9 @@ def _read_binary(stream: BinaryIO, n_words: int, n_dims: int) -> WordVectors:
         rest += read
         if len(rest) > _LONGEST + 2 * width and b" " not in rest[:_LONGEST]:
             raise ValueError(f"word {rows.n_rows + 1} is longer than {_LONGEST} bytes")
-        words, numbers, place = [], [], 0
+        words: list[bytes] = []
+        numbers: list[bytes] = []
+        place = 0
         while rows.n_rows + len(words) < n_words:
             space = rest.find(b" ", place)
             if space < 0 or space + 1 + width > len(rest):

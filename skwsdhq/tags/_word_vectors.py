@@ -13,7 +13,7 @@ _PICKLED = (".kv", ".model", ".wordvectors", ".pkl", ".pickle")
 
 
 def load_word_vectors(word_vectors: Any, *, allow_pickle: bool = False) -> Any:
-    """Something with ``in`` and ``[]`` that gives the vector of a word.
+    """Load word vectors: something with ``in`` and ``[]`` that gives the vector of a word.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ def load_word_vectors(word_vectors: Any, *, allow_pickle: bool = False) -> Any:
     if path.exists():
         return _read(path, allow_pickle)
     text = os.fspath(word_vectors)
+    # What looks like a path is never a model's name: say so before anything is downloaded.
     if isinstance(word_vectors, os.PathLike) or os.sep in text or path.suffix in _SUFFIXES:
         raise FileNotFoundError(f"word vectors {text!r} do not exist.")
     return _download(text)
@@ -62,6 +63,7 @@ _SUFFIXES = (*_PICKLED, ".bin", ".txt", ".vec", ".gz", ".w2v")
 
 
 def _read(path: Path, allow_pickle: bool) -> Any:
+    """Read a file of word vectors, by gensim where it is gensim's own format."""
     if path.suffix in _PICKLED:
         if not allow_pickle:
             raise ValueError(
@@ -69,7 +71,7 @@ def _read(path: Path, allow_pickle: bool) -> Any:
                 "read; pass allow_pickle=True if you trust it, or save it by "
                 "save_word2vec_format."
             )
-        from gensim.models import KeyedVectors
+        from gensim.models import KeyedVectors  # heavy, and few read this format
 
         loaded = KeyedVectors.load(str(path))
         return getattr(loaded, "wv", loaded)
@@ -82,7 +84,8 @@ def _read(path: Path, allow_pickle: bool) -> Any:
 
 
 def _download(name: str) -> Any:
-    import gensim.downloader
+    """Return a model of gensim's downloader, from its cache or its server."""
+    import gensim.downloader  # heavy, and looks at the network only when it is asked to
 
     try:
         return gensim.downloader.load(name)

@@ -37,8 +37,8 @@ _ENOUGH_TAGS = 100  # from which on their mean and leading component are those o
 class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
     """Merge messy tags into concepts, each with a vector on the unit sphere.
 
-    Tags get word vectors; near tags are joined in a correlation graph; each vector becomes the
-    weighted mean of its neighbours'; what has become nearly the same is merged into one concept.
+    Tags get word vectors. A correlation graph joins near tags, and each vector becomes the weighted
+    mean of its neighbours'. Tags whose vectors are then nearly the same make one concept.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         None.
     missing : {"cooccurrence", "drop", "error"}, default="cooccurrence"
         What becomes of a tag without a vector: it gets the mean of the tags it occurs with
-        (and is dropped where none of these has one), is dropped, or is an error. What was
-        missing is counted in ``missing_tags_`` and warned of once a fit.
+        (and is dropped where none of these has one), is dropped, or is an error.
+        ``missing_tags_`` holds such tags, and a fit warns of them once.
     lowercase : bool, default=True
         Whether to lower-case tags.
     allow_pickle : bool, default=False
@@ -169,7 +169,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         vocabulary: Any = None,
         vector_size: int = 50,
         cooccurrence_weight: float | str = "auto",
-        remove_components: int | str = "auto",
+        remove_components: int | str | None = "auto",
         missing: str = "cooccurrence",
         lowercase: bool = True,
         allow_pickle: bool = False,
@@ -247,7 +247,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, tags: Any) -> sparse.csr_array:
-        """Which concepts each sample carries: those of which it carries any member.
+        """Return which concepts each sample carries: those of which it carries any member.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         return concepts if self.sparse_output else concepts.toarray()
 
     def inverse_transform(self, concepts: Any) -> list[list[str]]:
-        """Names of the concepts that each row carries.
+        """Return the names of the concepts that each row carries.
 
         Parameters
         ----------
@@ -298,14 +298,24 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         return _tags.tags_to_lists(concepts, self.concept_names_)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the concepts, as an object array (C,)."""
+        """Return the names of the concepts.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Names of the columns, checked where tags came as a matrix.
+
+        Returns
+        -------
+        ndarray of shape (C,), object
+        """
         check_is_fitted(self)
         if hasattr(self, "n_features_in_"):
             check_feature_names_in(self, input_features)
         return self.concept_names_.copy()
 
-    def concept_summary(self) -> dict[str, Any]:
-        """What was merged, as a table.
+    def concept_summary(self) -> list[dict[str, Any]]:
+        """Return a table of what was merged.
 
         Returns
         -------
@@ -321,7 +331,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         cosines = np.einsum("td,td->t", own, self.concept_vectors_[self.labels_])
         cosines = np.round(np.minimum(cosines, 1), 6)
         order = np.argsort(-self.tag_counts_, kind="stable")
-        members = [[] for _ in self.concept_names_]
+        members: list[list[int]] = [[] for _ in self.concept_names_]
         for t in order:
             members[self.labels_[t]].append(t)
         table = [
@@ -335,11 +345,12 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         ]
         return sorted(table, key=lambda row: -len(row["tags"]))
 
-    def __sklearn_clone__(self):
-        # Clones share the word vectors: hundreds of megabytes that nobody edits.
+    def __sklearn_clone__(self) -> Any:
+        """Return a clone that shares the word vectors: hundreds of megabytes that nobody edits."""
         return clone_sharing(self, "word_vectors")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags: matrices of tags may be sparse, concepts are float32."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
@@ -347,8 +358,11 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
 
     # --- helpers ------------------------------------------------------------------------
 
-    def _check_matrix(self, tags, reset):
-        """Tags that came as a matrix, validated as scikit-learn's X, as an indicator; else None."""
+    def _check_matrix(self, tags: Any, reset: bool) -> sparse.csr_array | None:
+        """Return tags that came as a matrix, validated as scikit-learn's X, as an indicator.
+
+        Return None for tags of other forms.
+        """
         if not _is_matrix(tags, fitted=not reset):
             if reset and hasattr(self, "n_features_in_"):
                 del self.n_features_in_
@@ -363,8 +377,8 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         return read_indicator(matrix, strict=False)
 
-    def _names_of_columns(self, tags):
-        """(T,) names of the columns of a matrix."""
+    def _names_of_columns(self, tags: Any) -> np.ndarray:
+        """Return the names (T,) of the columns of a matrix."""
         n_columns = self.n_features_in_
         given = range(n_columns) if self.vocabulary is None else self.vocabulary
         if self.vocabulary is None and hasattr(tags, "columns"):
@@ -377,11 +391,12 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         return names
 
-    def _choose(self, indicator, names):
-        """Columns to keep, by stop_tags, min_count and max_tags."""
+    def _choose(self, indicator: sparse.csr_array, names: np.ndarray) -> np.ndarray:
+        """Choose columns to keep, by stop_tags, min_count and max_tags."""
         counts = np.asarray(indicator.sum(axis=0)).ravel()
         given = [self.stop_tags] if isinstance(self.stop_tags, str) else self.stop_tags or ()
         stopped = {clean_name(str(tag), self.lowercase) for tag in given}
+        # min_count is at least 1, so that what is counted 0 times goes with the rare ones.
         counts[[name in stopped for name in names]] = 0
         kept = np.flatnonzero(counts >= self.min_count)
         if self.max_tags is not None and len(kept) > self.max_tags:
@@ -394,12 +409,14 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         return kept
 
-    def _vectors(self, names, together):
-        """Vectors of tags, which of them have one, and the names of those that had none."""
+    def _vectors(
+        self, names: np.ndarray, together: "_Together"
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return vectors of tags, which of them have one, and the names of those that had none."""
         if self.word_vectors is None:
             vectors = together.vectors(int(self.vector_size))
             length = np.linalg.norm(vectors, axis=1)
-            found = length > 1e-4 * length.max()
+            found = length > 1e-4 * length.max()  # what the leading components do not reach
         else:
             loaded = load_word_vectors(self.word_vectors, allow_pickle=self.allow_pickle)
             vectors, found = _tags.tag_vectors(names, loaded)
@@ -429,7 +446,8 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         return vectors, found, missing
 
-    def _join(self, vectors, together):
+    def _join(self, vectors: np.ndarray, together: "_Together") -> np.ndarray:
+        """Join given vectors with those learned from co-occurrence, where these have a weight."""
         weight = self.cooccurrence_weight
         if weight == "auto":
             weight = 1.0 if len(vectors) >= _ENOUGH_TAGS else 0.0
@@ -438,7 +456,8 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         learned = together.vectors(int(self.vector_size))
         return _tags.join_vectors(vectors, learned, float(weight))
 
-    def _centre(self, vectors):
+    def _centre(self, vectors: np.ndarray) -> np.ndarray:
+        """Remove what all vectors have in common, where that is asked for or pays."""
         n_components = self.remove_components
         if n_components == "auto":
             given = self.word_vectors is not None
@@ -449,24 +468,24 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
 
 
 class _Together:
-    """Which tags occur together: counts of tags, or of groups of tags that are alike."""
+    """Count which tags occur together, or which groups of tags that are alike."""
 
-    def __init__(self, indicator):
+    def __init__(self, indicator: sparse.csr_array) -> None:
         alike = alike_tags(indicator)
         self.group = None if alike is None else alike[1]
         if alike is not None:
             indicator = sparse.csr_array(indicator[:, alike[0]])
         self.counts = _tags.tag_cooccurrence(indicator)
 
-    def of(self, found, indicator):
-        """The same of the tags that were found, whose indicator is given."""
+    def of(self, found: np.ndarray, indicator: sparse.csr_array) -> "_Together":
+        """Return the counts of the tags that were found, whose indicator is given."""
         if self.group is not None:
             return _Together(indicator)
         self.counts = sparse.csr_array(self.counts[found][:, found])
         return self
 
-    def vectors(self, n_components):
-        """(T, D) vectors learned from what occurs together."""
+    def vectors(self, n_components: int) -> np.ndarray:
+        """Learn vectors (T, D) from what occurs together."""
         group = self.group
         if group is None:
             return _tags.vectors_from_cooccurrence(self.counts, n_components)
@@ -476,8 +495,8 @@ class _Together:
         return learned[group]
 
 
-def _is_matrix(tags, fitted):
-    """Whether tags are a table of numbers; a 1-D array of numbers is refused as one.
+def _is_matrix(tags: Any, fitted: bool) -> bool:
+    """Tell whether tags are a table of numbers; a 1-D array of numbers is refused as one.
 
     A column of numbers is classes, unless what was fitted was a matrix.
     """
@@ -497,8 +516,8 @@ def _is_matrix(tags, fitted):
     return array.ndim == 2 and not any(isinstance(v, known) or is_missing(v) for v in array.flat)
 
 
-def _most_frequent(names, counts, labels):
-    """(C,) for each concept the member of the highest count; of equals the first."""
+def _most_frequent(names: np.ndarray, counts: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return for each concept (C,) the member of the highest count; of equals the first."""
     order = np.lexsort((np.arange(len(names)), -counts, labels))
     _, first = np.unique(labels[order], return_index=True)
     return names[order][first]

@@ -19,6 +19,7 @@ from ..utils.text import clean_name, name_of_number
 from ..utils.warn import warn_caller
 
 __all__ = [
+    "as_rows_of_tags",
     "check_tags",
     "is_missing",
     "is_row",
@@ -159,8 +160,11 @@ def read_matrix(
     if array.ndim == 1:
         return None
     if array.dtype.kind == "O":
-        array = _as_numbers(array, columns, name)
-    if array is None or array.dtype.kind not in "biuf":
+        numbers = _as_numbers(array, columns, name)
+        if numbers is None:
+            return None
+        array = numbers
+    if array.dtype.kind not in "biuf":
         return None
     is_class = array.shape[1] == 1 and array.dtype.kind != "b"
     if is_class and not (one_tag and np.isin(array, (0, 1)).all()):
@@ -169,7 +173,7 @@ def read_matrix(
 
 
 def _as_numbers(array: np.ndarray, columns: list[str] | None, name: str) -> np.ndarray | None:
-    """Objects (n, T), as of nullable or categorical columns, as numbers; None if they are none."""
+    """Turn objects (n, T), as of nullable or categorical columns, into numbers; None if unlike."""
     values = array.ravel().tolist()
     missing = [is_missing(value) for value in values]
     if all(missing):
@@ -223,7 +227,7 @@ def read_indicator(matrix: Any, *, strict: bool = True, name: str = "tags") -> s
 def _named(
     indicator: sparse.csr_array, own: np.ndarray | None, names: np.ndarray | None
 ) -> tuple[sparse.csr_array, np.ndarray]:
-    """The indicator with its own names of columns, or in the columns that a vocabulary names."""
+    """Return the indicator with its own names of columns, or in the columns of a vocabulary."""
     n_columns = indicator.shape[1]
     if names is None:
         if own is None:
@@ -324,7 +328,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _as_sequence(tags: Any, name: str) -> Any:
-    """The rows as something to go through, refused where they are no rows."""
+    """Return the rows as something to go through; refuse what has no rows."""
     if hasattr(tags, "to_list"):  # a Series, which has no other way to say that a number is missing
         return tags.to_list()
     if hasattr(tags, "__array__") and not isinstance(tags, (list, tuple)):
@@ -347,6 +351,7 @@ def _as_sequence(tags: Any, name: str) -> Any:
 
 
 def _row_items(row: Any, n: int, name: str) -> Iterable[Any]:
+    """Return the tags of a row, of which a number or nothing may be one."""
     if is_row(row):
         return row
     if _is_number(row) or is_missing(row):
@@ -360,6 +365,7 @@ def _row_items(row: Any, n: int, name: str) -> Iterable[Any]:
 def _warn_of_separators(
     cleaned: Mapping[str, str], in_rows: set[str], known: set[str], name: str
 ) -> None:
+    """Warn of tags that look like several in one string."""
     texts = [text for text, clean in cleaned.items() if clean and clean not in known]
     found = [(text, _SEPARATOR.search(text) or _HASHES.search(text)) for text in texts]
     marks = [(text, match.group(1)) for text, match in found if match]
@@ -394,12 +400,14 @@ def _warn_of_lists(tags: Any, name: str) -> None:
 
 
 def _as_objects(names: Sequence[str]) -> np.ndarray:
+    """Return names (T,) as an array of objects: numpy's own strings would all be as long."""
     result = np.empty(len(names), dtype=object)
     result[:] = names
     return result
 
 
 def _from_sets(sets: list[set[str]], names: np.ndarray) -> sparse.csr_array:
+    """Return the indicator (n, T) of sets of names; names that are no column are left out."""
     column = {name: t for t, name in enumerate(names)}
     lists = [sorted(column[tag] for tag in tags if tag in column) for tags in sets]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in lists], dtype=np.int64)])
@@ -409,7 +417,7 @@ def _from_sets(sets: list[set[str]], names: np.ndarray) -> sparse.csr_array:
 
 
 def as_rows_of_tags(y: Any) -> Any:
-    """Tags in a form that an enhancer reads: a matrix as it is once checked, classes as lists."""
+    """Return tags as an enhancer reads them: a matrix as it is once checked, classes as lists."""
     if isinstance(y, str):
         check_tags(y)  # says what a plain string should be
     matrix = read_matrix(y)

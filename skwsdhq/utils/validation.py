@@ -119,12 +119,14 @@ def as_numbers(name: str, array: Any, shape: str, *, n_columns: int | None = Non
     return array
 
 
-def check_finite(name: str, array: np.ndarray, remedy: str = "") -> np.ndarray:
+def check_finite(
+    name: str, array: np.ndarray, remedy: str = "", *, verb: str = "contain"
+) -> np.ndarray:
     """Return the array, if all its numbers are finite; else raise ValueError with the remedy."""
     # A sum is finite when all entries are, save for an overflow that the second look sorts out:
     # one pass without an array of booleans is several times as fast.
     with np.errstate(over="ignore", invalid="ignore"):
         is_suspect = not np.isfinite(array.sum())
     if is_suspect and not np.isfinite(array).all():
-        raise ValueError(f"{name} contain NaN or infinity{remedy}.")
+        raise ValueError(f"{name} {verb} NaN or infinity{remedy}.")
     return array
