@@ -100,7 +100,7 @@ class WDHTHasher(TagHasher):
         "random_state": ["random_state"],
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an estimator's parameters
         self,
         tag_enhancer: Any = None,
         *,

@@ -310,7 +310,7 @@ def refill_empty_codewords(
 
 
 @on_one_thread
-def learn_codebooks(
+def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has them
     embeddings: np.ndarray,
     n_codebooks: int,
     n_codewords: int,

@@ -185,10 +185,14 @@ def fixed_margin_loss(
 
     Parameters
     ----------
-    embeddings, concept_vectors, indicator, n_hard_negatives
+    embeddings : tensor of shape (n, D)
+    concept_vectors : ndarray or tensor of shape (C, D)
+    indicator : array, tensor, sparse matrix, or integers of shape (2, P)
         As in `cosine_margin_loss`.
     margin : float, default=0.1
         By how much the cosine with an own concept should exceed that with another, at least 0.
+    n_hard_negatives : int, default=None
+        As in `cosine_margin_loss`.
 
     Returns
     -------

@@ -238,7 +238,7 @@ class _Labels:
                 )
 
     def numbered(self, numbers: dict[Any, int]) -> np.ndarray:
-        """Number the class of each row, the same for equal ones; -1 where there is none."""
+        """Give each row the number of its class, the same for equal ones, -1 for none."""
         rows = self.rows
         if isinstance(rows, np.ndarray) and rows.dtype.kind != "O":
             rows, inverse = np.unique(rows, return_inverse=True)

@@ -188,7 +188,7 @@ def make_retrieval_scorer(
         None is these rows themselves, each without itself.
     asymmetric : bool, default=True
         Whether a query's exact embedding is compared with codes; else its own code's is.
-    normalizer, zero_relevance, ties
+    normalizer, zero_relevance, ties : str
         As in :func:`mean_average_precision`.
 
     Returns

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def mean_average_precision(
+def mean_average_precision(  # noqa: PLR0913 - options by keyword, as the field has them
     queries: Any,
     database: Any,
     query_labels: Any,
@@ -108,7 +108,7 @@ def mean_average_precision(
     return weighted_mean(values, weights, zero_relevance, "Mean average precision")
 
 
-def precision_at_k(
+def precision_at_k(  # noqa: PLR0913 - options by keyword, as the field has them
     queries: Any,
     database: Any,
     query_labels: Any,
@@ -124,13 +124,15 @@ def precision_at_k(
 
     Parameters
     ----------
-    queries, database, query_labels, database_labels
+    queries, database, query_labels, database_labels : array-like
         As in `mean_average_precision`.
     k : int or array-like of int, default=10
         More than n is n.
     zero_relevance : {"skip", "zero"}, default="zero"
         Whether queries without a relevant row in the database are left out or count 0.
-    ties, exclude_self, sample_weight
+    ties : {"index", "expected"}, default="index"
+    exclude_self : bool, default=False
+    sample_weight : array-like of shape (q,), default=None
         As in `mean_average_precision`.
 
     Returns
@@ -148,7 +150,7 @@ def precision_at_k(
     return _scores_at_k("precision", data, k, zero_relevance, ties, exclude_self, sample_weight)
 
 
-def recall_at_k(
+def recall_at_k(  # noqa: PLR0913 - options by keyword, as the field has them
     queries: Any,
     database: Any,
     query_labels: Any,
@@ -164,13 +166,15 @@ def recall_at_k(
 
     Parameters
     ----------
-    queries, database, query_labels, database_labels
+    queries, database, query_labels, database_labels : array-like
         As in `mean_average_precision`.
     k : int or array-like of int, default=10
         More than n is n.
     zero_relevance : {"skip", "zero"}, default="skip"
         Whether queries without a relevant row in the database are left out or count 0.
-    ties, exclude_self, sample_weight
+    ties : {"index", "expected"}, default="index"
+    exclude_self : bool, default=False
+    sample_weight : array-like of shape (q,), default=None
         As in `mean_average_precision`.
 
     Returns
@@ -213,7 +217,7 @@ def _scores_at_k(
     return float(means[0]) if cuts.ndim == 0 else np.array(means).reshape(cuts.shape)
 
 
-def precision_recall_curve(
+def precision_recall_curve(  # noqa: PLR0913 - options by keyword, as the field has them
     queries: Any,
     database: Any,
     query_labels: Any,
@@ -230,7 +234,7 @@ def precision_recall_curve(
 
     Parameters
     ----------
-    queries, database, query_labels, database_labels
+    queries, database, query_labels, database_labels : array-like
         As in `mean_average_precision`.
     top_k : int, default=None
         Ranks to go through; None is all n.
@@ -243,7 +247,8 @@ def precision_recall_curve(
         Whether queries without a relevant row in the database are left out or count 0.
     ties : {"index", "expected"}, default="index"
         ``"expected"`` only without levels.
-    exclude_self, sample_weight
+    exclude_self : bool, default=False
+    sample_weight : array-like of shape (q,), default=None
         As in `mean_average_precision`.
 
     Returns
@@ -295,7 +300,7 @@ def precision_recall_curve(
     return mean[0], mean[1] if levels is None else levels
 
 
-def ranking_scores(
+def ranking_scores(  # noqa: PLR0913 - options by keyword, as the field has them
     queries: Any,
     database: Any,
     query_labels: Any,
@@ -313,17 +318,21 @@ def ranking_scores(
 
     Parameters
     ----------
-    queries, database, query_labels, database_labels
+    queries, database, query_labels, database_labels : array-like
         As in `mean_average_precision`.
     top_k : int, default=5000
         R of the mean average precision.
     k : int or array-like of int, default=(1, 10, 100)
         Ranks of precision and recall.
-    normalizer, ties, exclude_self, sample_weight
+    normalizer : {"retrieved", "relevant", "min"}, default="retrieved"
         As in `mean_average_precision`.
     zero_relevance : {"skip", "zero"}, default="skip"
         For all scores, so that the precision is that of ``precision_at_k(…, zero_relevance=…)``
         with the same choice.
+    ties : {"index", "expected"}, default="index"
+    exclude_self : bool, default=False
+    sample_weight : array-like of shape (q,), default=None
+        As in `mean_average_precision`.
 
     Returns
     -------

@@ -171,7 +171,9 @@ class PrecisionRecallDisplay(_CurveDisplay):
 
         Parameters
         ----------
-        queries, database, query_labels, database_labels, recall_levels, top_k
+        queries, database, query_labels, database_labels : array-like
+        recall_levels : int or array-like of float, default=21
+        top_k : int, default=None
             As in :func:`skwsdhq.metrics.precision_recall_curve`; ``recall_levels=None`` has a
             point for each rank.
         name : str, default=None
@@ -270,7 +272,8 @@ class PrecisionAtKDisplay(_CurveDisplay):
 
         Parameters
         ----------
-        queries, database, query_labels, database_labels, k
+        queries, database, query_labels, database_labels : array-like
+        k : array-like of int
             As in :func:`skwsdhq.metrics.precision_at_k`. A k past the database's rows is left out.
         name : str, default=None
         ax : matplotlib axes, default=None
@@ -379,10 +382,12 @@ class CodeLengthDisplay(_Display):
         queries : array-like of shape (q, D)
         databases : dict of int to (CodeIndex or array-like of shape (n, D))
             Number of bits: codes, or what they decode to.
-        query_labels, database_labels, top_k
+        query_labels, database_labels : array-like
             As in :func:`skwsdhq.metrics.mean_average_precision`.
         uncompressed : array-like of shape (n, D), default=None
             The database's own embeddings, to draw what codes lose.
+        top_k : int, default=5000
+            As in :func:`skwsdhq.metrics.mean_average_precision`.
         name : str, default=None
         ax : matplotlib axes, default=None
             To draw on; None makes a figure.
@@ -430,8 +435,12 @@ class CodeLengthDisplay(_Display):
             Fitted on the same rows.
         X : images or features of the queries
         query_labels, database_labels : labels of the queries and of the fitted rows
-        top_k, name, ax, **kwargs
-            As in `from_predictions`; name None is the first estimator's class.
+        top_k : int, default=5000
+        name : str, default=None
+            None is the first estimator's class.
+        ax : matplotlib axes, default=None
+        **kwargs
+            As in `from_predictions`.
 
         Returns
         -------

@@ -321,7 +321,9 @@ class CodeIndex:
         embeddings : array-like of shape (q, D)
         threshold : float or array-like of shape (q,)
             Compared in float32.
-        exclude, exclude_self, filter
+        exclude : array-like of shape (q,) or list of q lists of ids, default=None
+        exclude_self : bool, default=False
+        filter : array-like, default=None
             As in `search`.
 
         Returns
@@ -437,7 +439,8 @@ class CodeIndex:
             Compare checksums, which reads the file once more. Loading always checks that the file
             is whole and does not contradict itself: codes name codewords, and no id comes twice.
             Nothing in it is ever run.
-        engine, n_jobs
+        engine : str, default="auto"
+        n_jobs : int, default=None
             As in the constructor.
 
         Returns
@@ -514,7 +517,8 @@ class CodeIndex:
         repeated_query : bool, default=False
             Whether an ``IndexPQ`` is searched with the query repeated M times, as the product form
             of `to_faiss` is.
-        engine, n_jobs
+        engine : str, default="auto"
+        n_jobs : int, default=None
             As in the constructor.
 
         Returns

@@ -204,11 +204,14 @@ class InvertedCodeIndex:
             Lists that a query visits, the nearest first; where these hold fewer than k rows beside
             those that it leaves out, it goes on until there are as many. With codes of vectors all
             lists give the ranking of `CodeIndex`.
-        exclude, exclude_self
+        exclude : array-like of shape (q,) or list of q lists of ids, default=None
+        exclude_self : bool, default=False
             As in `CodeIndex.search`.
-        vectors, shortlist
-            As in `CodeIndex.search`: exact embeddings of the rows (n, D), float16 or a memory map
-            at will, that rank the `shortlist` best again; None is 10 k, at least 100.
+        vectors : array-like of shape (n, D), default=None
+            Exact embeddings of the rows, float16 or a memory map at will, that rank the shortlist
+            again.
+        shortlist : int, default=None
+            How many of the best `vectors` rank again; None is 10 k, at least 100.
 
         Returns
         -------

@@ -35,6 +35,15 @@ def tag_cooccurrence(indicator: sparse.csr_array) -> sparse.csr_array:
 
     Of a sample with more than 1000 tags, which says little about which belong together, a thousand
     evenly spaced ones make pairs; the diagonal counts all.
+
+    Parameters
+    ----------
+    indicator : csr_array of shape (n, T)
+        0/1.
+
+    Returns
+    -------
+    csr_array of shape (T, T), float64
     """
     lengths = np.diff(indicator.indptr)
     counts = indicator

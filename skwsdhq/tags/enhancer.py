@@ -155,7 +155,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
     __metadata_request__transform = {"tags": UNUSED}
     __metadata_request__inverse_transform = {"concepts": UNUSED}
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an estimator's parameters
         self,
         word_vectors: Any = None,
         *,

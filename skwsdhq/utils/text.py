@@ -51,6 +51,14 @@ def split_words(tag: str) -> list[str]:
     They end at blanks, hyphens, underscores and camel case. Marks, as vowel signs and accents,
     belong to the letter before them. A tag of symbols alone, as an emoji, is a word.
 
+    Parameters
+    ----------
+    tag : str
+
+    Returns
+    -------
+    list of str
+
     Examples
     --------
     >>> from skwsdhq.tags import split_words
