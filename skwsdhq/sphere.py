@@ -20,6 +20,7 @@ def normalize_rows(vectors: np.ndarray, out: np.ndarray | None = None) -> np.nda
     Returns
     -------
     ndarray of shape (n, D)
+        Rows of length 1, or of zeros.
     """
     unit = np.empty_like(vectors, order="C") if out is None else out
     for start in range(0, len(vectors), _BLOCK):  # so that no copy of all is made on the way
@@ -47,6 +48,7 @@ def spherical_mean(vectors: np.ndarray, groups: np.ndarray, n_groups: int) -> np
     Returns
     -------
     ndarray of shape (n_groups, D)
+        Unit rows, or rows of zeros.
     """
     sums = np.zeros((n_groups, vectors.shape[1]), dtype=vectors.dtype)
     # Dividing by the sizes of the groups would not change the directions.

@@ -31,6 +31,7 @@ def itq_rotation(projections: np.ndarray, *, n_iter: int = 50, random_state: Any
     Returns
     -------
     ndarray of shape (b, b), float64
+        R, orthogonal.
 
     References
     ----------
@@ -82,6 +83,7 @@ def canonical_directions(
     Returns
     -------
     ndarray of shape (d, c), float64
+        The most correlated direction first.
 
     References
     ----------
@@ -198,6 +200,7 @@ class CCAITQ(TagHasher):
         Returns
         -------
         self
+            Fitted.
         """
         X, enhancer, indicator = self._read(X, y)
         mean = X.mean(axis=0, dtype=np.float64)

@@ -142,6 +142,7 @@ class WDHTHasher(TagHasher):
         Returns
         -------
         self
+            Fitted.
 
         Raises
         ------

@@ -149,6 +149,7 @@ def encode(
     Returns
     -------
     ndarray of shape (n, M), uint8, or uint16 where K > 256
+        Codes of the rows, in their order.
 
     References
     ----------
@@ -282,6 +283,7 @@ def refill_empty_codewords(
     Returns
     -------
     ndarray of shape (M, K, D), a copy
+        Codewords that are in use are unchanged.
 
     Examples
     --------
@@ -361,6 +363,7 @@ def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has the
     Returns
     -------
     codebooks : ndarray of shape (M, K, D), float32
+        The first holds the rows' mean.
     codes : ndarray of shape (n, M)
         Of the embeddings, by these codebooks.
 

@@ -197,6 +197,7 @@ def fixed_margin_loss(
     Returns
     -------
     tensor, scalar
+        As `cosine_margin_loss` gives it.
 
     References
     ----------

@@ -57,6 +57,7 @@ def average_precision(
     Returns
     -------
     float or ndarray of shape (q,)
+        From 0 to 1; NaN where N is 0 and `zero_relevance` is "skip".
 
     References
     ----------

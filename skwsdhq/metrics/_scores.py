@@ -138,6 +138,7 @@ def precision_at_k(  # noqa: PLR0913 - options by keyword, as the field has them
     Returns
     -------
     float, or ndarray of the shape of `k`
+        From 0 to 1; 0 with a warning when no query counts.
 
     Examples
     --------
@@ -180,6 +181,7 @@ def recall_at_k(  # noqa: PLR0913 - options by keyword, as the field has them
     Returns
     -------
     float, or ndarray of the shape of `k`
+        From 0 to 1; 0 with a warning when no query counts.
 
     Examples
     --------
@@ -254,6 +256,7 @@ def precision_recall_curve(  # noqa: PLR0913 - options by keyword, as the field 
     Returns
     -------
     precision, recall : ndarray of shape (R,) or (n_levels,)
+        Means over the queries, at each rank or at each level.
 
     References
     ----------

@@ -212,6 +212,7 @@ class PrecisionRecallDisplay(_CurveDisplay):
         Returns
         -------
         self
+            With ``line_``, ``ax_`` and ``figure_``.
         """
         name = self.name if name is None else name
         self._draw(self.recall, self.precision, ax, name, ("Recall", "Precision"), kwargs)
@@ -308,6 +309,7 @@ class PrecisionAtKDisplay(_CurveDisplay):
         Returns
         -------
         self
+            With ``line_``, ``ax_`` and ``figure_``.
         """
         name = self.name if name is None else name
         self._draw(self.k, self.precision, ax, name, ("k", "Precision at k"), kwargs)
@@ -478,6 +480,7 @@ class CodeLengthDisplay(_Display):
         Returns
         -------
         self
+            With ``line_``, ``ax_`` and ``figure_``.
         """
         name = self.name if name is None else name
         kwargs = {"marker": "o", **kwargs}

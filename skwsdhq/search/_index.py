@@ -148,6 +148,7 @@ class CodeIndex:
         Returns
         -------
         CodeIndex
+            With the engine and the threads of this one.
 
         Examples
         --------
@@ -189,6 +190,7 @@ class CodeIndex:
         Returns
         -------
         self
+            The same index, with more rows.
         """
         codes = check_codes(codes, self._rows.codebooks.shape)
         ids = None if ids is None else as_ids(ids)
@@ -207,6 +209,7 @@ class CodeIndex:
         Returns
         -------
         self
+            The same index, with fewer rows.
         """
         ids = as_ids(ids)
         with self._writing:
@@ -299,6 +302,7 @@ class CodeIndex:
         Returns
         -------
         similarities, ids : ndarray of shape (q, k')
+            As `search` gives them.
         """
         codebooks = self._rows.codebooks
         return self.search(
@@ -331,6 +335,7 @@ class CodeIndex:
         starts : ndarray of shape (q + 1,)
             Query i found entries ``starts[i]:starts[i + 1]`` of the other two, nearest first.
         similarities, ids : ndarray of shape (n_found,)
+            Of all queries, one after the other.
 
         Examples
         --------
@@ -399,6 +404,7 @@ class CodeIndex:
         Returns
         -------
         CodeIndex
+            Over the same memory, with the same ids.
         """
         whole = self._rows
         _check_prefix(n_codebooks, len(whole.codebooks))

@@ -44,6 +44,7 @@ def tag_cooccurrence(indicator: sparse.csr_array) -> sparse.csr_array:
     Returns
     -------
     csr_array of shape (T, T), float64
+        Symmetric counts.
     """
     lengths = np.diff(indicator.indptr)
     counts = indicator
@@ -112,6 +113,7 @@ def ppmi(
     Returns
     -------
     csr_array of shape (T, T), float64
+        Symmetric, without stored zeros.
     """
     counts = sparse.coo_array(cooccurrence, dtype=np.float64)
     times = np.ones(counts.shape[0]) if multiplicity is None else multiplicity

@@ -205,6 +205,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         self
+            Fitted.
 
         Raises
         ------
@@ -308,6 +309,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (C,), object
+            A copy of ``concept_names_``.
         """
         check_is_fitted(self)
         if hasattr(self, "n_features_in_"):

@@ -123,6 +123,7 @@ def tags_to_lists(indicator: Any, names: Sequence[str] | np.ndarray | None = Non
     Returns
     -------
     list of n lists of str
+        Tags in the order of their columns.
 
     Examples
     --------

@@ -58,6 +58,7 @@ def split_words(tag: str) -> list[str]:
     Returns
     -------
     list of str
+        In their order; empty for a tag of marks alone.
 
     Examples
     --------
