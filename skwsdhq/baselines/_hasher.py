@@ -33,6 +33,7 @@ class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        # 0 is a sign too: a bit has two values.
         return np.where(self._project(X) >= 0, np.float32(1), np.float32(-1))
 
     def encode(self, X: Any) -> np.ndarray:
@@ -60,7 +61,7 @@ class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         tags.target_tags.one_d_labels = True
         tags.target_tags.two_d_labels = True
         tags.target_tags.multi_output = True
-        tags.transformer_tags.preserves_dtype = []
+        tags.transformer_tags.preserves_dtype = []  # signs are float32 whatever X is
         return tags
 
     @property
@@ -70,7 +71,7 @@ class TagHasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _read(self, X: Any, y: Any) -> tuple[np.ndarray, Any, sparse.csr_array]:
         """Return features, a fitted enhancer and the indicator (n, C) of the concepts."""
         self._validate_params()
-        if y is None:
+        if y is None:  # in scikit-learn's words, which its checks of estimators look for
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: it "
                 "learns from tags."

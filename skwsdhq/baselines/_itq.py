@@ -54,6 +54,7 @@ def itq_rotation(projections: np.ndarray, *, n_iter: int = 50, random_state: Any
     start = check_random_state(random_state).standard_normal((n_bits, n_bits))
     rotation, _ = np.linalg.qr(start)
     for _ in range(n_iter):
+        # The best signs for this rotation, then the best rotation for these signs.
         signs = np.where(rows @ rotation >= 0, 1.0, -1.0)
         left, _, right = np.linalg.svd(rows.T @ signs)
         rotation = left @ right
@@ -102,7 +103,8 @@ def canonical_directions(
     check_number("ridge", ridge, above=0)
     if len(rows) != len(views):
         raise ValueError(f"rows has {len(rows)} samples and views {len(views)}; should be equal.")
-    n = max(1, len(rows))
+    n = max(1, len(rows))  # no rows have a covariance of 0, not of NaN
+    # Both views whitened, a singular value of what they share is a correlation.
     whiten = _inverse_root(rows.T @ rows / n, ridge)  # (d, d)
     across = whiten @ (rows.T @ views / n) @ _inverse_root(views.T @ views / n, ridge)
     left, correlations, _ = np.linalg.svd(across, full_matrices=False)
@@ -203,6 +205,7 @@ class CCAITQ(TagHasher):
             Fitted.
         """
         X, enhancer, indicator = self._read(X, y)
+        # Over all rows: what tags say nothing of is an image like others all the same.
         mean = X.mean(axis=0, dtype=np.float64)
         tagged = np.diff(indicator.indptr) > 0
         rows = _training.prepare_inputs(X[tagged].astype(np.float64), mean)
@@ -222,6 +225,7 @@ class CCAITQ(TagHasher):
             rows @ directions, n_iter=self.n_iter, random_state=self.random_state
         )
 
+        # All at the end: an error on the way leaves an earlier fit as it was.
         self.tag_enhancer_ = enhancer
         self.feature_mean_ = mean
         self.projection_ = directions @ rotation

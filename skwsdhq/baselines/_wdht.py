@@ -150,12 +150,15 @@ class WDHTHasher(TagHasher):
             If the loss is no longer finite.
         """
         X, enhancer, indicator = self._read(X, y)
+        # One number from scikit-learn's random state seeds all that torch draws.
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         mean = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
         # One target an image: the direction of the mean of its concepts' vectors.
         sums = np.asarray(indicator @ enhancer.concept_vectors_, dtype=np.float32)
         means = torch.from_numpy(normalize_rows(sums))
+        # Its own generator: torch's global one belongs to the caller.
         generator = torch.Generator().manual_seed(seed)
+        # Bits and vector leave one last layer: the bits are its first columns.
         sizes = (X.shape[1], *self.hidden_layer_sizes, self.n_bits + means.shape[1])
         network = _training.build_network(sizes, self.dropout, generator)
 
@@ -174,7 +177,7 @@ class WDHTHasher(TagHasher):
         epochs = _training.train(
             _training.FixedInputs(network, inputs, generator.device),
             _training.make_optimizer(network, self.learning_rate, 1.0, 0.0),
-            np.diff(indicator.indptr) > 0,
+            np.diff(indicator.indptr) > 0,  # rows without tags are not trained on
             loss,
             n_epochs=self.max_iter,
             batch_size=self.batch_size,

@@ -147,6 +147,7 @@ def choose_codes(
         return codes
     beam_size = None if start is not None else beam_size
     n_beams = beam_size or 1
+    # Tables of all pairs of codewords pay where each row visits them often enough.
     fits = (n_codebooks * n_codewords) ** 2 <= TABLE_SIZE
     pays = n_rows * max(1, len(orders)) * n_beams >= TABLE_PAYS * n_codebooks * n_codewords
     costs: _TableCosts | _ResidualCosts
@@ -215,6 +216,7 @@ def _sweep(
                 new = costs.of(m, rows, others, codes[:, rows]).argmin(axis=1)
             changed = rows[new != codes[m, rows]]
             codes[m, rows] = new
+            # A change makes the other visits of these rows worth while again, but not its own.
             is_stale[:, changed] = True
             is_stale[m] = False
 
@@ -234,6 +236,7 @@ def _beam(
         if n_beams > 1:
             step += totals.reshape(-1, 1)
         step = step.reshape(n_rows, n_beams * n_codewords)
+        # After the last codebook only the best of all is wanted.
         kept = 1 if m == n_codebooks - 1 else min(beam_size, step.shape[1])
         best, totals = _smallest(step, kept)  # (n, H')
         parents, last = np.divmod(best, n_codewords)

@@ -178,6 +178,7 @@ def encode(
     dtype = np.result_type(rows, codebooks)
     rows, codebooks = rows.astype(dtype, copy=False), codebooks.astype(dtype, copy=False)
     random = check_random_state(random_state)
+    # The same orders for all rows, so that a code does not depend on the rows around it.
     orders = [random.permutation(n_codebooks) for _ in range(n_sweeps)]
     shares = prefix_shares(prefix_weight, n_codebooks)
     rows, codebooks, metric = in_range(rows, codebooks, metric, shares is not None)
@@ -300,6 +301,7 @@ def refill_empty_codewords(
     n_codebooks, n_codewords, _ = codebooks.shape
     codes = as_codes(codes, n_codewords, n_samples=len(rows), n_codebooks=n_codebooks)
     used = [np.bincount(codes[:, m], minlength=n_codewords) > 0 for m in range(n_codebooks)]
+    # Residuals of all rows take as long as decoding them: most often nothing is empty.
     if all(u.all() for u in used) or len(rows) == 0:
         return codebooks
     residuals = rows - decode_rows(codes, codebooks)
@@ -405,6 +407,7 @@ def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has the
     first = {**options, "beam_size": None if beam_size is None else -(-beam_size // 2)}
     last = {**options, "beam_size": beam_size}
     few = min(len(rows), max(ROWS_PER_CODEWORD * n_codewords, MIN_ROWS))
+    # A part of many rows does for the start, and for the turns before the last third.
     part = _some(rows, few, random)
     if method == "residual":
         codebooks, codes = _staged(part, n_codebooks, n_codewords, ridge, first)

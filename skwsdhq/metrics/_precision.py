@@ -14,6 +14,7 @@ __all__ = [
     "tie_groups",
 ]
 
+# What each choice means stands in `average_precision`; all functions of this room take the same.
 NORMALIZERS = ("retrieved", "relevant", "min")
 ZERO_RELEVANCE = ("skip", "zero")
 TIES = ("index", "expected")
@@ -133,6 +134,7 @@ def ranked_average_precision(
     relevance : (B, R) bool.  totals : (B,) relevant rows in the database.  Returns (B,) float64.
     """
     depth = relevance.shape[1]
+    # found[b, i] is how many of the first i + 1 rows are relevant.
     found = np.cumsum(relevance, axis=1, dtype=np.int32)
     # for b: sums[b] = Σ_i relevance[b, i] · found[b, i] / (i + 1)
     sums = np.multiply(found, relevance, dtype=np.float64) @ (1.0 / np.arange(1, depth + 1))
@@ -156,6 +158,7 @@ def tie_groups(relevance: np.ndarray, similarities: np.ndarray) -> tuple[np.ndar
     """Return sizes and relevant rows of the groups of equal similarity of one ranking (r,)."""
     if not len(relevance):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    # Exact equality: engines give equal codes equal numbers, to the last bit.
     starts = np.flatnonzero(np.concatenate([[True], similarities[1:] != similarities[:-1]]))
     sizes = np.diff(np.concatenate([starts, [len(relevance)]]))
     return sizes, np.add.reduceat(relevance.astype(np.int64), starts)
@@ -179,6 +182,7 @@ def expected_average_precision(
         Relevant rows in the database.
     normalizer : {"retrieved", "relevant", "min"}
     """
+    # Groups that end within R are whole: any order of theirs leaves the rest where it is.
     ends = np.cumsum(sizes)
     whole = ends <= depth
     n_whole = int(np.count_nonzero(whole))

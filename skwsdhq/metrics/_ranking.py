@@ -64,6 +64,7 @@ def relate_rows(
         )
     if relation.n_rows != n_rows:
         raise ValueError(f"database_labels have {relation.n_rows} rows but database has {n_rows}.")
+    # Query i is row i: without as many of each that can't be meant.
     if exclude_self and n_queries != n_rows:
         raise ValueError(
             f"exclude_self=True takes query i for row i, but there are {n_queries} queries and "
@@ -87,6 +88,7 @@ def check_weights(sample_weight: Any, n_queries: int) -> np.ndarray | None:
 def check_cuts(k: Any) -> np.ndarray:
     """Return ranks k as an integer array of their own shape."""
     cuts = np.asarray(k)
+    # An empty list has no largest k, so no ranking to make.
     if cuts.dtype.kind not in "iu" or not cuts.size:
         raise TypeError(f"k={k!r} should be an integer or a list of integers.")
     if cuts.min() < 1:
@@ -125,6 +127,7 @@ def rank_blocks(
 ) -> Iterator[Block]:
     """Rank the database for blocks of queries; queries × database is never held at once."""
     depth = check_top_k(top_k, relation.n_rows)
+    # A query that leaves itself out has one row fewer to rank.
     depth = min(depth, max(relation.n_rows - exclude_self, 0))
     if isinstance(database, CodeIndex):
         ranked = rank_codes(database, queries, depth, exclude_self=exclude_self)
@@ -158,6 +161,7 @@ def _rank_embeddings(
         raise ValueError(
             f"queries have {queries.shape[1]} dimensions but database has {database.shape[1]}."
         )
+    # One dtype for both: the scores of all blocks share one room of it.
     if queries.dtype != database.dtype:
         queries, database = queries.astype(np.float64), database.astype(np.float64)
     size = int(np.clip(_BLOCK_SCORES // max(len(database), 1), 1, 1024))
@@ -174,6 +178,7 @@ def _rank_embeddings(
             if exclude_self:
                 numbers = np.arange(block.start, block.stop)
                 scores[numbers - start, numbers] = -np.inf  # last, and depth is at most n - 1
+            # One query at a time: sorting few rows of each beats sorting all rows of all.
             rows = np.empty((len(scores), depth), dtype=np.int64)
             similarities = np.empty((len(scores), depth), dtype=scores.dtype)
             for b, row_scores in enumerate(scores):
@@ -217,6 +222,7 @@ def block_precision_recall(
         for b, (sizes, hits) in enumerate(_block_tie_groups(block)):
             ends = np.concatenate([[0], np.cumsum(sizes)])
             found[b] = np.interp(cuts, ends, np.concatenate([[0], np.cumsum(hits)]))
+    # NaN runs through every sum, and `weighted_mean` decides whether such queries count.
     totals = np.where(block.totals > 0, block.totals, np.nan)[:, None]
     undefined = np.where(block.totals > 0, 0.0, np.nan)[:, None]
     return found / np.maximum(cuts, 1) + undefined, found / totals
@@ -227,6 +233,7 @@ def _block_tie_groups(block: Block) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     assert block.last_group is not None
     for b, (relevance, scores) in enumerate(zip(block.relevance, block.similarities, strict=True)):
         sizes, hits = tie_groups(relevance, scores)
+        # R may cut through the last group: the engine has counted all of its rows.
         if len(sizes):
             sizes[-1], hits[-1] = block.last_group[b]
         yield sizes, hits

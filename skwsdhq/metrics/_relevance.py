@@ -48,6 +48,7 @@ class _ClassRelevance(Relevance):
         # A row without a class gets -2, so that it is not equal to a query without one.
         self.queries, self.rows = queries, np.where(rows < 0, -2, rows)
         self.n_queries, self.n_rows = len(queries), len(rows)
+        # Classes that only queries have count 0 rows.
         n_classes = int(max(queries.max(initial=-1), rows.max(initial=-1))) + 1
         counts = np.bincount(rows[rows >= 0], minlength=n_classes)
         self.counts = np.append(counts, 0)  # the last one is that of -1
@@ -72,7 +73,7 @@ class _MaskRelevance(Relevance):
     def mask(self, query: int) -> np.ndarray:
         shared = np.zeros(self.n_rows, dtype=np.uint64)
         for query_word, row_words in zip(self.queries[:, query], self.rows, strict=True):
-            if query_word:
+            if query_word:  # most words of a query are empty
                 shared |= query_word & row_words
         return shared != 0
 
@@ -93,6 +94,7 @@ class _ListRelevance(Relevance):
 
     def mask(self, query: int) -> np.ndarray:
         found = np.zeros(self.n_rows, dtype=bool)
+        # The union of the lists of the query's labels; a row in two of them is set twice.
         labels = self.queries.indices[self.queries.indptr[query] : self.queries.indptr[query + 1]]
         starts = self.columns.indptr
         for label in labels:
@@ -106,6 +108,7 @@ def pack_bits(indicator: Any) -> np.ndarray:
     words = np.zeros((max(-(-n_labels // 64), 1), n), dtype=np.uint64)
     entries = indicator.tocoo()
     # for n, l in entries: words[l // 64, n] |= 1 << (l % 64)
+    # One index into the flat words, which `at` wants; several labels may share a word.
     cells = (entries.col // 64).astype(np.int64) * n + entries.row
     np.bitwise_or.at(words.reshape(-1), cells, np.uint64(1) << (entries.col % 64).astype(np.uint64))
     return words
@@ -140,6 +143,7 @@ def relate(query_labels: Any, database_labels: Any) -> Relevance:
         raise TypeError(
             "query_labels and database_labels should be all numbers or all strings; got both."
         )
+    # No rows at all are of no form: the other side says which it is.
     form = rows.form if queries.form == _EMPTY else queries.form
     if form == _INDICATORS:
         return _of_indicators(*_same_columns(queries, rows))
@@ -178,6 +182,7 @@ class _Labels:
         if not len(labels):
             self.form = _EMPTY
             return
+        # One collection makes all rows collections: a bare string among them is a slip.
         collections = [is_row(row) for row in labels]
         if any(collections):
             self.form = _COLLECTIONS
@@ -190,6 +195,7 @@ class _Labels:
             return
         self.form = _CLASSES
         numeric = isinstance(labels, np.ndarray) and labels.dtype.kind in "biuf"
+        # All entries of a numeric array are of one kind; objects are looked at one by one.
         self._look(labels[:1] if numeric else labels)
         if not self.kinds:
             raise TypeError(
@@ -240,6 +246,7 @@ class _Labels:
     def numbered(self, numbers: dict[Any, int]) -> np.ndarray:
         """Give each row the number of its class, the same for equal ones, -1 for none."""
         rows = self.rows
+        # Names are made of distinct values only, of which there are few.
         if isinstance(rows, np.ndarray) and rows.dtype.kind != "O":
             rows, inverse = np.unique(rows, return_inverse=True)
         else:
@@ -277,6 +284,7 @@ def _joint_indicators(queries: list, rows: list) -> tuple[Any, Any]:
     """Return collections of strings as CSR indicators over the strings of both."""
     vocabulary: dict[str, int] = {}
     indicators = []
+    # The database first, so that its columns do not depend on the queries.
     for collections in (rows, queries):
         lengths = [len(set(row)) for row in collections]
         columns = [

@@ -49,6 +49,7 @@ def attach_labels(tags: Any, labels: Any) -> list[TagsWithLabels]:
     """
     from scipy import sparse
 
+    # In whatever form tags come, the estimator gets lists: those every tool slices.
     indicator, names = check_tags(tags, lowercase=False)
     lists = tags_to_lists(indicator, names) if indicator.shape[0] else []
     rows = [TagsWithLabels(row) for row in lists]
@@ -102,6 +103,7 @@ class RetrievalScorer:
         else:
             rows, row_labels = embed(self.database[0]), self.database[1]
         database: Any = rows
+        # A database of codes when there are codes: what a served index would be asked.
         if quantizer is not None:
             index = search.CodeIndex(quantizer.codebooks_, quantizer._encode(rows))
             database = index
@@ -113,7 +115,7 @@ class RetrievalScorer:
             judged,
             row_labels,
             top_k=self.top_k,
-            exclude_self=self.database is None,
+            exclude_self=self.database is None,  # rows of a fold should not find themselves
             sample_weight=sample_weight,
             **self.options,
         )
@@ -142,6 +144,7 @@ class RetrievalScorer:
                 "labels are a mapping, which needs X to be paths; for other forms, attach labels "
                 "to y by metrics.attach_labels."
             )
+        # A mapping may have paths or texts as keys, whatever X has.
         for key in (row, os.fspath(row)):
             if key in self.labels:
                 return self.labels[key]
@@ -215,6 +218,7 @@ def make_retrieval_scorer(
     check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
     check_choice("ties", ties, TIES)
     check_top_k(top_k, 1)  # now, not in every fold of a search
+    # An array is refused here: which of its rows are in a fold, nobody tells the scorer.
     known = labels is None or callable(labels) or isinstance(labels, Mapping)
     if not known and not (isinstance(labels, str) and labels == "attached"):
         shown = repr(labels) if isinstance(labels, str) else type(labels).__name__

@@ -102,6 +102,7 @@ def mean_average_precision(  # noqa: PLR0913 - options by keyword, as the field 
     relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
     weights = check_weights(sample_weight, relation.n_queries)
     values = np.full(relation.n_queries, np.nan)
+    # Counting all relevant rows takes as long as ranking: only two normalisers ask for it.
     needs_totals = normalizer != "retrieved"
     for block in rank_blocks(queries, database, relation, top_k, exclude_self, needs_totals, ties):
         values[block.queries] = block_average_precision(block, relation.n_rows, normalizer, ties)
@@ -215,6 +216,7 @@ def _scores_at_k(
     for block in rank_blocks(queries, database, relation, depth, exclude_self, True, ties):
         precision, recall = block_precision_recall(block, cuts.ravel(), ties)
         values[block.queries] = precision if kind == "precision" else recall
+    # A mean for each k, since k decides which queries' values are defined.
     means = [weighted_mean(v, weights, zero_relevance, f"Mean {kind}") for v in values.T]
     return float(means[0]) if cuts.ndim == 0 else np.array(means).reshape(cuts.shape)
 
@@ -292,6 +294,7 @@ def precision_recall_curve(  # noqa: PLR0913 - options by keyword, as the field 
         precision, recall = block_precision_recall(block, cuts, ties)
         assert block.totals is not None
         weight = np.where(block.totals > 0, weights[block.queries], 0.0)
+        # With "zero" a query without relevant rows counts, and adds nothing to the sums.
         total += weight.sum() if zero_relevance == "skip" else weights[block.queries].sum()
         if levels is None:
             sums += weight @ np.nan_to_num(precision), weight @ np.nan_to_num(recall)
@@ -358,6 +361,7 @@ def ranking_scores(  # noqa: PLR0913 - options by keyword, as the field has them
     cuts = check_cuts(k)
     depth = check_top_k(top_k, max(relation.n_rows, 1))
     values = np.full((relation.n_queries, 1 + 2 * cuts.size), np.nan)
+    # One ranking, as deep as the deepest score wants it; the others take its beginning.
     deepest = max(depth, int(cuts.max(initial=1)))
     for block in rank_blocks(queries, database, relation, deepest, exclude_self, True, ties):
         values[block.queries, 0] = block_average_precision(block, depth, normalizer, ties)

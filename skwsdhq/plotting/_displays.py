@@ -31,6 +31,7 @@ def _one_line(name: str, values: Any) -> np.ndarray:
     line = np.asarray(values, dtype=np.float64)
     if line.ndim != 1:
         raise ValueError(f"{name} has shape {line.shape}, should be (n_points,).")
+    # matplotlib leaves gaps where there is no number, which look like data.
     if not np.isfinite(line).all():
         raise ValueError(f"{name} should be finite; got {line[~np.isfinite(line)][0]}.")
     return line
@@ -38,6 +39,7 @@ def _one_line(name: str, values: Any) -> np.ndarray:
 
 def _pair(**lines: Any) -> list[np.ndarray]:
     """Return two lines, if they are of equal length."""
+    # By keyword, so that a message can name both.
     (first, x), (second, y) = ((name, _one_line(name, line)) for name, line in lines.items())
     if len(x) != len(y):
         raise ValueError(f"{first} has {len(x)} points and {second} {len(y)}; should be equal.")
@@ -47,6 +49,7 @@ def _pair(**lines: Any) -> list[np.ndarray]:
 def _database(estimator: Any) -> CodeIndex:
     """Return an index of the rows that an estimator, or a pipeline's last step, was fitted on."""
     last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    # By what it holds, not by its class: a user's own quantizer will do.
     if not (hasattr(last, "codebooks_") and hasattr(last, "codes_")):
         raise TypeError(
             f"{type(last).__name__} holds no codes of fitted rows; fit a WSDHQuantizer, or use "
@@ -67,8 +70,8 @@ class _Display:
     ) -> None:
         axes = _axes(ax)
         if name is not None:
-            kw = {"label": name, **kw}
-        (self.line_,) = axes.plot(x, y, **kw)
+            kw = {"label": name, **kw}  # a label of the caller's own comes last, and wins
+        (self.line_,) = axes.plot(x, y, **kw)  # one line, so that it can be changed afterwards
         axes.set(xlabel=labels[0], ylabel=labels[1])
         # matplotlib's own names of unnamed lines begin with an underscore.
         if self.line_.get_label()[:1] != "_":
@@ -286,7 +289,7 @@ class PrecisionAtKDisplay(_CurveDisplay):
         -------
         PrecisionAtKDisplay
         """
-        n_rows = len(database.codes) if isinstance(database, CodeIndex) else len(database)
+        n_rows = len(database)
         cuts = np.atleast_1d(np.asarray(k))
         # Past the last row precision falls by definition alone, which says nothing of the ranking.
         cuts = cuts[cuts <= max(n_rows, 1)]
@@ -313,7 +316,7 @@ class PrecisionAtKDisplay(_CurveDisplay):
         """
         name = self.name if name is None else name
         self._draw(self.k, self.precision, ax, name, ("k", "Precision at k"), kwargs)
-        self.ax_.set(xscale="log")
+        self.ax_.set(xscale="log")  # the first ranks matter most, and are few
         return self
 
 
@@ -406,7 +409,7 @@ class CodeLengthDisplay(_Display):
                 queries, database, query_labels, database_labels, top_k=top_k
             )
 
-        bits = sorted(databases)
+        bits = sorted(databases)  # the line goes from left to right
         display = cls(
             bits,
             [score(databases[n_bits]) for n_bits in bits],
@@ -448,6 +451,7 @@ class CodeLengthDisplay(_Display):
         -------
         CodeLengthDisplay
         """
+        # A Pipeline has a length too: only lists and tuples hold several.
         estimators = list(estimators) if isinstance(estimators, (list, tuple)) else [estimators]
         found = {}
         for estimator in estimators:
@@ -483,8 +487,9 @@ class CodeLengthDisplay(_Display):
             With ``line_``, ``ax_`` and ``figure_``.
         """
         name = self.name if name is None else name
-        kwargs = {"marker": "o", **kwargs}
+        kwargs = {"marker": "o", **kwargs}  # few lengths: the points themselves should be seen
         self._draw(self.n_bits, self.scores, ax, name, ("Bits", self.score_name), kwargs)
+        # Band and dotted line belong to the line: all three in its colour.
         colour = self.line_.get_color()
         if self.spread is not None:
             low, high = self.scores - self.spread, self.scores + self.spread
@@ -497,4 +502,4 @@ class CodeLengthDisplay(_Display):
         return self
 
 
-_USUAL_BITS = (8, 16, 24, 32, 64)
+_USUAL_BITS = (8, 16, 24, 32, 64)  # ticks that stay where no point is

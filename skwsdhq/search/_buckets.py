@@ -55,6 +55,7 @@ def distinct_codes(columns: np.ndarray, n_codewords: int) -> tuple[np.ndarray, .
     ordered = keys[rows]
     starts = np.flatnonzero(np.concatenate([np.ones(min(n, 1), bool), ordered[1:] != ordered[:-1]]))
     sizes = np.diff(np.concatenate([starts, [n]]))
+    # In the order of their first row, so that equal scores come in order of row.
     by_first = np.argsort(rows[starts])
     starts, sizes = starts[by_first], sizes[by_first]
     return np.ascontiguousarray(columns[:, rows[starts]]), rows, starts, sizes
@@ -83,6 +84,7 @@ class BucketEngine:
             empty = np.zeros((len(tables), 0))
             return empty.astype(np.float32), empty.astype(np.int64)
         engine: Engine
+        # Of few distinct codes all are sorted for the whole block, which numpy does at once.
         if n_distinct <= _MAX_SORTED:
             # for b: for u: scores[b, u] = tables[b, 0, distinct[0, u]] + …
             scores = tables[:, 0].take(self.distinct[0], axis=1)

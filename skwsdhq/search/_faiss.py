@@ -63,6 +63,7 @@ class FaissEngine:
         self.index = faiss.IndexPQ(
             n_codebooks * n_codewords, n_codebooks, n_bits, faiss.METRIC_INNER_PRODUCT
         )
+        # With e_k as codeword k, a product with the look-up table is its entry k.
         units = np.zeros((n_codebooks, 2**n_bits, n_codewords), dtype=np.float32)
         units[:, np.arange(n_codewords), np.arange(n_codewords)] = 1
         faiss.copy_array_to_vector(units.ravel(), self.index.pq.centroids)

@@ -19,6 +19,7 @@ def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
     """
     if isinstance(ids, str | bytes):
         raise TypeError(f"{name} should be a list of ids; got one {type(ids).__name__}, {ids!r}.")
+    # A mask would be lost in an array, and its places become ids.
     if np.ma.is_masked(ids):
         raise TypeError(f"{name} should be all integers or all strings; some are masked.")
     array = np.asarray(ids) if hasattr(ids, "__array__") else None
@@ -85,6 +86,7 @@ def ids_of(rows: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
     if not len(ids):
         return np.zeros(rows.shape, dtype=ids.dtype)
     found = np.asarray(ids)[rows]
+    # Row -1 has taken the last id: put none in its place.
     found[rows < 0] = -1 if ids.dtype.kind == "i" else ""
     return found
 
@@ -117,6 +119,7 @@ def read_excluded(
         per_query = [np.append(rows, q) for q, rows in enumerate(per_query)]
     if not per_query:
         return None
+    # An id that comes twice leaves out one row, and unknown ones none.
     unique = [np.unique(rows[rows >= 0]) for rows in per_query]
     width = max(len(rows) for rows in unique)
     excluded = np.full((n_queries, width), -1, dtype=np.int64)

@@ -112,7 +112,7 @@ class CodeIndex:
     @classmethod
     def _over(cls, rows: Rows, engine: str = "auto", n_jobs: int | None = None) -> Self:
         """Return an index over rows that are known to be right, and that others may hold too."""
-        index = object.__new__(cls)
+        index = object.__new__(cls)  # __init__ would check and copy what is right already
         index._begin(rows, engine, n_jobs)
         return index
 
@@ -169,7 +169,8 @@ class CodeIndex:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)  # engines are built again at the first search
+        # A lock can't be pickled; engines are built again at the first search.
+        state = dict(self.__dict__)
         del state["_writing"]
         return state
 
@@ -192,6 +193,7 @@ class CodeIndex:
         self
             The same index, with more rows.
         """
+        # Checked outside of the lock, which should be held for moments only.
         codes = check_codes(codes, self._rows.codebooks.shape)
         ids = None if ids is None else as_ids(ids)
         with self._writing:
@@ -346,6 +348,7 @@ class CodeIndex:
         """
         whole = self._rows
         queries = check_embeddings(embeddings, whole.codebooks.shape[2])
+        # In float32, as similarities are: a row's own similarity as threshold finds the row.
         thresholds = np.asarray(threshold, dtype=np.float32)
         if thresholds.shape not in ((), (len(queries),)) or np.isnan(thresholds).any():
             raise ValueError(

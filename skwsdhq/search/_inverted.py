@@ -248,6 +248,7 @@ class InvertedCodeIndex:
                 own = None if offsets is None else offsets[b, lists]
                 best = self._search_lists(table, lists, own, depth, left_out)
                 values[b, : len(best[1])], found[b, : len(best[1])] = best
+            # Exact vectors put the shortlist in its final order, and cut it to k.
             if vectors is not None:
                 values, found = rerank(queries[part], found, vectors, k)
             similarities[part], rows[part] = values, found
@@ -268,7 +269,7 @@ class InvertedCodeIndex:
         """Choose the nearest lists: n_probe, or as many as hold k rows beside those left out."""
         n_rows = k if left_out is None else k + int((left_out >= 0).sum())
         lists = top_k(nearness, n_probe)
-        if self.sizes[lists].sum() >= n_rows:
+        if self.sizes[lists].sum() >= n_rows:  # as a rule: no need to sort all lists
             return lists
         # Few rows, or many of them left out: go on through all lists, the nearest first.
         lists = order_by_score(nearness)

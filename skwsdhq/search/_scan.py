@@ -57,7 +57,7 @@ class ScanEngine:
                 thresholds = self._sampled(transposed, rank)[: len(part)]
                 reaching = self._above(transposed, thresholds)
             for b, (values, found) in enumerate(reaching):
-                if len(found) < k:
+                if len(found) < k:  # the sample misled; seldom, and the reference is right
                     values, found = (x[0] for x in self.reference.search(part[b : b + 1], k))
                 order = order_by_score(values)[:k]
                 similarities[start + b], rows[start + b] = values[order], found[order]
@@ -122,6 +122,7 @@ class ScanEngine:
         """Return scores and rows, ascending, of all rows that reach each query's threshold."""
         n, width = len(self.codes), transposed.shape[1]
         buffers = _Buffers(min(self.chunk, n), self)
+        # The columns that fill a group up to a multiple of 8 reach no threshold.
         padded = np.full(width, np.inf, dtype=np.float32)
         padded[: len(thresholds)] = thresholds
         # Repeated for every row of a chunk: numpy compares equal shapes twice as fast.

@@ -54,6 +54,7 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], extra
 
     See `skwsdhq.utils.files.replacing`: a crash leaves the old one as it was.
     """
+    # Bytes are the same on every machine: little-endian and contiguous.
     entries: list[dict[str, Any]] = []
     contents = []
     for name, array in arrays.items():
@@ -85,7 +86,7 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], extra
         for entry, data in zip(entries, contents, strict=True):
             file.seek(start + entry["offset"])
             file.write(data)
-        file.truncate(start + place)
+        file.truncate(start + place)  # the room that aligns what would come next belongs to it
 
 
 def load_arrays(
@@ -180,6 +181,7 @@ def _read_fields(file: BinaryIO, size: int, path: Path, what: str) -> tuple[dict
             f"{path} has format {number}, but this version reads format {FORMAT}; "
             "load it with the version that saved it, or update skwsdhq."
         )
+    # Before anything of that length is read: a damaged number could ask for all memory.
     if length > min(size - _PREFIX.size, _MAX_HEADER):
         raise LoadError(
             f"{path} is cut short or damaged: a header of {length} bytes in a file of {size}; "

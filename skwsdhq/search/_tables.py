@@ -57,6 +57,7 @@ def finite_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
     """Return the `lookup_table`; raise ValueError if a sum of its entries exceeds float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         table = lookup_table(embeddings, codebooks)
+        # The largest sum that any code could have: finite, no engine meets an infinity.
         largest = np.maximum(table.max(axis=2), -table.min(axis=2)).sum(axis=1)
     _check_range(largest)
     return table

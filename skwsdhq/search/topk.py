@@ -28,7 +28,7 @@ def order_by_score(scores: np.ndarray) -> np.ndarray:
     >>> order_by_score(np.array([1.0, 3.0, 1.0]))
     array([1, 0, 2])
     """
-    if scores.dtype != np.float32 or len(scores) < 512:
+    if scores.dtype != np.float32 or len(scores) < 512:  # too few for two passes to pay
         return np.argsort(-scores, kind="stable")
     # numpy sorts 16-bit integers by radix, which keeps equals in order: two passes sort 32 bits.
     keys = _descending_bits(scores)
@@ -86,7 +86,7 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     k = min(k, n)
     if k <= 0:
         return np.zeros(0, dtype=np.intp)
-    if k == n:
+    if k == n:  # nothing to leave out: one sort does it
         return order_by_score(scores)
     candidates = reaching_top(scores, k)
     return candidates[order_by_score(scores[candidates])[:k]]

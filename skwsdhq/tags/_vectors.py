@@ -80,6 +80,7 @@ def alike_tags(indicator: sparse.csr_array) -> tuple[np.ndarray, np.ndarray] | N
     n_pairs = np.square(np.diff(indicator.indptr), dtype=np.float64).sum()
     if n_pairs < _MANY_PAIRS and indicator.shape[1] < _MANY_TAGS:
         return None
+    # Tags of the same samples have the same bytes of row numbers, once these are sorted.
     columns = sparse.csc_array(indicator)
     columns.sort_indices()
     groups: dict[bytes, int] = {}
@@ -227,7 +228,7 @@ def tag_vectors(names: Iterable[str], word_vectors: Any) -> tuple[np.ndarray, np
     ValueError
         If vectors differ in length, or have NaN or infinite entries.
     """
-    names = list(names)
+    names = list(names)  # gone through twice
     rows = [_words_mean(name, word_vectors) for name in names]
     lengths = {row.size for row in rows if row is not None}
     if len(lengths) > 1:
@@ -305,6 +306,7 @@ def vectors_from_neighbors(
         np.add.at(sums, group[found], normalize_rows(vectors[found]))
         weights = ppmi(cooccurrence, multiplicity=np.bincount(group))
         filled = normalize_rows(weights @ sums)[group[~found]]
+    # As long as the others, so that centring and joining weigh it like them.
     length = np.linalg.norm(vectors[found], axis=1).mean() if found.any() else 0
     result = vectors.copy()
     result[~found] = filled * length

@@ -40,6 +40,7 @@ def load_word_vectors(word_vectors: Any, *, allow_pickle: bool = False) -> Any:
         If the downloader can't reach its server.
     """
     if hasattr(word_vectors, "__getitem__") and hasattr(word_vectors, "__contains__"):
+        # Texts and lists have both methods too, but no words.
         if not isinstance(word_vectors, (str, list, tuple)):
             return word_vectors
     elif hasattr(getattr(word_vectors, "wv", None), "__getitem__"):  # a gensim Word2Vec model
@@ -49,6 +50,7 @@ def load_word_vectors(word_vectors: Any, *, allow_pickle: bool = False) -> Any:
             "word_vectors should be None, a mapping of words to vectors, a gensim KeyedVectors, a "
             f"path or a name; got {type(word_vectors).__name__}."
         )
+    # A file goes before a model of gensim's of the same name: no download by surprise.
     path = Path(word_vectors)
     if path.exists():
         return _read(path, allow_pickle)

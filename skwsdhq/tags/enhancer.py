@@ -220,6 +220,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         else:
             indicator, names = columns, self._names_of_columns(tags)
+        # Rare and stopped tags go first: they should not take part in what is learned.
         kept = self._choose(indicator, names)
         indicator, names = sparse.csr_array(indicator[:, kept]), names[kept]
         together = _Together(indicator)
@@ -228,6 +229,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             kept, indicator = kept[found], sparse.csr_array(indicator[:, np.flatnonzero(found)])
             names, vectors = names[found], vectors[found]
             together = together.of(found, indicator)
+        # Centred before it is joined: only word vectors have a common direction to lose.
         vectors = self._join(self._centre(vectors), together)
         n_neighbors = None if self.n_neighbors is None else int(self.n_neighbors)
         graph = _tags.correlation_graph(vectors, float(self.tau), n_neighbors)
@@ -244,6 +246,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         self.labels_ = labels
         self.concept_vectors_ = _tags.concept_vectors(enhanced, labels)
         self.concept_names_ = _most_frequent(names, counts, labels)
+        # transform picks the same columns of a matrix; other forms are read by name.
         self._kept_columns = None if columns is None else kept
         return self
 
@@ -272,6 +275,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             )
         n_tags, n_concepts = len(self.labels_), len(self.concept_vectors_)
         ones = np.ones(n_tags, dtype=np.float32)
+        # (n, T) times the membership (T, C) counts how many members of a concept a row carries.
         members = sparse.csr_array(
             (ones, (np.arange(n_tags), self.labels_)), shape=(n_tags, n_concepts)
         )
@@ -331,6 +335,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         names = np.array(list(self.vocabulary_), dtype=object)
         own = normalize_rows(self.tag_vectors_.astype(np.float64))
         cosines = np.einsum("td,td->t", own, self.concept_vectors_[self.labels_])
+        # Rounded, so that a table reads the same on every processor.
         cosines = np.round(np.minimum(cosines, 1), 6)
         order = np.argsort(-self.tag_counts_, kind="stable")
         members: list[list[int]] = [[] for _ in self.concept_names_]
@@ -402,6 +407,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         counts[[name in stopped for name in names]] = 0
         kept = np.flatnonzero(counts >= self.min_count)
         if self.max_tags is not None and len(kept) > self.max_tags:
+            # lexsort sorts by its last key first: counts downwards, then the alphabet.
             most = np.lexsort((names[kept].astype(str), -counts[kept]))[: int(self.max_tags)]
             kept = np.sort(kept[most])
         if not len(kept):
@@ -429,6 +435,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
                 f"{', '.join(map(repr, names[:5]))}. Give other word_vectors, or None to learn "
                 "them from the tags."
             )
+        # Warned of once, with names: a misspelt file of vectors should not go unnoticed.
         if len(missing):
             if self.missing == "error":
                 raise ValueError(
@@ -481,6 +488,7 @@ class _Together:
 
     def of(self, found: np.ndarray, indicator: sparse.csr_array) -> "_Together":
         """Return the counts of the tags that were found, whose indicator is given."""
+        # Groups may have lost members, so that they are found anew.
         if self.group is not None:
             return _Together(indicator)
         self.counts = sparse.csr_array(self.counts[found][:, found])
@@ -494,7 +502,7 @@ class _Together:
         learned = _tags.vectors_from_cooccurrence(
             self.counts, n_components, multiplicity=np.bincount(group)
         )
-        return learned[group]
+        return learned[group]  # each tag gets the vector of its group
 
 
 def _is_matrix(tags: Any, fitted: bool) -> bool:

@@ -151,6 +151,7 @@ def read_matrix(
     """
     if sparse.issparse(tags):
         return tags, None
+    # Lists are never a matrix, even where all are equally long: in another fold they may not be.
     if isinstance(tags, (list, tuple, str, bytes)) or not hasattr(tags, "__array__"):
         return None
     array = np.asarray(tags)
@@ -167,6 +168,7 @@ def read_matrix(
         array = numbers
     if array.dtype.kind not in "biuf":
         return None
+    # (n, 1) numbers are what a data frame of one column of classes gives.
     is_class = array.shape[1] == 1 and array.dtype.kind != "b"
     if is_class and not (one_tag and np.isin(array, (0, 1)).all()):
         return None
@@ -218,6 +220,7 @@ def read_indicator(matrix: Any, *, strict: bool = True, name: str = "tags") -> s
             "an indicator by (matrix > 0); classes as numbers should have 1 dimension, and several "
             "numbers a row be lists, as by matrix.tolist()."
         )
+    # A sparse matrix may store zeros and duplicates: neither is left in what this returns.
     indicator = sparse.csr_array(matrix > 0, dtype=np.float32)
     indicator.sum_duplicates()
     indicator.eliminate_zeros()
@@ -234,10 +237,12 @@ def _named(
         if own is None:
             own = _as_objects([str(column) for column in range(n_columns)])
         return indicator, own
+    # A data frame that knows a name of the vocabulary is read by names, not by position.
     if own is not None:
         columns = {name: t for t, name in enumerate(own)}
         if any(name in columns for name in names):
             placed = sparse.csc_array(indicator)
+            # One empty column stands for all names that the frame does not have.
             empty = sparse.csc_array((indicator.shape[0], 1), dtype=np.float32)
             placed = sparse.hstack([placed, empty], format="csc")
             order = [columns.get(name, n_columns) for name in names]
@@ -261,8 +266,8 @@ def read_rows(
     Names that are ``known`` may hold separators without a warning.
     """
     tags = _as_sequence(tags, name)
-    cleaned: dict[str, str] = {}
-    in_rows: set[str] = set()
+    cleaned: dict[str, str] = {}  # most tags come again and again: each is cleaned once
+    in_rows: set[str] = set()  # those that stand beside others, or alone in a list
     sets = []
     for n, row in enumerate(tags):
         single = isinstance(row, str)
@@ -284,7 +289,7 @@ def read_rows(
                     f"row {n} of {name} has a tag of type {type(tag).__name__}; tags should be "
                     "strings."
                 )
-        found.discard("")
+        found.discard("")  # a blank tag says nothing
         sets.append(found)
     _warn_of_separators(cleaned, in_rows, set() if known is None else set(known), name)
     _warn_of_lists(tags, name)
@@ -371,7 +376,7 @@ def _warn_of_separators(
     found = [(text, _SEPARATOR.search(text) or _HASHES.search(text)) for text in texts]
     marks = [(text, match.group(1)) for text, match in found if match]
     alone = any(text not in in_rows for text, _ in marks)
-    # One name among a row's may well be "washington, dc".
+    # One name among a row's may well be "washington, dc": one alone does not warn.
     if len(marks) < (1 if alone else 2) or len(marks) < _SHARE_SEPARATED * len(texts):
         return
     text, mark = marks[0]
@@ -413,7 +418,7 @@ def _from_sets(sets: list[set[str]], names: np.ndarray) -> sparse.csr_array:
     lists = [sorted(column[tag] for tag in tags if tag in column) for tags in sets]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in lists], dtype=np.int64)])
     indices = np.fromiter((t for row in lists for t in row), dtype=np.int32, count=indptr[-1])
-    data = np.ones(len(indices), dtype=np.float32)
+    data = np.ones(len(indices), dtype=np.float32)  # products with vectors are float32 then
     return sparse.csr_array((data, indices, indptr), shape=(len(lists), len(names)))
 
 
