@@ -28,7 +28,7 @@ _CHECK_BYTES = 16
 
 
 class FeatureCache:
-    """Rows of features by key.
+    """Keep rows of features by key.
 
     What can't be read or written, on a full disk for one, is a warning and not kept.
 
@@ -48,7 +48,7 @@ class FeatureCache:
         n_at_once: int,
         begin: Callable[[int], None] = lambda n_missing: None,
     ) -> np.ndarray:
-        """Features of n images, computed where they are not known yet.
+        """Return the features of n images, computed where they are not known yet.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class FeatureCache:
         -------
         ndarray of shape (n, d), float32
         """
-        first: dict[bytes, int] = {}
+        first: dict[bytes, int] = {}  # equal images are computed once
         for i, key in enumerate(keys):
             first.setdefault(key, i)
         found = self._read(first, warn=True)
@@ -74,6 +74,7 @@ class FeatureCache:
         for start in range(0, len(missing), n_at_once):
             batch = missing[start : start + n_at_once]
             with self._turn() as may_write:
+                # The turn may have been long in coming.
                 if start or len(found) < len(first):  # others may have computed some meanwhile
                     found.update(self._read([keys[i] for i in batch]))
                 batch = [i for i in batch if keys[i] not in found]
@@ -84,6 +85,7 @@ class FeatureCache:
                 found.update(added)
                 if may_write:
                     self._append(added)
+        # Files of several widths lie side by side; a call sees one network, and one width.
         widths = {len(row) for row in found.values()}
         if len(widths) > 1:
             raise ValueError(
@@ -93,13 +95,14 @@ class FeatureCache:
         return np.array([found[key] for key in keys], dtype=np.float32)
 
     def _read(self, keys: Any, warn: bool = False) -> dict[bytes, np.ndarray]:
-        """Rows of those keys that are kept whole."""
+        """Read the rows of those keys that are kept whole."""
         found: dict[bytes, np.ndarray] = {}
         n_damaged = 0
         for path, width in self._files():
             size = KEY_BYTES + 4 * width + _CHECK_BYTES
             with self._warned(path, "read"), open(path, "rb", buffering=0) as file:
                 places: dict[bytes, list[int]] = {}
+                # Keys first, rows when asked for: a cache may be larger than memory.
                 for place in range(0, os.fstat(file.fileno()).st_size - size + 1, size):
                     file.seek(place)
                     places.setdefault(file.read(KEY_BYTES), []).append(place)
@@ -122,6 +125,7 @@ class FeatureCache:
         return found
 
     def _append(self, rows: dict[bytes, np.ndarray]) -> None:
+        """Add rows at the end of their file; the caller has the turn."""
         width = len(next(iter(rows.values())))
         path = self.folder / f"rows-{width}"
         records = [key + row.tobytes() + self._check(key, row.data) for key, row in rows.items()]
@@ -132,13 +136,14 @@ class FeatureCache:
             try:
                 file.write(b"".join(records))
                 file.flush()
-            except OSError:
+            except OSError:  # a full disk: nothing half written stays
                 with contextlib.suppress(OSError):
                     os.ftruncate(file.fileno(), end)
                 raise
 
     def _check(self, *parts: bytes | memoryview) -> bytes:
-        """The checksum of a record, which is one of this folder alone."""
+        """Return the checksum of a record, which is one of this folder alone."""
+        # The name is that of the network: a record that was copied elsewhere is no row there.
         name = self.folder.name.encode(errors="surrogatepass")
         digest = hashlib.blake2b(name + b"\0", digest_size=_CHECK_BYTES)
         for part in parts:
@@ -146,7 +151,7 @@ class FeatureCache:
         return digest.digest()
 
     def _files(self) -> list[tuple[Path, int]]:
-        """Files of rows and their widths."""
+        """List the files of rows and their widths."""
         with contextlib.suppress(OSError):
             names = sorted(os.listdir(self.folder))
             widths = [(name, name.removeprefix("rows-")) for name in names]
@@ -159,7 +164,7 @@ class FeatureCache:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[bool]:
-        """This process's turn to compute, or False where there can be no lock."""
+        """Hold this process's turn to compute; yield False where there can be no lock."""
         with contextlib.ExitStack() as stack:
             locked = False
             with self._warned(self.folder / "lock", "locked"):
@@ -170,6 +175,7 @@ class FeatureCache:
 
     @contextlib.contextmanager
     def _warned(self, path: Path, what: str) -> Iterator[None]:
+        """Turn errors of the disk into a warning: features are computed, kept or not."""
         try:
             yield
         except OSError as error:

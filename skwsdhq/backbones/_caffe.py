@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
+from torch import nn
 
 __all__ = ["MEAN_RGB", "SIZE", "load_alexnet", "read_arrays"]
 
@@ -20,6 +22,7 @@ _CONVOLUTIONS = {
 }
 _LINEAR = ("fc6", "fc7")
 _LAST_SIDE = 6  # of the map that fc6 sees
+# All that arrays and containers need of a pickle, under the names of numpy 1 and 2.
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -30,9 +33,10 @@ _ALLOWED = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Rebuilds numpy arrays and builtin containers, and refuses to import anything else."""
+    """Rebuild numpy arrays and builtin containers, and refuse to import anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return what a pickle asks for by name, where it is allowed."""
         if (module, name) == ("_codecs", "encode"):
             return _latin1  # how Python 2's pickles hold bytes
         if (module, name) not in _ALLOWED:
@@ -49,7 +53,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 def read_arrays(path: str | Path) -> dict:
-    """A dictionary that was saved by ``np.save`` or ``pickle``, where it holds arrays only.
+    """Read a dictionary that was saved by ``np.save`` or ``pickle`` and holds arrays only.
 
     No code of the file is run: names other than those of numpy's arrays are refused.
 
@@ -70,6 +74,7 @@ def read_arrays(path: str | Path) -> dict:
     # A damaged stream raises whatever the half-read objects happen to raise.
     except Exception as error:
         raise OSError(f"the weights {str(path)!r} can't be read: {error}.") from error
+    # np.save wraps a dict into an array of no axes.
     if isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:
         value = value.item()
     if not isinstance(value, dict):
@@ -94,7 +99,7 @@ def _skip_header(file: BinaryIO) -> None:
 
 
 def load_alexnet(path: str | Path, *, swapped: bool = False) -> Any:
-    """AlexNet up to fc7 as a torch module for RGB pixels less `MEAN_RGB`.
+    """Build AlexNet up to fc7 as a torch module for RGB pixels less `MEAN_RGB`.
 
     Layers ``conv1`` to ``conv5``, ``fc6`` and ``fc7`` each hold weights and biases; convolutions as
     (height, width, channels in, channels out) for BGR, linear layers as (in, out), fc6 over a map
@@ -117,60 +122,70 @@ def load_alexnet(path: str | Path, *, swapped: bool = False) -> Any:
     OSError
         If the file can't be read, a layer is missing, or has another shape. It is named.
     """
-    import torch
-    from torch import nn
-
     layers = read_arrays(path)
-    parts: list[Any] = []
-    n_channels = 3
+    # Initialisation draws weights, which are then replaced; users' random numbers stay theirs.
     with torch.random.fork_rng(devices=[]):
-        for name, (padding, n_groups) in _CONVOLUTIONS.items():
-            weights, biases = _layer(layers, name, 4, path)
-            if weights.shape[2] * n_groups != n_channels:
-                raise OSError(
-                    f"layer {name} of {str(path)!r} has weights of shape {weights.shape}; for "
-                    f"{n_channels} channels in {n_groups} groups the third should be "
-                    f"{n_channels // n_groups}."
-                )
-            kernel = weights.transpose(3, 2, 0, 1)  # (out, in, height, width)
-            if name == "conv1" and not swapped:
-                kernel = kernel[:, ::-1]  # BGR to RGB
-            stride = 4 if name == "conv1" else 1
-            n_out = len(kernel)
-            convolution = nn.Conv2d(
-                n_channels,
-                n_out,
-                kernel.shape[2:],
-                stride,
-                padding,
-                groups=n_groups,
-                dtype=torch.float32,
-            )
-            _fill(convolution, kernel, biases)
-            parts += [convolution, nn.ReLU()]
-            if name in ("conv1", "conv2", "conv5"):
-                parts.append(nn.MaxPool2d(3, 2))
-            if name in ("conv1", "conv2"):
-                # Caffe divides alpha by the window's size, as torch does.
-                parts.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0))
-            n_channels = n_out
-        parts.append(nn.Flatten())
-        n_in = n_channels * _LAST_SIDE**2
-        for name in _LINEAR:
-            weights, biases = _layer(layers, name, 2, path)
-            if len(weights) != n_in:
-                raise OSError(
-                    f"layer {name} of {str(path)!r} has weights of shape {weights.shape}; the "
-                    f"first should be {n_in}."
-                )
-            if name == "fc6":  # channels last to channels first
-                maps = weights.reshape(_LAST_SIDE, _LAST_SIDE, n_channels, -1)
-                weights = maps.transpose(2, 0, 1, 3).reshape(weights.shape)
-            n_in = weights.shape[1]
-            linear = nn.Linear(len(weights), n_in, dtype=torch.float32)
-            _fill(linear, weights.T, biases)
-            parts += [linear, nn.ReLU(), nn.Dropout(0.5)]
+        parts, n_channels = _convolutions(layers, path, swapped)
+        parts += [nn.Flatten(), *_linears(layers, path, n_channels)]
         return nn.Sequential(*parts).eval()
+
+
+def _convolutions(layers: dict, path: str | Path, swapped: bool) -> tuple[list[nn.Module], int]:
+    """Return the layers up to the last pooling, and the number of channels that leave it."""
+    parts: list[nn.Module] = []
+    n_channels = 3
+    for name, (padding, n_groups) in _CONVOLUTIONS.items():
+        weights, biases = _layer(layers, name, 4, path)
+        if weights.shape[2] * n_groups != n_channels:
+            raise OSError(
+                f"layer {name} of {str(path)!r} has weights of shape {weights.shape}; for "
+                f"{n_channels} channels in {n_groups} groups the third should be "
+                f"{n_channels // n_groups}."
+            )
+        kernel = weights.transpose(3, 2, 0, 1)  # (out, in, height, width)
+        if name == "conv1" and not swapped:
+            kernel = kernel[:, ::-1]  # BGR to RGB
+        stride = 4 if name == "conv1" else 1
+        n_out = len(kernel)
+        convolution = nn.Conv2d(
+            n_channels,
+            n_out,
+            kernel.shape[2:],
+            stride,
+            padding,
+            groups=n_groups,
+            dtype=torch.float32,
+        )
+        _fill(convolution, kernel, biases)
+        parts += [convolution, nn.ReLU()]
+        if name in ("conv1", "conv2", "conv5"):
+            parts.append(nn.MaxPool2d(3, 2))
+        if name in ("conv1", "conv2"):
+            # Caffe divides alpha by the window's size, as torch does.
+            parts.append(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0))
+        n_channels = n_out
+    return parts, n_channels
+
+
+def _linears(layers: dict, path: str | Path, n_channels: int) -> list[nn.Module]:
+    """Return fc6 and fc7, each with its ReLU and dropout."""
+    parts: list[nn.Module] = []
+    n_in = n_channels * _LAST_SIDE**2
+    for name in _LINEAR:
+        weights, biases = _layer(layers, name, 2, path)
+        if len(weights) != n_in:
+            raise OSError(
+                f"layer {name} of {str(path)!r} has weights of shape {weights.shape}; the "
+                f"first should be {n_in}."
+            )
+        if name == "fc6":  # channels last to channels first
+            maps = weights.reshape(_LAST_SIDE, _LAST_SIDE, n_channels, -1)
+            weights = maps.transpose(2, 0, 1, 3).reshape(weights.shape)
+        n_in = weights.shape[1]
+        linear = nn.Linear(len(weights), n_in, dtype=torch.float32)
+        _fill(linear, weights.T, biases)
+        parts += [linear, nn.ReLU(), nn.Dropout(0.5)]
+    return parts
 
 
 def _layer(layers: dict, name: str, n_dimensions: int, path: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -187,8 +202,6 @@ def _layer(layers: dict, name: str, n_dimensions: int, path: Any) -> tuple[np.nd
 
 
 def _fill(part: Any, weights: np.ndarray, biases: np.ndarray) -> None:
-    import torch
-
     with torch.no_grad():
         part.weight.copy_(torch.from_numpy(np.ascontiguousarray(weights)))
         part.bias.copy_(torch.from_numpy(np.array(biases)))

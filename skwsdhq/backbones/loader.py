@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
+from tqdm.auto import tqdm
 
 from ..images import ResizedImages, input_kind
 from ..images.keys import image_key, safe_image_key
@@ -23,6 +25,7 @@ from ..utils._compat import (
     with_callbacks,
 )
 from ..utils.estimators import clone_sharing, forget_features
+from ..utils.progress import LongRun
 from ..utils.warn import warn_caller
 from ._cache import FeatureCache
 from ._key import UnknownStateError, network_key
@@ -125,7 +128,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         "verbose": ["verbose"],
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parameters of the estimator
         self,
         backbone: Any = "auto",
         *,
@@ -162,10 +165,17 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
             Features; or images as an array (n, H, W, 3) of uint8, a list of arrays of unequal
             sizes, or a list of paths. Of images only the first is read.
         y : ignored
+            For a Pipeline's sake.
 
         Returns
         -------
         self
+            Fitted.
+
+        Raises
+        ------
+        ImportError, OSError, ValueError
+            If the network can't be had, or the first image can't be read.
         """
         self._validate_params()
         tasks = EpochTasks(self, 0, X, y)
@@ -173,16 +183,18 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         tasks.close()
         return self
 
-    def _fit(self, X):
+    def _fit(self, X: Any) -> None:
+        """Set the attributes, by X and the network."""
         if input_kind(X) == "features":
             X = validate_data(self, X, dtype=[np.float64, np.float32])
             self.backbone_, self.n_features_out_ = None, X.shape[1]
-            self._passes = True
+            self._passes = True  # features go through as they are
             return
         backbone = resolve_backbone(self.backbone)
         if backbone is None and self.ten_crop:
             raise ValueError("ten_crop=True needs a network; backbone is None.")
         width = None
+        # One image tells the width, and that the network runs.
         if backbone is not None:
             width = self._extract(_first(X), backbone)[0].shape[1]
         forget_features(self)
@@ -190,7 +202,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         self._passes = False
 
     def transform(self, X: Any) -> np.ndarray:
-        """Features of images.
+        """Turn images into features.
 
         Parameters
         ----------
@@ -202,6 +214,13 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         ndarray of shape (n, d)
             float32; a feature matrix in its own float dtype. (n, size, size, 3) of uint8 with
             ``backbone=None``.
+
+        Raises
+        ------
+        ValueError
+            If X is of another kind than ``fit`` saw.
+        OSError
+            If an image can't be read, unless ``on_error="skip"``; the message names it.
         """
         check_is_fitted(self)
         is_features = input_kind(X) == "features"
@@ -229,12 +248,22 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         return features
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the output's columns, as an object array.
+        """Return the names of the output's columns.
 
         Parameters
         ----------
         input_features : array-like of str or None, default=None
             Names of a feature matrix's columns, which stay what they are; ignored for images.
+
+        Returns
+        -------
+        ndarray of shape (d,), object
+            ``"imageloader0"`` and so on where a network gives them.
+
+        Raises
+        ------
+        ValueError
+            If the output is pictures.
         """
         check_is_fitted(self)
         if self._passes:
@@ -243,19 +272,22 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
             raise ValueError("pictures have no columns to name; give ImageLoader a backbone.")
         return np.array([f"imageloader{k}" for k in range(self.n_features_out_)], dtype=object)
 
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> Self:
+        """Return an unfitted clone."""
         # Clones share a network that was given as an object: it is frozen, and it is large.
         return clone_sharing(self, "backbone")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn should know of this estimator."""
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     # --- helpers ------------------------------------------------------------------------
 
-    def _pictures(self, X):
-        """(n, size, size, 3) uint8."""
+    def _pictures(self, X: Any) -> np.ndarray:
+        """Return pictures (n, size, size, 3), uint8."""
+        # scikit-learn would fail on them with a message about dimensions.
         configured = getattr(self, "_sklearn_output_config", {}).get("transform", "default")
         if configured not in ("default", None):
             raise ValueError(
@@ -273,7 +305,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         self._tell(pictures.skipped_)
         return batch
 
-    def _tell(self, skipped):
+    def _tell(self, skipped: dict[int, str]) -> None:
         """Say which rows could not be read."""
         if self.on_error == "raise":
             return
@@ -286,86 +318,104 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
                 " (all of them: skipped_)."
             )
 
-    def _extract(self, X, backbone):
-        """(n, d) float32 features, from the cache where there is one, and rows not readable."""
-
-        def compute(rows, verbose=0, is_announced=False):
-            network = load_backbone(backbone)
-            if self.size is not None:
-                network = dataclasses.replace(network, size=self.size)
-            return features_and_skipped(
-                X,
-                network,
-                batch_size=self.batch_size,
-                device=self.device,
-                dtype=self.dtype,
-                n_jobs=self.n_jobs,
-                background=self.background,
-                on_error=self.on_error,
-                ten_crop=self.ten_crop,
-                rows=rows,
-                is_announced=is_announced,
-                verbose=verbose,
-            )
-
+    def _extract(self, X: Any, backbone: Any) -> tuple[np.ndarray, dict[int, str]]:
+        """Return features (n, d) float32, kept ones where there are any, and rows not readable."""
         location = _location(self.memory)
-        if location is None:
-            return compute(None, self.verbose, is_announced=True)
-        from tqdm.auto import tqdm
+        name = None if location is None else self._network_key(backbone)
+        if location is None or name is None:
+            return self._compute(X, backbone, None, self.verbose, is_announced=True)
+        return self._kept(X, backbone, FeatureCache(location / "skwsdhq-features" / name))
 
+    def _compute(
+        self,
+        X: Any,
+        backbone: Any,
+        rows: Sequence[int] | None,
+        verbose: int = 0,
+        is_announced: bool = False,
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Run the network over some rows; None is all."""
+        network = load_backbone(backbone)
+        if self.size is not None:
+            network = dataclasses.replace(network, size=self.size)
+        return features_and_skipped(
+            X,
+            network,
+            batch_size=self.batch_size,
+            device=self.device,
+            dtype=self.dtype,
+            n_jobs=self.n_jobs,
+            background=self.background,
+            on_error=self.on_error,
+            ten_crop=self.ten_crop,
+            rows=rows,
+            is_announced=is_announced,
+            verbose=verbose,
+        )
+
+    def _network_key(self, backbone: Any) -> str | None:
+        """Return a name for the features of this network; None, with a warning, without one."""
+        # Defaults add nothing, so that features kept before there was a parameter are found.
         settings = [] if self.dtype == "float32" else [self.dtype]
         settings += [] if self.background == "white" else [self.background]
         settings += ["ten_crop"] if self.ten_crop else []
         try:
-            name = network_key(backbone, self.size, *settings)
+            return network_key(backbone, self.size, *settings)
         except UnknownStateError as error:
             warn_caller(
-                f"features are not kept: nothing tells the state of the backbone from others, as "
+                "features are not kept: nothing tells the state of the backbone from others, as "
                 f"it holds {error}. Give a torch.nn.Module, or a function of plain values."
             )
-            return compute(None, self.verbose, is_announced=True)
+            return None
+
+    def _kept(
+        self, X: Any, backbone: Any, cache: FeatureCache
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Return features from a cache, after adding to it those that it lacks."""
         images = X.iloc if hasattr(X, "iloc") else X
         keys = [self._key(images[i]) for i in range(len(X))]
-        cache = FeatureCache(location / "skwsdhq-features" / name)
         with tqdm(total=len(X), desc="features", unit="img", disable=not self.verbose) as bar:
-            run = None
+            run: LongRun | None = None
             n_computed = 0
 
-            def begin(n_missing):
+            def begin(n_missing: int) -> None:
                 nonlocal run
                 run = extraction_of(n_missing, name_of(backbone), resolve_device(self.device))
 
-            def compute_at(positions):
+            def compute_at(positions: list[int]) -> np.ndarray:
                 nonlocal n_computed
-                features, skipped = compute(positions)
+                features, skipped = self._compute(X, backbone, positions)
+                # What could not be read is kept as NaN, which no network gives for a whole row.
                 features[np.isin(positions, list(skipped))] = np.nan
                 bar.update(len(positions))
                 n_computed += len(positions)
-                run.advance(n_computed)
+                if run is not None:
+                    run.advance(n_computed)
                 return features
 
+            # Several batches at once: each write takes the lock once.
             features = cache.features(keys, compute_at, 4 * (self.batch_size or 16), begin)
             bar.update(len(X) - bar.n)
-        # What could not be read is kept as NaN, and read again: the disk may be back.
+        # And read again each time: the disk may be back.
         blank = np.flatnonzero(np.isnan(features).all(axis=1)).tolist()
-        skipped = {}
+        skipped: dict[int, str] = {}
         if blank:
-            features[blank], skipped = compute(blank)
+            features[blank], skipped = self._compute(X, backbone, blank)
         return features, skipped
 
-    def _key(self, source):
+    def _key(self, source: Any) -> bytes:
         # A file that is not there ends it at once, before others are computed.
         is_strict = self.on_error == "raise" and isinstance(source, (str, os.PathLike))
         return image_key(source) if is_strict else safe_image_key(source)
 
 
-def _first(X):
-    """The first image, as a sequence of one."""
+def _first(X: Any) -> list:
+    """Return the first image, as a sequence of one."""
     return [X.iloc[0] if hasattr(X, "iloc") else X[0]]
 
 
-def _location(memory):
-    """The folder of a path or of joblib's Memory; None where nothing is to be kept."""
+def _location(memory: Any) -> Path | None:
+    """Return the folder of a path or of joblib's Memory; None where nothing is to be kept."""
     if memory is None:
         return None
     if hasattr(memory, "cache"):  # joblib.Memory

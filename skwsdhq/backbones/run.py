@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from joblib import effective_n_jobs
+from tqdm.auto import tqdm
 
 from ..images.resized import ResizedImages, in_order, prefetched, ten_crops
 from ..utils.pool import mapped
@@ -20,6 +23,7 @@ __all__ = ["DTYPES", "compute_dtype", "extraction_of", "features_of"]
 
 logger = logging.getLogger("skwsdhq.backbones")
 
+# Held while a module that can't be copied is switched to eval mode, or a copy is made and kept.
 _IN_PLACE = threading.RLock()
 _MOVED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # to copies by device
 DTYPES = ("auto", "float32", "bfloat16")
@@ -27,12 +31,10 @@ _LARGE_BATCH = 32  # images of a step, from which on bfloat16 pays on a CPU (16:
 
 
 def compute_dtype(dtype: str, device: Any, batch_size: int | None = None) -> Any:
-    """The torch.dtype that a network computes in: ``"auto"`` is bfloat16 where it is fast.
+    """Return the torch.dtype to compute in: ``"auto"`` is bfloat16 where it is fast.
 
     ``batch_size`` is that of a step of training, for which small batches are faster in float32.
     """
-    import torch
-
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} should be one of {', '.join(map(repr, DTYPES))}.")
     if dtype == "auto":
@@ -42,8 +44,6 @@ def compute_dtype(dtype: str, device: Any, batch_size: int | None = None) -> Any
 
 
 def _has_fast_bfloat16(device: Any) -> bool:
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -53,7 +53,7 @@ def _has_fast_bfloat16(device: Any) -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
-def features_of(
+def features_of(  # noqa: PLR0913 - those of extract_features, once they are checked
     pictures: ResizedImages,
     network: Any,
     *,
@@ -67,14 +67,12 @@ def features_of(
     announced_as: str | None = None,
     verbose: int = 0,
 ) -> np.ndarray:
-    """(n, d) float32 features of a `Backbone`; while it runs on a batch, the next one is read.
+    """Compute features (n, d), float32; while the network runs on a batch, read the next one.
 
     With ``ten_crop`` the mean over ten crops of pictures that are larger than its input; what
     ``then`` makes of the features of a batch takes their place, and is averaged. ``is_own`` says
     that nobody else changes the network; the log calls it ``announced_as``, or is silent.
     """
-    from tqdm.auto import tqdm
-
     features: np.ndarray | None = None
     done = 0
     start = time.perf_counter()
@@ -98,6 +96,7 @@ def features_of(
             if then is not None:
                 parts = [then(part) for part in parts]
             part = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
+            # The width is known once the first batch is there.
             if features is None:
                 features = np.empty((n_rows, part.shape[1]), dtype=np.float32)
             features[done : done + len(part)] = part
@@ -113,7 +112,7 @@ def features_of(
 
 
 def extraction_of(n_images: int, name: str, device: Any) -> LongRun:
-    """What tells of an extraction in the log."""
+    """Return what tells of an extraction in the log."""
     doing = f"extracting features of {n_images} images by {name} on {device}"
     return LongRun(logger, doing, n_images)
 
@@ -122,14 +121,12 @@ def extraction_of(n_images: int, name: str, device: Any) -> LongRun:
 def _runners(
     network: Any, device: Any, dtype: Any, n_batches: int, is_own: bool
 ) -> Iterator[list[Callable[[np.ndarray], np.ndarray]]]:
-    """Functions from (b, size, size, 3) uint8 to (b, d) float32, for as many threads.
+    """Yield functions from (b, size, size, 3) uint8 to (b, d) float32, for as many threads.
 
     On a CPU each of them keeps to its thread: batches are divided among threads, not the loops
     within, so that no thread waits for others within a batch, and a batch's features do not depend
     on how many there are.
     """
-    import torch
-
     module = network.module
     if not isinstance(module, torch.nn.Module):
         yield [lambda batch: _check_features(module(batch), len(batch))]
@@ -146,21 +143,18 @@ def _runners(
 
 
 def _n_threads() -> int:
-    """Threads that torch may use here; one within a worker of joblib."""
-    import torch
-    from joblib import effective_n_jobs
-
+    """Count the threads that torch may use here; one within a worker of joblib."""
     return max(1, min(torch.get_num_threads(), effective_n_jobs(-1)))
 
 
 def _has_hooks(module: Any) -> bool:
-    """Whether parts have hooks: these may share what they write to, and are not called at once."""
+    """Tell whether parts have hooks; these may share what they write to."""
     return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 @contextlib.contextmanager
 def _eval_copy(module: Any, device: Any, is_own: bool) -> Iterator[Any]:
-    """The module in eval mode on a device, in a copy that nobody else can change.
+    """Yield the module in eval mode on a device, in a copy that nobody else can change.
 
     The copy shares the parameters where they are on that device already. A network that came of a
     name, and is in eval mode, is taken as it is, or as a copy on the device that is kept.
@@ -173,6 +167,7 @@ def _eval_copy(module: Any, device: Any, is_own: bool) -> Iterator[Any]:
     if is_own and not any(part.training for part in module.modules()):
         yield module if is_there else _moved(module, device)
         return
+    # deepcopy takes what its memo holds for copied already.
     shared = {id(value): value for value in module.parameters()} if is_there else {}
     try:
         copied = copy.deepcopy(module, shared).eval()
@@ -184,7 +179,7 @@ def _eval_copy(module: Any, device: Any, is_own: bool) -> Iterator[Any]:
 
 
 def _moved(module: Any, device: Any) -> Any:
-    """A copy on another device, which is kept as long as the module is."""
+    """Return a copy on another device, which is kept as long as the module is."""
     with _IN_PLACE:
         copies = _MOVED.setdefault(module, {})
         if device not in copies:
@@ -193,13 +188,13 @@ def _moved(module: Any, device: Any) -> Any:
 
 
 def _to_device(module: Any, device: Any) -> Any:
-    import torch
-
+    # Convolutions are faster with channels last, as pictures have them.
     return module.to(device).to(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager
 def _evaluating(module: Any) -> Iterator[None]:
+    # Part by part: a part may be in eval mode on purpose while the whole trains.
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -212,8 +207,7 @@ def _evaluating(module: Any) -> Iterator[None]:
 def _runner(
     module: Any, network: Any, device: Any, dtype: Any
 ) -> Callable[[np.ndarray], np.ndarray]:
-    import torch
-
+    # A network of float64 or bfloat16 takes pixels of its own kind.
     floats = (value.dtype for value in module.parameters() if value.is_floating_point())
     own_dtype = next(floats, torch.float32)
     shape = (1, 3, 1, 1)
@@ -233,7 +227,7 @@ def _runner(
                     f"the backbone gave a {type(output).__name__}; it should give a tensor with a "
                     "row of features for each image."
                 )
-            if output.ndim == 4:
+            if output.ndim == 4:  # a map: the mean over its places, as pooling would
                 output = output.mean(dim=(2, 3))
             return _check_features(output.float().cpu().numpy(), len(batch))
 
@@ -241,6 +235,7 @@ def _runner(
 
 
 def _check_features(output: Any, n_images: int) -> np.ndarray:
+    # Maps of a callable, (b, d, 1, 1) for one, become rows.
     rows = np.asarray(output, dtype=np.float32)
     rows = rows.reshape(len(rows), -1) if rows.ndim > 1 else rows
     if rows.ndim != 2 or len(rows) != n_images:

@@ -15,10 +15,10 @@ __all__ = ["PictureFile"]
 
 
 class PictureFile:
-    """A file in numpy's own format, (n, size, size, 3) uint8, with checksums behind its end.
+    """Keep pictures in a file of numpy's own format, with checksums behind its end.
 
-    The checksums (n,) are uint32: CRC-32 of the fingerprint, the row number and the picture, or 0
-    for a row that could not be read.
+    The pictures are (n, size, size, 3) uint8, the checksums (n,) uint32: CRC-32 of the fingerprint,
+    the row number and the picture, or 0 for a row that could not be read.
 
     Parameters
     ----------
@@ -32,6 +32,7 @@ class PictureFile:
         self.path = folder / f"images-{size}-{fingerprint}.npy"
         self._fingerprint = fingerprint
         self._shape = (n_images, size, size, 3)
+        # The header is written anew and compared, not parsed: a file with another one is not ours.
         file = io.BytesIO()
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": self._shape}
@@ -42,29 +43,33 @@ class PictureFile:
         self._checksums: np.ndarray | None = None
 
     def open(self) -> bool:
-        """Whether the file is there and whole, as far as header and size tell."""
+        """Tell whether the file is there and whole, as far as header and size say."""
         self._checksums = None
         try:
             with open(self.path, "rb") as file:
                 begins = file.read(len(self._header)) == self._header
                 if not begins or os.fstat(file.fileno()).st_size != self.n_bytes:
                     return False
+                # Readers of .npy files stop before what stands behind the array.
                 file.seek(-4 * self._shape[0], os.SEEK_END)
                 checksums = np.frombuffer(file.read(), "<u4")
         except FileNotFoundError:
             return False
-        if len(checksums) != self._shape[0]:
+        if len(checksums) != self._shape[0]:  # it was cut after its size had been asked for
             return False
         self._checksums = checksums
         return True
 
     def missing(self) -> np.ndarray:
-        """Numbers of the rows that could not be read when the file was made."""
+        """Return the numbers of the rows that could not be read when the file was made."""
         assert self._checksums is not None
         return np.flatnonzero(self._checksums == 0)
 
     def rows(self, numbers: np.ndarray, empty: np.ndarray) -> np.ndarray | None:
-        """(b, size, size, 3), ``empty`` where it is missing; None where a row is damaged."""
+        """Return pictures (b, size, size, 3); None where a row is damaged.
+
+        ``empty`` takes the place of a picture that could not be read.
+        """
         assert self._checksums is not None
         batch = np.empty((len(numbers), *self._shape[1:]), dtype=np.uint8)
         try:
@@ -87,7 +92,7 @@ class PictureFile:
     def write(
         self, batches: Iterable[tuple[np.ndarray, np.ndarray]], is_missing: Callable[[int], bool]
     ) -> None:
-        """Make the file of row numbers and pictures, in order."""
+        """Make the file from row numbers and pictures, in order."""
         checksums = np.zeros(self._shape[0], dtype="<u4")
         with contextlib.suppress(OSError):
             self.path.with_suffix(".part").unlink()  # what older versions left
@@ -96,11 +101,12 @@ class PictureFile:
             for numbers, pictures in batches:
                 for row, picture in zip(numbers.tolist(), pictures, strict=True):
                     file.write(picture.data)
+                    # What could not be read is known only once its batch has been made.
                     if not is_missing(row):
                         checksums[row] = self._check(row, picture)
             file.write(checksums.tobytes())
 
     def _check(self, row: int, picture: np.ndarray) -> int:
-        """The checksum of a row; 1 in place of 0, which stands for no picture."""
+        """Return the checksum of a row; 1 in place of 0, which stands for no picture."""
         seed = zlib.crc32(f"{self._fingerprint} {row}".encode())
         return zlib.crc32(picture.data, seed) or 1

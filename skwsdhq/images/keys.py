@@ -14,7 +14,10 @@ KEY_BYTES = 32
 
 
 def image_key(source: Any) -> bytes:
-    """32 bytes that tell a picture from others: by its pixels, or by a file's name, size and time.
+    """Return 32 bytes that tell a picture from others.
+
+    Pixels count, or a file's name, size and time of change.
+
 
     Raises
     ------
@@ -23,11 +26,13 @@ def image_key(source: Any) -> bytes:
     """
     digest = hashlib.blake2b(digest_size=KEY_BYTES)
     if isinstance(source, (str, os.PathLike)):
+        # Not its content: reading a hundred thousand files takes as long as using them.
         status = check_file(os.fspath(source))
         path = os.fsencode(os.path.abspath(os.fspath(source)))
         digest.update(f"file {status.st_size} {status.st_mtime_ns} ".encode() + path)
     elif hasattr(source, "getbands"):
         pixels = source.tobytes()
+        # Equal bytes are other pictures under another palette, rotation or transparent colour.
         palette = source.palette.getdata() if source.palette else None
         clear = source.info.get("transparency")
         told = (source.mode, source.size, orientation_of(source), palette, clear)
@@ -43,7 +48,7 @@ def image_key(source: Any) -> bytes:
 
 
 def safe_image_key(source: Any) -> bytes:
-    """As `image_key`; for what can't be read, 32 bytes that tell the reason."""
+    """Return the key of an image; for what can't be read, one that tells the reason."""
     try:
         return image_key(source)
     except Exception as error:  # whatever it is, reading the image will say it

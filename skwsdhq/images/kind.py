@@ -15,7 +15,7 @@ _FORMS = (
 
 
 def input_kind(X: Any) -> str:
-    """Which form of input X is: ``"features"``, ``"array"``, ``"arrays"`` or ``"paths"``.
+    """Tell which form of input X is.
 
     Parameters
     ----------
@@ -28,6 +28,7 @@ def input_kind(X: Any) -> str:
     Returns
     -------
     str
+        ``"features"``, ``"array"``, ``"arrays"`` or ``"paths"``.
 
     Raises
     ------
@@ -59,6 +60,7 @@ def input_kind(X: Any) -> str:
         return "features"
     if (shape is not None and len(shape) != 1) or not hasattr(X, "__len__") or not len(X):
         return "features"
+    # One row decides: a list of mixed forms fails where its first other row is read, and by name.
     first = X.iloc[0] if hasattr(X, "iloc") else X[0]
     if _is_path(first):
         return "paths"
@@ -69,11 +71,12 @@ def input_kind(X: Any) -> str:
 
 
 def how_to_pass(dtype: Any, shape: tuple[int, ...], listed: bool = False) -> str:
-    """What to do about an array of one picture or of several, as the end of a message.
+    """Say how to convert an array of one picture or of several, as the end of a message.
 
     ``listed``: one picture stands in a list already.
     """
     several = len(shape) == 4
+    # torch keeps channels in front: (3, H, W) can be told where only the first axis is that short.
     first_axis = len(shape) > 2 and shape[-3] in (1, 3, 4) and shape[-1] not in (1, 3, 4)
     kind = str(dtype).rpartition(".")[2]
     steps = [".numpy()"] if type(dtype).__module__.startswith("torch") else []
@@ -95,6 +98,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _is_pillow(value: Any) -> bool:
+    # By a method of Pillow's images, so that asking does not import Pillow.
     return callable(getattr(value, "getbands", None))
 
 
@@ -136,13 +140,14 @@ def _refuse_table(X: Any) -> None:
     if not X.shape[0]:
         return
     if hasattr(X, "iloc"):
+        # Objects and strings of all kinds; columns of numbers hold no paths.
         places = [k for k, dtype in enumerate(X.dtypes) if getattr(dtype, "kind", "O") in "OSUT"]
         cells = {f"X[{X.columns[k]!r}]": X.iloc[0, k] for k in places}
     elif hasattr(X, "columns") and hasattr(X, "row"):  # of polars
         cells = {f"X[{name!r}]": X[name][0] for name in X.columns}
     elif isinstance(X, np.ndarray) and X.dtype.kind in "OSUT":
         cells = {f"X[:, {k}]": cell for k, cell in enumerate(X[0])}
-    elif hasattr(X, "column_names"):
+    elif hasattr(X, "column_names"):  # a dataset of Hugging Face's
         return _refuse_row(X[0])
     else:
         return
@@ -181,9 +186,10 @@ def _refuse_row(first: Any) -> None:
 
 
 def _holds_image(value: Any) -> bool:
-    """Whether a cell is a picture, or a path: text that is no number."""
+    """Tell whether a cell is a picture, or a path: text that is no number."""
     if not isinstance(value, str):
         return _is_path(value) or _is_picture(value) or isinstance(value, bytes)
+    # Features may come as text, as from a CSV file: "0.5" is no path.
     try:
         float(value)
     except ValueError:
@@ -192,7 +198,7 @@ def _holds_image(value: Any) -> bool:
 
 
 def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and value != value
+    return isinstance(value, float) and value != value  # how pandas says that nothing is there
 
 
 def _of_bytes(form: str) -> str:

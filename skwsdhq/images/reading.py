@@ -8,10 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from .kind import how_to_pass
 
 __all__ = ["blank", "check_file", "orientation_of", "picture_suffixes", "read_image", "resized"]
+
+# Pillow is imported in the functions that use it: models of features do without, and
+# `import skwsdhq` is to stay quick.
 
 # Large JPEGs are decoded at a half, a quarter or an eighth as long as this many pixels are left
 # for each of the result: what is left is resized, so that the difference can't be seen.
@@ -20,7 +24,7 @@ _LOADING = tuple(threading.Lock() for _ in range(64))  # for Pillow images, by t
 
 
 def read_image(source: Any, *, background: str | Sequence[int] = "white") -> Any:
-    """One picture as a Pillow image in RGB, upright, on a colour where it is transparent.
+    """Read one picture as a Pillow image in RGB, upright, on a colour where it is transparent.
 
     Of an animation it is the first frame. 16 bits are scaled to 8, and floats of 0 to 1 to 0 to
     255; CMYK and palettes become RGB, and what EXIF says of a camera's rotation is done.
@@ -58,9 +62,7 @@ def read_image(source: Any, *, background: str | Sequence[int] = "white") -> Any
 
 
 def resized(source: Any, size: int, background: tuple[int, int, int]) -> np.ndarray:
-    """(size, size, 3) uint8: the shorter side resized to ``size``, then the middle cut out."""
-    import torch
-
+    """Return a picture (size, size, 3) uint8: its shorter side resized, then the middle cut out."""
     picture = _read(source, background, _REDUCING_GAP * size)
     width, height = picture.size
     side = min(width, height)
@@ -76,12 +78,12 @@ def resized(source: Any, size: int, background: tuple[int, int, int]) -> np.ndar
 
 
 def blank(size: int, background: tuple[int, int, int]) -> np.ndarray:
-    """(size, size, 3) uint8 of one colour, which stands for an image that can't be read."""
+    """Return one colour, (size, size, 3) uint8: it stands for an image that can't be read."""
     return np.full((size, size, 3), background, dtype=np.uint8)
 
 
 def rgb_of(background: str | Sequence[int]) -> tuple[int, int, int]:
-    """Red, green and blue, 0 to 255, of a colour's name or of three such numbers."""
+    """Return red, green and blue, 0 to 255, of a colour's name or of three such numbers."""
     from PIL import ImageColor
 
     if isinstance(background, str):
@@ -96,7 +98,7 @@ def rgb_of(background: str | Sequence[int]) -> tuple[int, int, int]:
 
 
 def _read(source: Any, background: tuple[int, int, int], wanted: int | None) -> Any:
-    """As `read_image`; a JPEG of both sides above ``wanted`` pixels may come smaller."""
+    """Read an image; a JPEG of both sides above ``wanted`` pixels may come smaller."""
     from PIL import Image
 
     if isinstance(source, (str, os.PathLike)):
@@ -106,6 +108,7 @@ def _read(source: Any, background: tuple[int, int, int], wanted: int | None) -> 
             if wanted is not None:
                 picture.draft(None, (wanted, wanted))  # does nothing but to JPEGs
             picture.load()
+            # Before the block closes the file: Pillow reads palettes and tags when asked.
             return _to_rgb(_upright(picture), background)
     if hasattr(source, "getbands"):
         file = getattr(source, "filename", "")
@@ -127,7 +130,7 @@ def _read(source: Any, background: tuple[int, int, int], wanted: int | None) -> 
 
 
 def check_file(path: str) -> os.stat_result:
-    """The status of a regular file: to open a pipe or a device may take for ever.
+    """Return the status of a regular file; to open a pipe or a device may take for ever.
 
     Raises
     ------
@@ -147,13 +150,14 @@ def check_file(path: str) -> os.stat_result:
 
 
 def picture_suffixes() -> tuple[str, ...]:
-    """Ends of the names of files that `read_image` can read, in lower case, as Pillow has them.
+    """Return the ends of names of files that `read_image` can read, in lower case.
 
     Formats for which Pillow needs a program or a handler that is not there do not count.
     """
     from PIL import EpsImagePlugin, Image, features
 
     known = Image.registered_extensions()  # of all of Pillow's plugins, and of others' by now
+    # Pillow knows these by name and does not decode them, or only by somebody else's handler.
     left_out = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
     left_out |= set() if EpsImagePlugin.has_ghostscript() else {"EPS"}
     left_out |= set() if features.check("jpg_2000") else {"JPEG2000"}
@@ -163,7 +167,7 @@ def picture_suffixes() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Whatever Pillow raises while it decodes, as an OSError that names the picture."""
+    """Turn whatever Pillow raises while it decodes into an OSError that names the picture."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -175,7 +179,7 @@ def _named(name: str) -> Iterator[None]:
         ) from error
     except UnidentifiedImageError as error:
         raise OSError(f"{name} is of no format that Pillow can read.") from error
-    except MemoryError:
+    except MemoryError:  # says nothing of the picture
         raise
     # What Pillow's decoders raise on damaged files is not one kind of error.
     except Exception as error:
@@ -183,7 +187,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def orientation_of(picture: Any) -> int:
-    """How a camera was held, 1 to 8, by EXIF; 1 where that says nothing that can be read."""
+    """Return how a camera was held, 1 to 8, by EXIF; 1 where that says nothing readable."""
     from PIL import ExifTags
 
     try:
@@ -194,7 +198,7 @@ def orientation_of(picture: Any) -> int:
 
 
 def _upright(picture: Any) -> Any:
-    """The picture turned as EXIF says; itself where there is nothing to turn."""
+    """Turn a picture as EXIF says; return itself where there is nothing to turn."""
     from PIL import Image
 
     # As Pillow's exif_transpose, which would copy an upright picture and read EXIF once more.
@@ -208,6 +212,7 @@ def _upright(picture: Any) -> Any:
         how.TRANSVERSE,
         how.ROTATE_90,
     ]
+    # EXIF counts from 1, which is upright; the list above begins at 2.
     orientation = orientation_of(picture)
     if orientation == 1:
         return picture
@@ -236,7 +241,10 @@ def _to_rgb(picture: Any, background: tuple[int, int, int]) -> Any:
 
 
 def _to_grey(picture: Any) -> Any:
-    """Grey of 8 bits, with what is transparent, from numbers of more; Pillow would clip them."""
+    """Return grey of 8 bits, with what is transparent, of numbers of more bits.
+
+    Pillow would clip them.
+    """
     from PIL import Image
 
     values = np.asarray(picture)
@@ -256,6 +264,7 @@ def _to_grey(picture: Any) -> Any:
             )
         # 32 bits hold 8 or 16.
         levels = values if picture.mode == "I" and high <= 255 else values // 257
+    # A transparent level is one of the file's own numbers, so it is looked for among these.
     grey = Image.fromarray(levels.astype(np.uint8))
     clear = picture.info.get("transparency")
     if isinstance(clear, int):

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
+from joblib import effective_n_jobs
 
 from ..utils.files import turn
 from ..utils.pool import end_of, mapped
@@ -32,13 +34,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "2"
+_FORMAT = "2"  # of the cache; another one is another file
 _ROWS_AT_ONCE = 256  # while the cache is written
 _READ_ERRORS = (OSError, ValueError)  # what `read_image` raises
 
 
 class ResizedImages:
-    """Pictures of one size by row numbers in any order, for a network to learn from.
+    """Give pictures of one size by row numbers in any order, for a network to learn from.
 
     Parameters
     ----------
@@ -110,15 +112,17 @@ class ResizedImages:
         self._images = images.iloc if hasattr(images, "iloc") else images
         self._n_images = len(images)
         shape = getattr(images, "shape", None)
+        # Slices of an array of the right size are as fast as any cache.
         self._is_ready = kind == "array" and tuple(shape[1:3]) == (size, size)  # type: ignore[index]
         self._folder = None if cache_dir is None or self._is_ready else Path(cache_dir)
         self._kept: PictureFile | None = None
 
     def __len__(self) -> int:
+        """Return n."""
         return self._n_images
 
     def rows(self, indices: Any) -> np.ndarray:
-        """Pictures of some rows.
+        """Return the pictures of some rows.
 
         Parameters
         ----------
@@ -139,7 +143,7 @@ class ResizedImages:
         """
         numbers = self._row_numbers(indices)
         if self._is_ready and isinstance(self._images, np.ndarray):
-            return np.array(self._images[numbers])
+            return np.array(self._images[numbers])  # a copy: callers may write to it
         if self._folder is None or not self._n_images:
             return self._read(numbers)
         found = self._from_cache(numbers)
@@ -159,7 +163,7 @@ class ResizedImages:
         return np.where(numbers < 0, numbers + self._n_images, numbers)
 
     def _read(self, numbers: np.ndarray, errors: list[Exception] | None = None) -> np.ndarray:
-        """(b, size, size, 3), read from the images themselves; an error is put into ``errors``."""
+        """Read (b, size, size, 3) from the images themselves; put an error into ``errors`` too."""
         batch = np.empty((len(numbers), self.size, self.size, 3), dtype=np.uint8)
 
         def read(place: int) -> None:
@@ -170,7 +174,7 @@ class ResizedImages:
                 if self.on_error == "skip":
                     self.skipped_[row] = str(error)
                 elif isinstance(self._images[row], (str, os.PathLike)):
-                    raise
+                    raise  # which names the file
                 else:
                     kind = OSError if isinstance(error, OSError) else ValueError
                     raise kind(f"row {row}: {error}") from error
@@ -187,13 +191,14 @@ class ResizedImages:
     # --- the cache ----------------------------------------------------------------------
 
     def _from_cache(self, numbers: np.ndarray) -> np.ndarray | None:
-        """(b, size, size, 3); None where there can be no cache, which is told."""
+        """Return (b, size, size, 3); None, with a warning, where there can be no cache."""
         assert self._folder is not None
         reading: list[Exception] = []  # errors of the images, which are not of the cache
         empty = blank(self.size, self.background)
         reason = "what is written there is not what is read"
         try:
             kept = self._kept
+            # Once more after it was made anew: then what is read is what was written.
             for is_last in (False, True):
                 if kept is None:
                     kept = self._open(reading)
@@ -207,7 +212,7 @@ class ResizedImages:
                     with turn(self._folder / "images.lock"):
                         self._write(self._new_file(), reading)
         except OSError as error:
-            if error in reading:
+            if error in reading:  # an image is at fault, and the caller should know
                 raise
             reason = str(error)
         warn_caller(
@@ -217,22 +222,21 @@ class ResizedImages:
         return None
 
     def _new_file(self) -> PictureFile:
-        if not hasattr(self, "_fingerprint"):
+        if not hasattr(self, "_fingerprint"):  # it takes a look at every image
             self._fingerprint = self._make_fingerprint()
         assert self._folder is not None
         return PictureFile(self._folder, self._fingerprint, self._n_images, self.size)
 
     def _make_fingerprint(self) -> str:
-        import PIL
-
         digest = hashlib.blake2b(digest_size=16)
+        # Another Pillow may decode otherwise, so its version counts.
         digest.update(repr((_FORMAT, PIL.__version__, self.size, self.background)).encode())
         for row in range(self._n_images):
             digest.update(safe_image_key(self._images[row]))
         return digest.hexdigest()
 
     def _open(self, reading: list[Exception]) -> PictureFile:
-        """The file of pictures, after making it where there is none that is whole."""
+        """Return the file of pictures, after making it where there is none that is whole."""
         kept = self._new_file()
         if not kept.open():
             kept.path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,6 +253,7 @@ class ResizedImages:
         return kept
 
     def _write(self, kept: PictureFile, reading: list[Exception]) -> None:
+        # Said before hours of reading, not after.
         free = shutil.disk_usage(kept.path.parent).free
         if free < kept.n_bytes:
             raise OSError(
@@ -263,13 +268,12 @@ class ResizedImages:
             raise OSError("what is written there is not what is read")
 
     def __getstate__(self) -> dict:
+        """Return the state without the open cache, which the other process opens by itself."""
         return {**self.__dict__, "_kept": None}
 
 
 def _in_threads(work: Callable[[int], Any], n_calls: int, n_jobs: int | None) -> None:
     """Call ``work`` with 0 to n_calls - 1; the first error in that order is raised."""
-    from joblib import effective_n_jobs
-
     n_threads = max(1, min(effective_n_jobs(n_jobs), n_calls))
     for _ in mapped(lambda _, place: work(place), range(n_calls), range(n_threads)):
         pass
@@ -283,7 +287,7 @@ def resized_batches(
     n_jobs: int | None = None,
     background: str | Sequence[int] = "white",
 ) -> Iterator[np.ndarray]:
-    """Batches of pictures of one size, read as they are needed.
+    """Yield batches of pictures of one size, read as they are needed.
 
     Parameters
     ----------
@@ -309,12 +313,12 @@ def resized_batches(
 
 
 def side_for_crops(size: int) -> int:
-    """Side of the pictures that crops of ``size`` pixels are cut from: 256 for 224, and for 227."""
+    """Return the side of pictures to cut crops of ``size`` from: 256 for 224, and for 227."""
     return 256 if size == 227 else round(size * 8 / 7)
 
 
 def ten_crops(batch: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The four corners and the middle of pictures, and the mirror image of each.
+    """Yield the four corners and the middle of pictures, and the mirror image of each.
 
     Parameters
     ----------
@@ -338,18 +342,19 @@ def ten_crops(batch: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def in_order(
     pictures: ResizedImages, batch_size: int, rows: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """All rows, or those that are given, (b, size, size, 3) at a time."""
+    """Yield all rows, or those that are given, (b, size, size, 3) at a time."""
     numbers = np.arange(len(pictures)) if rows is None else np.asarray(rows)
     for start in range(0, len(numbers), batch_size):
         yield pictures.rows(numbers[start : start + batch_size])
 
 
 def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
-    """The same batches, made in a thread while what was made before is worked on.
+    """Yield the same batches, made in a thread while the caller works on those before.
 
     Parameters
     ----------
     batches : iterator
+        Only this thread asks it.
     n_ahead : int, default=1
         Batches that may wait to be asked for; with the one in the making and the one in use,
         ``n_ahead + 2`` are held at once.
@@ -362,8 +367,9 @@ def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
     """
     waiting: queue.Queue = queue.Queue(n_ahead)
     stopped = threading.Event()
-    end = object()
+    end = object()  # no batch can be mistaken for it
 
+    # A plain put would wait for ever on a caller that has gone.
     def put(item: Any) -> bool:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
@@ -380,6 +386,7 @@ def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
         except BaseException as error:
             put((end, error))
 
+    # A daemon: the interpreter's end does not wait for a disk that is away.
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
@@ -396,11 +403,12 @@ def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
 
 
 def unreadable_images(images: Any, *, n_jobs: int | None = None) -> dict[int, str]:
-    """Which images can't be read, and why: what to leave out, with its tags, before fitting.
+    """Find images that can't be read, to leave them out with their tags before fitting.
 
     Parameters
     ----------
     images : ndarray of shape (n, H, W, 3), or sequence of n pictures or paths
+        See :func:`input_kind`.
     n_jobs : int, default=None
         Threads that read; None is 1, -1 all cores. Every image is read once.
 
@@ -415,6 +423,7 @@ def unreadable_images(images: Any, *, n_jobs: int | None = None) -> dict[int, st
     >>> unreadable_images(["nowhere.jpg"])
     {0: "image 'nowhere.jpg' does not exist."}
     """
+    # One pixel: decoding is what can fail, and takes the time.
     pictures = ResizedImages(images, 1, n_jobs=n_jobs, on_error="skip")
     for _ in in_order(pictures, _ROWS_AT_ONCE):
         pass
