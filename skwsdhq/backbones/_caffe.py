@@ -33,7 +33,7 @@ _ALLOWED = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Rebuild numpy arrays and builtin containers, and refuse to import anything else."""
+    """Read numpy arrays and builtin containers, and refuse to import anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a pickle asks for by name, where it is allowed."""

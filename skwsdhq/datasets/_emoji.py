@@ -5,6 +5,11 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch
+
+from ._tables import label_indicator
+
+__all__ = ["load_emoji"]
 
 _SIZE = 64  # pixels of a picture's side in the sheet
 
@@ -24,7 +29,7 @@ def load_emoji(*, return_X_y: bool = False) -> Any:
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    :class:`~sklearn.utils.Bunch`
         With the attributes
 
         images : ndarray of shape (1911, 64, 64, 3), uint8
@@ -55,9 +60,9 @@ def load_emoji(*, return_X_y: bool = False) -> Any:
     >>> emoji.names[0], emoji.tags[0][:5]
     ('grinning', [':d', 'cheerful', 'cheery', 'face', 'grin'])
     """
+    # Both take long to import, and other models do without.
     from gensim.models import KeyedVectors
     from PIL import Image
-    from sklearn.utils import Bunch
 
     folder = resources.files(__package__) / "data"
     rows = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
@@ -67,8 +72,9 @@ def load_emoji(*, return_X_y: bool = False) -> Any:
     tags = [row["tags"] for row in rows]
     if return_X_y:
         return images, tags
-    target, target_names = _indicator([row["group"] for row in rows])
-    subgroup, subgroup_names = _indicator([row["subgroup"] for row in rows])
+    target, target_names = label_indicator([[row["group"]] for row in rows])
+    subgroup, subgroup_names = label_indicator([[row["subgroup"]] for row in rows])
+    # gensim wants a path; within a zip archive there is none but for a while.
     with resources.as_file(folder / "emoji_words.bin") as path:
         word_vectors = KeyedVectors.load_word2vec_format(str(path), binary=True)
     return Bunch(
@@ -84,13 +90,9 @@ def load_emoji(*, return_X_y: bool = False) -> Any:
     )
 
 
-def _cut_sheet(sheet, n_images):
-    """(lines·64, columns·64, 3) to (n, 64, 64, 3), row by row."""
+def _cut_sheet(sheet: np.ndarray, n_images: int) -> np.ndarray:
+    """Cut a sheet (lines·64, columns·64, 3) into pictures (n, 64, 64, 3), row by row."""
     lines, columns = sheet.shape[0] // _SIZE, sheet.shape[1] // _SIZE
     tiles = sheet.reshape(lines, _SIZE, columns, _SIZE, 3).swapaxes(1, 2)
+    # The last line of the sheet may be filled in part.
     return np.ascontiguousarray(tiles.reshape(-1, _SIZE, _SIZE, 3)[:n_images])
-
-
-def _indicator(labels):
-    names, numbers = np.unique(labels, return_inverse=True)
-    return np.eye(len(names), dtype=np.int64)[numbers], names.tolist()

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from ._tables import check_whole, first_folder, read_lines, split_rows
 
 __all__ = ["load_mirflickr25k"]
 
 _N_IMAGES = 25_000
+# Without and with those of images to which the concept is relevant.
 _N_CONCEPTS = {"potential": 24, "all": 38}
 
 
-def load_mirflickr25k(
+def load_mirflickr25k(  # noqa: PLR0913 - options of a call, all but one by name
     data_home: str | os.PathLike,
     *,
     labels: str = "potential",
@@ -57,7 +59,7 @@ def load_mirflickr25k(
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    :class:`~sklearn.utils.Bunch`
         With the attributes
 
         images : list of n str
@@ -99,8 +101,6 @@ def load_mirflickr25k(
         ...
     FileNotFoundError: the images of MIRFLICKR are not in '/nowhere': ...
     """
-    from sklearn.utils import Bunch
-
     if labels not in _N_CONCEPTS:
         raise ValueError(f"labels={labels!r} should be 'potential' or 'all'.")
     check_whole("min_count", min_count, 0)
@@ -109,32 +109,9 @@ def load_mirflickr25k(
         check_whole("n_train", n_train, 1)
     home = Path(data_home)
     folder = first_folder(home, ("mirflickr", "."), "im*.jpg", "the images of MIRFLICKR")
-    annotations = first_folder(
-        home,
-        [
-            str(place / name)
-            for place in (Path("."), Path("mirflickr"))
-            for name in ("mirflickr25k_annotations_v080", "annotations", "annotations_v080", ".")
-        ],
-        "animals.txt",
-        "the annotations of MIRFLICKR",
-    )
-    numbers = sorted(
-        int(found.group(1))
-        for path in folder.glob("im*.jpg")
-        if (found := re.fullmatch(r"im(\d+)\.jpg", path.name))
-    )
-    if strict and numbers != list(range(1, _N_IMAGES + 1)):
-        raise ValueError(
-            f"{str(folder)!r} should hold im1.jpg to im{_N_IMAGES}.jpg; it holds {len(numbers)} "
-            "images. strict=False loads a part."
-        )
-    target, target_names = _annotations(annotations, numbers, labels)
-    if strict and len(target_names) != _N_CONCEPTS[labels]:
-        raise ValueError(
-            f"{str(annotations)!r} should hold {_N_CONCEPTS[labels]} concepts; it holds "
-            f"{len(target_names)}. strict=False loads them."
-        )
+    numbers = _numbers(folder, strict)
+    target, target_names = _annotations(_find_annotations(home), numbers, labels, strict)
+    # Tags of few images are dropped before rows are told apart: an image may have none left.
     kind = "tags_raw" if raw_tags else "tags"
     tags = _tags(folder / "meta" / kind, numbers, min_count)
     images = [str(folder / f"im{number}.jpg") for number in numbers]
@@ -161,11 +138,41 @@ def load_mirflickr25k(
     )
 
 
-def _annotations(folder: Path, numbers: list[int], labels: str) -> tuple[np.ndarray, list[str]]:
-    """0/1 table (n, L) and the names of the concepts, in order."""
+def _numbers(folder: Path, strict: bool) -> list[int]:
+    """Return the numbers of the images that are there, in order."""
+    numbers = sorted(
+        int(found.group(1))
+        for path in folder.glob("im*.jpg")
+        if (found := re.fullmatch(r"im(\d+)\.jpg", path.name))
+    )
+    if strict and numbers != list(range(1, _N_IMAGES + 1)):
+        raise ValueError(
+            f"{str(folder)!r} should hold im1.jpg to im{_N_IMAGES}.jpg; it holds {len(numbers)} "
+            "images. strict=False loads a part."
+        )
+    return numbers
+
+
+def _find_annotations(home: Path) -> Path:
+    """Return the folder of annotations, which unpacks beside the images or into their folder."""
+    names = ("mirflickr25k_annotations_v080", "annotations", "annotations_v080", ".")
+    places = [str(Path(place) / name) for place in (".", "mirflickr") for name in names]
+    return first_folder(home, places, "animals.txt", "the annotations of MIRFLICKR")
+
+
+def _annotations(
+    folder: Path, numbers: list[int], labels: str, strict: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Return a 0/1 table (n, L) and the names of the concepts, in order."""
+    # The annotations bring a README along.
     paths = sorted(path for path in folder.glob("*.txt") if path.stem.lower() != "readme")
     if labels == "potential":
         paths = [path for path in paths if not path.stem.endswith("_r1")]
+    if strict and len(paths) != _N_CONCEPTS[labels]:
+        raise ValueError(
+            f"{str(folder)!r} should hold {_N_CONCEPTS[labels]} concepts; it holds "
+            f"{len(paths)}. strict=False loads them."
+        )
     rows = {number: row for row, number in enumerate(numbers)}
     target = np.zeros((len(numbers), len(paths)), dtype=np.int64)
     for column, path in enumerate(paths):
@@ -173,17 +180,19 @@ def _annotations(folder: Path, numbers: list[int], labels: str) -> tuple[np.ndar
             if not line.strip():
                 continue
             try:
-                row = rows.get(int(line))
+                row = rows.get(int(line))  # each line is the number of an image with the concept
             except ValueError as error:
                 raise ValueError(
                     f"{str(path)!r} should hold numbers of images; got {line!r}."
                 ) from error
+            # Of an image that is not here nothing needs to be known.
             if row is not None:
                 target[row, column] = 1
     return target, [path.stem for path in paths]
 
 
 def _tags(folder: Path, numbers: list[int], min_count: int) -> list[list[str]]:
+    """Read the tags of each image, a line each, and drop those of few images."""
     tags = []
     for number in numbers:
         lines = (" ".join(line.split()) for line in read_lines(folder / f"tags{number}.txt"))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from ._tables import check_whole, first_folder, read_lines, split_rows
 
@@ -55,7 +56,7 @@ def load_nus_wide(
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    :class:`~sklearn.utils.Bunch`
         With the attributes
 
         images : list of n str
@@ -97,8 +98,6 @@ def load_nus_wide(
         ...
     FileNotFoundError: the image lists of NUS-WIDE are not in '/nowhere': ...
     """
-    from sklearn.utils import Bunch
-
     if tags not in ("1k", "all"):
         raise ValueError(f"tags={tags!r} should be '1k' or 'all'.")
     if n_concepts is not None:
@@ -107,26 +106,12 @@ def load_nus_wide(
     if n_train is not None:
         check_whole("n_train", n_train, 1)
     home = Path(data_home)
-    lists = first_folder(home, ("ImageList", "."), "Imagelist.txt", "the image lists of NUS-WIDE")
-    listed = [
-        line.strip().replace("\\", "/")
-        for line in read_lines(lists / "Imagelist.txt")
-        if line.strip()
-    ]
-    concepts_at = first_folder(
-        home, ("ConceptsList", "."), "Concepts81.txt", "the concepts of NUS-WIDE"
-    )
-    concepts = [n.strip() for n in read_lines(concepts_at / "Concepts81.txt") if n.strip()]
-    if strict:
-        _check_count(len(listed), _N_IMAGES, "images", lists / "Imagelist.txt")
-        _check_count(len(concepts), _N_CONCEPTS, "concepts", concepts_at / "Concepts81.txt")
+    listed, concepts = _lists(home, strict)
     target = _labels(home, concepts, len(listed))
     if n_concepts is not None:
-        if n_concepts > len(concepts):
-            raise ValueError(f"n_concepts={n_concepts} should be from 1 to {len(concepts)}.")
-        # The first of equally frequent concepts counts as the more frequent.
-        best = np.sort(np.argsort(-target.sum(axis=0), kind="stable")[:n_concepts])
+        best = _most_frequent(target, n_concepts)
         target, concepts = target[:, best], [concepts[k] for k in best]
+    # All tables have a line for each line of the list; what is not on the disk goes from all.
     rows = _tags(home, tags, len(listed))
     folder, kept = _images(home, listed, strict)
     images = [str(folder / listed[n]) for n in kept]
@@ -157,6 +142,35 @@ def load_nus_wide(
     )
 
 
+def _lists(home: Path, strict: bool) -> tuple[list[str], list[str]]:
+    """Read the list of images, by their paths, and that of concepts."""
+    images_at = first_folder(
+        home, ("ImageList", "."), "Imagelist.txt", "the image lists of NUS-WIDE"
+    )
+    # The set was made on Windows.
+    listed = [
+        line.strip().replace("\\", "/")
+        for line in read_lines(images_at / "Imagelist.txt")
+        if line.strip()
+    ]
+    concepts_at = first_folder(
+        home, ("ConceptsList", "."), "Concepts81.txt", "the concepts of NUS-WIDE"
+    )
+    concepts = [n.strip() for n in read_lines(concepts_at / "Concepts81.txt") if n.strip()]
+    if strict:
+        _check_count(len(listed), _N_IMAGES, "images", images_at / "Imagelist.txt")
+        _check_count(len(concepts), _N_CONCEPTS, "concepts", concepts_at / "Concepts81.txt")
+    return listed, concepts
+
+
+def _most_frequent(target: np.ndarray, n_concepts: int) -> np.ndarray:
+    """Return the columns of the most frequent concepts, in their own order."""
+    if n_concepts > target.shape[1]:
+        raise ValueError(f"n_concepts={n_concepts} should be from 1 to {target.shape[1]}.")
+    # The first of equally frequent concepts counts as the more frequent.
+    return np.sort(np.argsort(-target.sum(axis=0), kind="stable")[:n_concepts])
+
+
 def _check_count(found: int, expected: int, what: str, path: Path) -> None:
     if found != expected:
         raise ValueError(
@@ -166,7 +180,7 @@ def _check_count(found: int, expected: int, what: str, path: Path) -> None:
 
 
 def _labels(home: Path, concepts: list[str], n_images: int) -> np.ndarray:
-    """0/1 table (n, L), a file a concept and a line an image."""
+    """Read a 0/1 table (n, L), a file a concept and a line an image."""
     folder = first_folder(
         home,
         ("Groundtruth/AllLabels", "GroundTruth/AllLabels", "AllLabels"),
@@ -176,6 +190,7 @@ def _labels(home: Path, concepts: list[str], n_images: int) -> np.ndarray:
     target = np.zeros((n_images, len(concepts)), dtype=np.int64)
     for column, name in enumerate(concepts):
         path = folder / f"Labels_{name}.txt"
+        # A quarter of a million lines of one letter each.
         lines = [line.strip() for line in read_lines(path) if line.strip()]
         if len(lines) != n_images or not set(lines) <= {"0", "1"}:
             raise ValueError(
@@ -186,6 +201,7 @@ def _labels(home: Path, concepts: list[str], n_images: int) -> np.ndarray:
 
 
 def _tags(home: Path, kind: str, n_images: int) -> list[list[str]]:
+    """Read the tags of each image of the list."""
     name = "AllTags1k.txt" if kind == "1k" else "All_Tags.txt"
     folder = first_folder(home, ("NUS_WID_Tags", "."), name, "the tags of NUS-WIDE")
     path = folder / name
@@ -205,6 +221,7 @@ def _tags(home: Path, kind: str, n_images: int) -> list[list[str]]:
                         f"{str(path)!r}, line {len(rows) + 1}, should hold {len(words)} numbers; "
                         f"it holds {len(values)}."
                     )
+                # Compared as text: 270 million cells as numbers would take longer still.
                 rows.append(sorted(set(words[values == "1"].tolist())))
     if len(rows) != n_images:
         raise ValueError(f"{str(path)!r} should hold {n_images} lines; it holds {len(rows)}.")
@@ -212,7 +229,7 @@ def _tags(home: Path, kind: str, n_images: int) -> list[list[str]]:
 
 
 def _images(home: Path, listed: list[str], strict: bool) -> tuple[Path, list[int]]:
-    """The folder of images, and which lines of the list are there."""
+    """Return the folder of images, and which lines of the list are there."""
     folder = next((home / n for n in ("Flickr", "images", "image") if (home / n).is_dir()), None)
     if folder is None:
         raise FileNotFoundError(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from sklearn.utils import Bunch
+
 from ._openclipart_deb import unpack_packages
 from ._tables import check_whole, label_indicator, tidy_tag
 
@@ -24,13 +26,15 @@ _FAMILIES = ("shapes/stars", "computer/icons", "unsorted")
 # and words for the format.
 _UPLOAD_TAGS = {"hash", "unsorted", "upload", "image", "clip art", "clipart", "svg"}
 _ADDRESS = re.compile(r"0x[0-9a-f]+|hash\(0x[0-9a-f]+\)")  # of that table in memory
-_MAX_PIXELS = 40_000_000
+_MAX_PIXELS = 40_000_000  # 160 MB once decoded; what is larger costs more than a picture is worth
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _RDF_ITEM = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
 
 
 @dataclass
 class _Picture:
+    """Hold a picture, and what all its copies say of it."""
+
     folders: list[tuple[str, ...]]  # all in which copies of it lie
     path: Path
     svgs: list[Path]
@@ -71,7 +75,7 @@ def load_openclipart(
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    :class:`~sklearn.utils.Bunch`
         With the attributes
 
         images : list of n str
@@ -116,11 +120,9 @@ def load_openclipart(
         ...
     FileNotFoundError: there is no openclipart in '/nowhere': ...
     """
-    from sklearn.utils import Bunch
-
     check_whole("min_pictures", min_pictures, 1)
     root = _find_root(Path("/usr/share/openclipart" if data_home is None else data_home))
-    dropped: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()  # how many pictures went, by the reason; for DESCR
     files = _list_files(root, drop_folders, dropped)
     pictures = _without_copies(files, root, dropped)
     for picture in pictures:
@@ -132,6 +134,7 @@ def load_openclipart(
     tags = [sorted(picture.tags) for picture in pictures]
     if return_X_y:
         return images, tags
+    # Labels last: a folder may become small when untagged pictures go.
     first, second, n_small = _labels([picture.folders for picture in pictures], min_pictures)
     target, target_names = label_indicator(first)
     subgroup, subgroup_names = label_indicator(second)
@@ -163,9 +166,11 @@ def load_openclipart(
 
 
 def _find_root(home: Path) -> Path:
+    """Return the folder of png and svg, after unpacking the packages where these are there."""
     for root in (home, home / "usr/share/openclipart"):
         if (root / "png").is_dir() and (root / "svg").is_dir():
             return root
+    # Of several versions the last, by name.
     packages = [sorted(home.glob(f"openclipart-{kind}_*.deb"))[-1:] for kind in ("png", "svg")]
     if all(packages):
         return unpack_packages([path for found in packages for path in found], home)
@@ -177,12 +182,12 @@ def _find_root(home: Path) -> Path:
 
 
 def _list_files(root: Path, drop_folders: Iterable[str], dropped: Counter) -> list[Path]:
-    """Relative paths of PNG files, without their suffix, in order."""
+    """List relative paths of PNG files, without their suffix, in order."""
     unwanted = tuple(folder.strip("/") + "/" for folder in drop_folders)
     files = []
     for path in sorted((root / "png").rglob("*.png")):
         stem = path.relative_to(root / "png").with_suffix("")
-        if len(stem.parts) < 2:
+        if len(stem.parts) < 2:  # in no folder: it has no label
             continue
         if stem.as_posix().startswith(unwanted):
             dropped["family"] += 1
@@ -194,8 +199,9 @@ def _list_files(root: Path, drop_folders: Iterable[str], dropped: Counter) -> li
 
 
 def _without_copies(files: list[Path], root: Path, dropped: Counter) -> list[_Picture]:
-    """One picture of each set of copies: that of the deepest folder, then the first by name."""
+    """Keep one picture of each set of copies: of the deepest folder, then the first by name."""
     kept: dict[bytes, _Picture] = {}
+    # The deepest folder says most about a picture.
     for stem in sorted(files, key=lambda stem: (-len(stem.parts), stem)):
         path = (root / "png" / stem).with_suffix(".png")
         key, n_pixels = _png_key(path)
@@ -210,13 +216,17 @@ def _without_copies(files: list[Path], root: Path, dropped: Counter) -> list[_Pi
 
 
 def _png_key(path: Path) -> tuple[bytes, int]:
-    """Digest of what a PNG file shows (size, palette, compressed pixels), and its pixels' number.
+    """Return a digest of what a PNG file shows, and the number of its pixels.
+
+    What it shows are its size, palette and compressed pixels.
+
 
     Two files of one picture differ in texts and dates; decoding would find no further copies.
     """
     content = path.read_bytes()
     digest = hashlib.blake2b(digest_size=16)
     place, n_pixels = 8, 0
+    # A PNG file is 8 bytes, then chunks: length, kind, data, checksum.
     while place + 8 <= len(content):
         (length,) = struct.unpack(">I", content[place : place + 4])
         kind = content[place + 4 : place + 8]
@@ -232,10 +242,12 @@ def _png_key(path: Path) -> tuple[bytes, int]:
 
 def _read_metadata(picture: _Picture) -> None:
     """Fill in name and tags of a picture from the drawings of all its copies."""
+    # Tags that say the folder would be labels in disguise.
     own = {word for folders in picture.folders for name in folders[:2] for word in _words(name)}
     own = {form for word in own for form in _forms(word)}
     for svg in picture.svgs:
         title, keywords, artists = _parse(svg)
+        # Of several copies the first that has a title gives it.
         picture.name = picture.name or title or picture.path.stem.replace("_", " ")
         for keyword in keywords:
             # Some were escaped twice, some are several tags in one.
@@ -250,12 +262,13 @@ def _read_metadata(picture: _Picture) -> None:
 
 
 def _words(folder: str) -> set[str]:
+    """Return the words of a folder's name, alone and as one."""
     parts = [part for part in re.split(r"[\W_]+", folder.lower()) if part]
     return {*parts, "".join(parts)}
 
 
 def _forms(word: str) -> set[str]:
-    """A word, and what may be its singular and plural."""
+    """Return a word, and what may be its singular and plural."""
     forms = {word, word + "s", word + "es"}
     if word.endswith("y"):
         forms.add(word[:-1] + "ies")
@@ -269,7 +282,7 @@ def _forms(word: str) -> set[str]:
 
 
 def _parse(svg: Path) -> tuple[str, list[str], set[str]]:
-    """Title, keywords and people's names in the metadata of a drawing."""
+    """Read title, keywords and people's names in the metadata of a drawing."""
     title, keywords, artists = "", [], set()
     try:
         with open(svg, "rb") as file:
@@ -291,9 +304,10 @@ def _parse(svg: Path) -> tuple[str, list[str], set[str]]:
 def _labels(
     folders: list[list[tuple[str, ...]]], min_pictures: int
 ) -> tuple[list[list[str]], list[list[str]], int]:
-    """Labels of each picture at both levels, and how many second-level folders were merged."""
+    """Return labels of each picture at both levels, and how many folders were merged."""
     first = [sorted({parts[0] for parts in row}) for row in folders]
     second = [sorted({"/".join(parts[:2]) for parts in row}) for row in folders]
+    # Counted once, before any is merged: what is small does not depend on an order.
     counts = Counter(name for row in second for name in row)
     small = {name for name, count in counts.items() if "/" in name and count < min_pictures}
     second = [
@@ -303,6 +317,7 @@ def _labels(
 
 
 def _frequent(labels: list[list[str]], min_pictures: int) -> list[list[str]]:
+    """Return labels without those of few pictures."""
     counts = Counter(name for row in labels for name in row)
     return [[name for name in row if counts[name] >= min_pictures] for row in labels]
 

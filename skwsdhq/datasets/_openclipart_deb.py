@@ -13,7 +13,7 @@ _FOLDER = "usr/share/openclipart"
 
 
 def unpack_packages(packages: list[Path], data_home: Path) -> Path:
-    """The openclipart folder of Debian packages, in ``data_home`` as dpkg would make it.
+    """Unpack Debian's packages as dpkg would, and return their openclipart folder.
 
     Nothing but regular files and links below ``usr/share/openclipart`` is taken. They are unpacked
     beside and renamed, so that what is there is whole.
@@ -53,6 +53,7 @@ def _find_data(file: BinaryIO, package: Path) -> None:
                     f"{str(package)!r} is packed as {name}, which Python can't read; unpack it by "
                     f"`dpkg-deb -x {package.name} FOLDER` and name that folder."
                 )
+            # tarfile would take a shorter archive for whole, where the cut is between members.
             if file.tell() + size > package.stat().st_size:
                 break
             return
@@ -61,9 +62,11 @@ def _find_data(file: BinaryIO, package: Path) -> None:
 
 
 def _unpack(file: BinaryIO, package: Path, folder: Path) -> None:
+    """Unpack what is wanted of the archive at the file's place."""
     try:
         with tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
+                # Packages write "./usr/…"; what climbs out by ".." has another beginning.
                 name = os.path.normpath(member.name)
                 if name.startswith(_FOLDER + "/") and (member.isreg() or member.issym()):
                     archive.extract(_safe(member, str(folder)), folder)

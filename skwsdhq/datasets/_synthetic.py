@@ -27,7 +27,7 @@ _CONSTRAINTS = {
 }
 
 
-def make_tagged_images(
+def make_tagged_images(  # noqa: PLR0913 - options of a call, all but one by name
     n_samples: int = 200,
     *,
     n_classes: int = 5,
@@ -50,7 +50,9 @@ def make_tagged_images(
     Parameters
     ----------
     n_samples : int, default=200
+        Images.
     n_classes : int, default=5
+        Topics, over which images are spread evenly.
     n_tags_per_class : int, default=4
         Words of each topic. Tags are named ``"c<class>_t<number>"``.
     tags_per_image : int, default=3
@@ -64,19 +66,26 @@ def make_tagged_images(
         (n_samples, image_size, image_size, 3) of uint8, stripes in the colour, direction and
         frequency of the class, with pixel noise.
     n_features : int, default=32
+        Columns of the features.
     spread : float, default=0.3
         Standard deviation of features around their class, whose centres are of unit variance.
         For images, the standard deviation of pixel noise is ``100 * spread``.
     image_size : int, default=24
         Pixels of a picture's side.
     random_state : int, RandomState instance or None, default=None
+        Draws all of it; an int gives the same each time.
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    :class:`~sklearn.utils.Bunch`
         With ``data`` (features or pictures), ``tags`` (list of lists), ``clean_tags`` (before
         noise), ``target`` (n_samples,) and ``word_vectors`` (a dict of arrays of 16
         dimensions).
+
+    Raises
+    ------
+    ValueError
+        If a parameter is none that it can be, or ``tags_per_image`` is more than a topic has words.
 
     Examples
     --------
@@ -85,6 +94,7 @@ def make_tagged_images(
     >>> made.data.shape, len(made.tags), sorted(made.word_vectors)[:2]
     ((3, 32), 3, ['c0_t0', 'c0_t1'])
     """
+    # First of all, while nothing but the parameters is local.
     given = {name: value for name, value in locals().items() if name in _CONSTRAINTS}
     validate_parameter_constraints(_CONSTRAINTS, given, "make_tagged_images")
     if not 1 <= tags_per_image <= n_tags_per_class:
@@ -94,18 +104,19 @@ def make_tagged_images(
         )
     rng = check_random_state(random_state)
     words = [[f"c{c}_t{t}" for t in range(n_tags_per_class)] for c in range(n_classes)]
+    # Words of a topic lie around it, much nearer than topics to each other.
     topics = rng.standard_normal((n_classes, 16))
     word_vectors = {
         word: (topics[c] + 0.3 * rng.standard_normal(16)).astype(np.float32)
         for c, topic in enumerate(words)
         for word in topic
     }
+    # As many of each class as can be, in random order.
     target = np.resize(np.arange(n_classes), n_samples)
     rng.shuffle(target)
     clean = [sorted(rng.choice(words[c], tags_per_image, replace=False).tolist()) for c in target]
-    tags = [
-        _spoil(row, c, words, missing, wrong, rng) for row, c in zip(clean, target, strict=True)
-    ]
+    pairs = zip(clean, target.tolist(), strict=True)
+    tags = [_spoil(row, c, words, missing, wrong, rng) for row, c in pairs]
     if kind == "features":
         centres = rng.standard_normal((n_classes, n_features))
         data = centres[target] + spread * rng.standard_normal((n_samples, n_features))
@@ -115,10 +126,17 @@ def make_tagged_images(
     return Bunch(data=data, tags=tags, clean_tags=clean, target=target, word_vectors=word_vectors)
 
 
-def _spoil(tags, own, words, missing, wrong, rng):
-    """Tags with some lost and some replaced by words of another class."""
+def _spoil(
+    tags: list[str],
+    own: int,
+    words: list[list[str]],
+    missing: float,
+    wrong: float,
+    rng: np.random.RandomState,
+) -> list[str]:
+    """Return tags with some lost and some replaced by words of another class."""
     others = [word for c, topic in enumerate(words) if c != own for word in topic]
-    kept = set()
+    kept: set[str] = set()  # two tags may be replaced by one word
     for tag in tags:
         if rng.uniform() < missing:
             continue
@@ -126,18 +144,20 @@ def _spoil(tags, own, words, missing, wrong, rng):
     return sorted(kept)
 
 
-def _stripes(target, n_classes, size, spread, rng):
+def _stripes(
+    target: np.ndarray, n_classes: int, size: int, spread: float, rng: np.random.RandomState
+) -> np.ndarray:
+    """Draw a picture for each class number, (n, size, size, 3), uint8."""
     colours = rng.uniform(0, 255, (n_classes, 2, 3))
+    # Direction and frequency tell classes apart even where two drew similar colours.
     angle = np.pi * np.arange(n_classes) / n_classes
     frequency = 2 + np.arange(n_classes) % 3
     y, x = np.mgrid[:size, :size] / size
     pictures = np.empty((len(target), size, size, 3), dtype=np.uint8)
     for n, c in enumerate(target):
-        wave = np.sin(
-            2
-            * np.pi
-            * (frequency[c] * (x * np.cos(angle[c]) + y * np.sin(angle[c])) + rng.uniform())
-        )[..., None]
+        across = x * np.cos(angle[c]) + y * np.sin(angle[c])
+        # Where the stripes begin says nothing of the class, so it is drawn.
+        wave = np.sin(2 * np.pi * (frequency[c] * across + rng.uniform()))[..., None]
         picture = np.where(wave > 0, colours[c, 0], colours[c, 1])
         noisy = picture + 100 * spread * rng.standard_normal(picture.shape)
         pictures[n] = np.clip(noisy, 0, 255)

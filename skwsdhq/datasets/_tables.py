@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch, check_random_state
 
 from ..utils.text import clean_name, split_lines
 
@@ -20,7 +21,7 @@ __all__ = [
 
 
 def label_indicator(labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
-    """0/1 table (n, L) of the labels of each row, int64, and their names in order."""
+    """Return a 0/1 table (n, L) of the labels of each row, int64, and their names in order."""
     names = sorted({name for row in labels for name in row})
     columns = {name: k for k, name in enumerate(names)}
     table = np.zeros((len(labels), len(names)), dtype=np.int64)
@@ -30,12 +31,13 @@ def label_indicator(labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[s
 
 
 def tidy_tag(tag: str) -> str:
-    """Lower-case, underscores as spaces, no space twice or at an end, composed Unicode."""
+    """Return a tag in lower case and composed Unicode, with single spaces for underscores."""
     return clean_name(tag.replace("_", " "))
 
 
 def check_whole(name: str, value: Any, lowest: int) -> None:
-    """Refuse, by its name, a parameter that is no whole number, or below the lowest one."""
+    """Refuse a parameter that is no whole number, or below the lowest one."""
+    # True is an Integral, and as a count a mistake.
     if not isinstance(value, Integral) or isinstance(value, bool) or value < lowest:
         raise ValueError(f"{name}={value!r} should be a whole number >= {lowest}.")
 
@@ -47,7 +49,7 @@ def split_rows(
     n_train: int | None,
     random_state: Any,
 ) -> Any:
-    """Row numbers of queries, database and training, drawn at random.
+    """Draw row numbers of queries, database and training.
 
     Parameters
     ----------
@@ -66,16 +68,16 @@ def split_rows(
     Bunch
         ``train``, ``query`` and ``database``, each sorted; train lies within database.
     """
-    from sklearn.utils import Bunch, check_random_state
-
     rows = np.flatnonzero(candidates)
     if not 0 <= n_query < len(rows):
         raise ValueError(
             f"n_query={n_query} should be less than the {len(rows)} images that take part; lower "
             "n_query."
         )
+    # One draw for all: the queries do not depend on how many rows train.
     order = check_random_state(random_state).permutation(rows)
     query, database = order[:n_query], order[n_query:]
+    # In the drawn order still, so that a part of it is a random one.
     train = database[trainable[database]]
     if n_train is not None:
         if n_train > len(train):
@@ -88,20 +90,21 @@ def split_rows(
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file without their ends; Latin-1 where it is no UTF-8."""
+    """Read the lines of a text file without their ends; Latin-1 where it is no UTF-8."""
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is not there.")
     content = path.read_bytes()
     try:
-        return split_lines(content.decode("utf-8-sig"))
+        return split_lines(content.decode("utf-8-sig"))  # with or without a byte order mark
     except UnicodeDecodeError:
         return split_lines(content.decode("latin-1"))
 
 
 def first_folder(home: Path, names: Sequence[str], holds: str, what: str) -> Path:
-    """The first of some folders of ``home`` that holds a file by a pattern."""
+    """Return the first of some folders of ``home`` that holds a file by a pattern."""
     for name in names:
         folder = home / name
+        # One look, not a list: a folder may hold a hundred thousand files.
         if folder.is_dir() and next(folder.glob(holds), None) is not None:
             return folder
     raise FileNotFoundError(

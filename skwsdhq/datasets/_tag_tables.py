@@ -39,6 +39,7 @@ def read_table(
     text = decoded(table, encoding)
     if not text.strip():
         raise ValueError(f"{str(table)!r} is empty; it should have a line for each image.")
+    lines: Iterator[tuple[int, list, dict | None]]
     if suffix == ".jsonl":
         lines = _json_lines(table, text)
     else:
@@ -68,6 +69,7 @@ def read_table(
         name = line.get(file_name)
         if isinstance(name, (list, dict)) or not str("" if name is None else name).strip():
             raise ValueError(f"{place} has no {file_name}.")
+        # Tables from Windows write backslashes.
         yield os.path.normpath(str(name).strip().replace("\\", "/")).replace(os.sep, "/"), values
 
 
@@ -83,6 +85,7 @@ def decoded(path: Path, encoding: str) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeError as error:
+        # What the text may be in: two-byte codes have zero bytes, and anything is Latin-1.
         number = content[: getattr(error, "start", 0)].count(b"\n") + 1
         other = "utf-16-le" if b"\0" in content[: 1 << 12] else "latin-1"
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -97,11 +100,12 @@ def decoded(path: Path, encoding: str) -> str:
             f"{str(path)!r}, line {number}, holds a zero byte, which no text in {encoding} has; "
             "name its encoding, as encoding='utf-16-le', or make the file anew."
         )
+    # Of encodings that leave the mark in the text, as utf-16-le does.
     return text.removeprefix("\ufeff")
 
 
 def _tags_of(value: Any, separator: str, place: str) -> list[str]:
-    """Tags of a cell: text is split; a JSON list holds one tag an item, null is none."""
+    """Return the tags of a cell: text is split; a JSON list holds one an item, null none."""
     if isinstance(value, str):
         return split_tags(value, separator)
     items = value if isinstance(value, list) else [value]
@@ -124,7 +128,7 @@ def _tags_of(value: Any, separator: str, place: str) -> list[str]:
 def _csv_lines(
     table: Path, text: str, delimiter: str, names: Collection[str]
 ) -> Iterator[tuple[int, list, dict | None]]:
-    """Line number, columns and cells of each record; cells are None for the header alone."""
+    """Yield line number, columns and cells of each record; None for cells of the header."""
     # Strict: what follows a closing quote, and a quote that is never closed, are errors.
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
@@ -168,7 +172,10 @@ def _refuse_swallowed(
                 )
 
 
-def _json_lines(table: Path, text: str) -> Iterator[tuple[int, list, dict]]:
+def _json_lines(table: Path, text: str) -> Iterator[tuple[int, list, dict | None]]:
+    """Yield line number, keys and the object of each line."""
+
+    # json itself would keep the last of two equal keys.
     def once(pairs: list[tuple[str, Any]]) -> dict:
         twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
         if twice:
@@ -191,14 +198,17 @@ def _json_lines(table: Path, text: str) -> Iterator[tuple[int, list, dict]]:
 def _column(
     columns: list, name: str | None, known: tuple[str, ...], place: str, parameter: str
 ) -> str:
+    """Return the name of a column, given or one that is known, as the table spells it."""
     if name is not None and name in columns:
         return name
+    # The first of columns that differ in case alone; reversed, since later ones replace earlier.
     by_lower = {str(column).lower(): column for column in reversed(columns)}
     for candidate in known if name is None else ():
         if candidate in by_lower:
             return by_lower[candidate]
     asked = repr(name) if name is not None else f"any of {', '.join(known)}"
     way = f"Name it by {parameter}=."
+    # One column in which other marks stand: the table has another delimiter.
     other = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
     if other:
         way = f"Name what stands between columns, as delimiter={other!r}."
@@ -206,6 +216,8 @@ def _column(
 
 
 def _refuse_twice(columns: list, used: list[str], place: str) -> None:
+    """Refuse a table in which a column that is read has a twin."""
+    # Of two columns of one name, cells by name would keep the last in silence.
     for name in used:
         if columns.count(name) > 1:
             raise ValueError(f"{place} has {columns.count(name)} columns {name!r}; rename one.")

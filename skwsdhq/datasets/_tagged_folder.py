@@ -3,11 +3,12 @@
 import mimetypes
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from ..images.reading import picture_suffixes
 from ..utils.text import clean_name, split_lines
@@ -20,7 +21,7 @@ __all__ = ["load_tagged_folder"]
 _PICTURES = (".heic", ".heif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
-def load_tagged_folder(
+def load_tagged_folder(  # noqa: PLR0913 - options of a call, all but two by name
     path: str | os.PathLike,
     tags: str | os.PathLike | None = None,
     *,
@@ -68,7 +69,7 @@ def load_tagged_folder(
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    :class:`~sklearn.utils.Bunch`
         With the attributes
 
         images : list of n str
@@ -108,8 +109,6 @@ def load_tagged_folder(
     >>> data.names, data.tags
     (['cat.png'], [['cat', 'black']])
     """
-    from sklearn.utils import Bunch
-
     if missing not in ("raise", "warn", "ignore"):
         raise ValueError(f"missing={missing!r} should be 'raise', 'warn' or 'ignore'.")
     if not separator:
@@ -117,40 +116,22 @@ def load_tagged_folder(
     folder = Path(path)
     names, others = _list_images(folder)
     table = _find_table(folder, tags)
-    found: dict[str, list[str]] = {name: [] for name in names}
-    absent: dict[str, None] = {}
     if table is None:
         cells = _read_sidecars(folder, names, separator, encoding)
         told = "text files beside the images"
     else:
         cells = read_table(
-            table, file_column, tag_columns, separator, delimiter, encoding, found.keys()
+            table, file_column, tag_columns, separator, delimiter, encoding, frozenset(names)
         )
         told = f"the table {str(table)!r}"
-    # Some systems store names decomposed, "é" as two letters; a table may have them composed.
-    by_form = {unicodedata.normalize("NFC", name): name for name in names}
-    for name, values in cells:
-        if name not in found:
-            name = by_form.get(unicodedata.normalize("NFC", name), name)
-        if name not in found:
-            absent[name] = None
-            continue
-        found[name] += values
+    found, absent = _by_image(cells, names)
     if absent and missing != "ignore":
-        text = (
-            f"{told} names {len(absent)} images that are not in {str(folder)!r}: "
-            f"{', '.join(list(absent)[:5])}{', ...' if len(absent) > 5 else ''}."
-        )
-        there = sorted(absent.keys() & set(others))
-        if there:
-            text += (
-                f" {len(there)} of them are there, but of a kind that Pillow can't read here: "
-                f"{', '.join(there[:5])}{', ...' if len(there) > 5 else ''}."
-            )
+        text = _of_absent(absent, others, f"{told} names", folder)
         if missing == "raise":
             raise FileNotFoundError(f"{text} missing='warn' or 'ignore' leaves them out.")
         warn_caller(text)
     passed_over = _passed_over(others, names, folder, table)
+    # Two spellings may become one tag, so duplicates are found last.
     rows = [list(dict.fromkeys(clean_name(t, lowercase) for t in found[name])) for name in names]
     images = [str(folder / name) for name in names]
     if return_X_y:
@@ -161,7 +142,7 @@ def load_tagged_folder(
         tags=rows,
         names=names,
         untagged=untagged,
-        missing=list(absent),
+        missing=absent,
         passed_over=passed_over,
         DESCR=(
             f"{len(names)} images of the folder {str(folder)!r}, with tags from {told}:\n"
@@ -171,8 +152,44 @@ def load_tagged_folder(
     )
 
 
+def _by_image(
+    cells: Iterable[tuple[str, list[str]]], names: list[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the tags of each image, and the files that have tags and are no images here."""
+    # An image may have several lines, or several text files: tags add up.
+    found: dict[str, list[str]] = {name: [] for name in names}
+    absent: dict[str, None] = {}  # in the order in which they come, each once
+    # Some systems store names decomposed, "é" as two letters; a table may have them composed.
+    by_form = {unicodedata.normalize("NFC", name): name for name in names}
+    for name, values in cells:
+        if name not in found:
+            name = by_form.get(unicodedata.normalize("NFC", name), name)
+        if name in found:
+            found[name] += values
+        else:
+            absent[name] = None
+    return found, list(absent)
+
+
+def _of_absent(absent: list[str], others: list[str], told: str, folder: Path) -> str:
+    """Say which images are named and not there, or there and not readable."""
+    text = f"{told} {len(absent)} images that are not in {str(folder)!r}: {_first(absent)}."
+    there = sorted(set(absent) & set(others))
+    if there:
+        text += (
+            f" {len(there)} of them are there, but of a kind that Pillow can't read here: "
+            f"{_first(there)}."
+        )
+    return text
+
+
+def _first(names: list[str]) -> str:
+    """Return the first few names, as a part of a message."""
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
 def _list_images(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the pictures that can be read, and of all other files but hidden ones."""
+    """Find the names of pictures that can be read, and of all other files but hidden ones."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{str(folder)!r} is no folder.")
     suffixes = picture_suffixes()
@@ -180,6 +197,7 @@ def _list_images(folder: Path) -> tuple[list[str], list[str]]:
     shown = sorted(
         path.as_posix() for path in paths if not any(p.startswith(".") for p in path.parts)
     )
+    # By their names alone: opening a hundred thousand files would take minutes.
     names = [name for name in shown if Path(name).suffix.lower() in suffixes]
     if not names:
         raise FileNotFoundError(
@@ -191,7 +209,7 @@ def _list_images(folder: Path) -> tuple[list[str], list[str]]:
 def _passed_over(
     others: list[str], names: list[str], folder: Path, table: Path | None
 ) -> list[str]:
-    """Files that are no pictures which can be read, and none that tags are read from."""
+    """Return files that are neither pictures which can be read nor read for tags."""
     read = {name for name in others if table is not None and (folder / name).samefile(table)}
     if table is None:
         for name in names:
@@ -201,20 +219,22 @@ def _passed_over(
     if lost:
         warn_caller(
             f"{len(lost)} pictures in {str(folder)!r} are of a kind that Pillow can't read here, "
-            f"and are passed over: {', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}. "
+            f"and are passed over: {_first(lost)}. "
             "Convert them, or install a plugin of Pillow's and import it before.",
         )
     return left
 
 
 def _is_picture(name: str) -> bool:
+    # The system's list of types knows more kinds than Pillow does.
     kind = mimetypes.guess_type(name)[0] or ""
     return kind.startswith("image/") or name.lower().endswith(_PICTURES)
 
 
 def _find_table(folder: Path, tags: Any) -> Path | None:
-    """The table to read; None for sidecars."""
+    """Return the table to read; None for sidecars."""
     if tags is None:
+        # Two tables may contradict each other, and none of them has a better claim.
         found = [folder / name for name in TABLES if (folder / name).is_file()]
         if len(found) > 1:
             raise ValueError(
@@ -235,8 +255,10 @@ def _find_table(folder: Path, tags: Any) -> Path | None:
 def _read_sidecars(
     folder: Path, names: list[str], separator: str, encoding: str
 ) -> Iterator[tuple[str, list[str]]]:
+    """Yield each image that has a text file beside it, and the tags in it."""
     n_found = 0
     for name in names:
+        # The text file's name may be composed where the image's is decomposed, or the reverse.
         forms = dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))])
         paths = [folder / form for form in forms]
         sidecars = [path.with_suffix(".txt") for path in paths]

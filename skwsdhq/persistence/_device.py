@@ -15,6 +15,7 @@ def mend_device(estimator: Any) -> None:
     if device is None or not any(name.endswith("_") for name in vars(estimator)):
         return
     kind = str(device).split(":")[0]
+    # Other kinds of devices are torch's to judge, when they are used.
     missing = (kind == "cuda" and not torch.cuda.is_available()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     )

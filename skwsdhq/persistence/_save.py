@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
 from scipy.sparse import csr_array
+from sklearn.exceptions import InconsistentVersionWarning
 
 from .._version import __version__
 from ..utils.warn import warn_caller
@@ -58,6 +60,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     True
     """
     writer = Writer()
+    # All is JSON before the file is opened: what can't be saved leaves no half of one.
     model = writer.estimator(estimator, "")
     metadata = {"versions": json.dumps(_versions()), "model": json.dumps(model, allow_nan=False)}
     write_sealed(path, writer.arrays, metadata)
@@ -71,6 +74,7 @@ def load(path: str | os.PathLike) -> Any:
     Parameters
     ----------
     path : str or PathLike
+        A file of this or of an earlier version.
 
     Returns
     -------
@@ -97,6 +101,7 @@ def load(path: str | os.PathLike) -> Any:
             saved_by = parse_json(versions, "its list of versions")
             reader = Reader(sealed.array, sealed.format)
             estimator = reader.estimator(parse_json(model, "its model"))
+            # What nobody asks for may be anything; a file of ours holds nothing of the kind.
             if sealed.unread:
                 raise LoadError(f"it holds arrays of no use, as {sorted(sealed.unread)[0]!r}.")
     except LoadError as error:
@@ -104,13 +109,14 @@ def load(path: str | os.PathLike) -> Any:
     except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
         # Lies that nobody thought of; a header is never trusted.
         raise LoadError(f"{Path(path)} can't be loaded: it contradicts itself: {error}") from error
+    # Where the block has ended: a warning may be an error for the user, which is none of the file.
     version = saved_by.get("skwsdhq") if isinstance(saved_by, dict) else None
     _warn_of_version(estimator, str(version))
     return estimator
 
 
 class PersistenceMixin:
-    """``save``, and pickles that know the version they are from."""
+    """Give an estimator ``save``, and pickles that know the version they are from."""
 
     def save(self, path: str | os.PathLike) -> None:
         """Save to a safetensors file, see :func:`skwsdhq.persistence.save`.
@@ -131,7 +137,7 @@ class PersistenceMixin:
         return {**state, "_skwsdhq_version": __version__, "_skwsdhq_csr": list(matrices)}
 
     def __setstate__(self, state: dict) -> None:
-        state = dict(state)
+        state = dict(state)  # pickle's own dict is left as it is
         version = state.pop("_skwsdhq_version", "unknown")
         for name in state.pop("_skwsdhq_csr", ()):
             *parts, shape = state[name]
@@ -142,8 +148,7 @@ class PersistenceMixin:
 
 
 def _versions() -> dict[str, str]:
-    import sklearn
-
+    """Return the versions that a file tells, for people who look into it."""
     return {
         "skwsdhq": __version__,
         "scikit-learn": sklearn.__version__,
@@ -153,8 +158,7 @@ def _versions() -> dict[str, str]:
 
 
 def _warn_of_version(estimator: Any, version: str) -> None:
-    from sklearn.exceptions import InconsistentVersionWarning
-
+    """Warn where another version has written an estimator, as scikit-learn does."""
     if version != __version__:
         warn_caller(
             InconsistentVersionWarning(

@@ -39,6 +39,7 @@ def check_attributes(estimator: Any, entry: Saved) -> None:
         need(len(names) == getattr(estimator, "n_features_in_", -1), "feature names per column")
     if not fitted:
         return
+    # First that all are there: checks read attributes without asking.
     if not entry.required <= known:
         raise LoadError(f"its {name} lacks {', '.join(sorted(entry.required - known))}.")
     if entry.check is not None:
@@ -53,6 +54,7 @@ def need(condition: Any, what: str) -> None:
 
 def check_count(value: Any, name: str, least: int = 0) -> None:
     """Check a whole number; a bool is none."""
+    # A bool is an int to isinstance.
     need(type(value) is int and value >= least, f"a whole number >= {least} as {name}")
 
 
@@ -80,7 +82,8 @@ def check_matrix(
     need(n_columns is None or array.shape[1] == n_columns, f"{n_columns} columns as {name}")
     if unit:
         norms = np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64))
-        # A mean of opposite vectors is a row of zeros.
+        # A mean of opposite vectors is a row of zeros. Rows of float32 are unit to some 1e-7; a
+        # thousandth leaves room for what other machines wrote.
         need(((np.abs(norms - 1) < 1e-3) | (norms == 0)).all(), f"unit rows as {name}")
 
 
@@ -102,6 +105,7 @@ def check_integers(array: Any, name: str, shape: tuple[int, ...], limit: int | N
 def check_texts(array: Any, name: str) -> np.ndarray:
     """Check an array of texts, and return it."""
     need(isinstance(array, np.ndarray) and array.ndim == 1, f"texts as {name}")
+    # An empty list of texts may have come as an array of floats.
     need(array.dtype.kind in "OU" or not len(array), f"texts as {name}")
     return array
 
@@ -120,6 +124,7 @@ def check_epochs(estimator: Any) -> None:
     """Check a history with a loss for each epoch; codebooks alone have turns and no loss."""
     check_count(estimator.n_iter_, "n_iter_")
     check_history(estimator.history_)
+    # Codebooks alone count turns in n_iter_, and have no losses.
     losses = estimator.history_.get("loss", [])
     need(not losses or len(losses) == estimator.n_iter_, "a loss for each of n_iter_ epochs")
 

@@ -8,11 +8,17 @@ places are fixed, so that a file is judged before any JSON is parsed::
 ``sha256`` is that of the whole file with these 64 digits zeros.
 
 A change that older versions can't read raises ``FORMAT``; the reader keeps reading all formats
-from 1 on, and ``tests/data`` keeps a file of each.
+from 1 on. To raise it:
+
+1. add 1 to ``FORMAT``;
+2. beside each class whose record has changed, write a function from the old parameters and
+   attributes to the new ones, and name it in its ``@saved(upgrade={old: ...})``;
+3. run ``tests/data/make_frozen.py`` when nothing will change any more, and keep its files for ever.
 """
 
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -28,7 +34,7 @@ __all__ = ["FORMAT", "LoadError", "SealedFile", "parse_json", "write_sealed"]
 FORMAT = 2
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER = 100_000_000  # safetensors' own limit
-_ALIGNMENT = 64
+_ALIGNMENT = 64  # at which arrays begin, so that a reader may map the file and use them there
 _ZEROS = b"0" * 64
 _SEAL = re.compile(
     rb'\{"__metadata__":\{"skwsdhq_format":"([1-9][0-9]{0,8})",'
@@ -48,11 +54,12 @@ _DTYPES = {
     "U8": "|u1",
     "BOOL": "|b1",
 }
+Place = tuple[np.dtype, tuple[int, ...], int]  # dtype, shape, and where its bytes begin
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 class LoadError(ValueError):
-    """A file that can't be loaded: cut short, damaged, foreign, too new, or not true to itself."""
+    """Tell why a file can't be loaded: cut short, damaged, foreign, too new, untrue to itself."""
 
 
 def write_sealed(
@@ -83,6 +90,7 @@ def write_sealed(
     if len(text) > _MAX_HEADER:
         raise ValueError(f"the header takes {len(text)} bytes; safetensors allows {_MAX_HEADER}.")
     total = _LENGTH.size + len(text) + place
+    # Places of a fixed width are filled in last, so that neither changes the length.
     text = text.replace(b'"nbytes":"' + b"0" * 20, b'"nbytes":"%020d' % total, 1)
     seal = hashlib.sha256(_LENGTH.pack(len(text)) + text)
     for name in names:
@@ -95,7 +103,7 @@ def write_sealed(
 
 
 class SealedFile:
-    """A file of `write_sealed`, found whole and true to its header before an array is read.
+    """Read a file of `write_sealed`, found whole and true to its header before any array.
 
     Parameters
     ----------
@@ -131,7 +139,7 @@ class SealedFile:
         self.unread = set(self._places)
 
     def _sealed_header(self, size: int) -> bytes:
-        """The header's bytes, once the checksum of the whole file is found right."""
+        """Return the header's bytes, once the checksum of the whole file is found right."""
         prefix = self._file.read(_LENGTH.size)
         length = _LENGTH.unpack(prefix)[0] if len(prefix) == _LENGTH.size else 0
         beginning = self._file.read(min(256, max(size - _LENGTH.size, 0)))
@@ -149,6 +157,7 @@ class SealedFile:
             raise LoadError(f"it {what}: {size} bytes instead of {nbytes}; save it again.")
         if not match.end() < length <= min(_MAX_HEADER, size - _LENGTH.size):
             raise LoadError(f"its header can't be {length} bytes long.")
+        # The header is read whole; what follows only goes through a buffer, however much it is.
         self._file.seek(_LENGTH.size)
         header = self._file.read(length)
         zeroed = header[: match.start(3)] + _ZEROS + header[match.end(3) :]
@@ -162,7 +171,7 @@ class SealedFile:
         return header
 
     def array(self, name: str) -> np.ndarray:
-        """An array by name; the same object each time."""
+        """Return an array by name; the same object each time."""
         if name in self._read:
             return self._read[name]
         if name not in self._places:
@@ -174,6 +183,7 @@ class SealedFile:
             memory = array.reshape(-1).view(np.uint8).data
             if self._file.readinto(memory) != array.nbytes:  # type: ignore[attr-defined]
                 raise LoadError("it became shorter while it was read.")
+        # Another byte would be neither true nor false to numpy.
         if dtype == np.bool_ and array.nbytes and array.view(np.uint8).max() > 1:
             raise LoadError(f"{name} holds other bytes than 0 and 1.")
         self._read[name] = array
@@ -181,33 +191,16 @@ class SealedFile:
         return array
 
 
-def _check_places(
-    entries: dict, start: int, size: int
-) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
-    """dtype, shape and place of each array, which together fill the file without a gap."""
+def _check_places(entries: dict, start: int, size: int) -> dict[str, Place]:
+    """Return dtype, shape and place of each array, which together fill the file without a gap."""
     places = {}
     spans = []
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise LoadError(f"its header does not say dtype, shape and place of {name!r}.")
-        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in _DTYPES:
-            raise LoadError(f"{name} has the unknown dtype {dtype!r}.")
-        if not _are_counts(shape) or len(shape) > 8 or not _are_counts(offsets):
-            raise LoadError(f"{name} has no possible shape or place.")
-        if len(offsets) != 2 or any(n > size for n in (*shape, *offsets)):
-            raise LoadError(f"{name} has a shape or place beyond the file's end.")
-        n_bytes = np.dtype(_DTYPES[dtype]).itemsize
-        for n in shape:
-            n_bytes *= n
-        if offsets[1] - offsets[0] != n_bytes:
-            raise LoadError(
-                f"{name} of shape {tuple(shape)} takes {n_bytes} bytes, but has "
-                f"{offsets[1] - offsets[0]}."
-            )
+        dtype, shape, offsets = _entry(name, entry, size)
         spans.append(offsets)
-        places[name] = (np.dtype(_DTYPES[dtype]), tuple(shape), start + offsets[0])
+        places[name] = (dtype, shape, start + offsets[0])
     end = 0
+    # Without gaps nothing hides between arrays, and without overlaps no array stands for another.
     for begin, stop in sorted(spans):
         if begin != end:
             raise LoadError("its arrays overlap or leave gaps.")
@@ -217,13 +210,35 @@ def _check_places(
     return places
 
 
+def _entry(name: str, entry: Any, size: int) -> tuple[np.dtype, tuple[int, ...], list[int]]:
+    """Return dtype, shape and the two ends of an array, where the file may hold it."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise LoadError(f"its header does not say dtype, shape and place of {name!r}.")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise LoadError(f"{name} has the unknown dtype {dtype!r}.")
+    if not _are_counts(shape) or len(shape) > 8 or not _are_counts(offsets):
+        raise LoadError(f"{name} has no possible shape or place.")
+    if len(offsets) != 2 or any(n > size for n in (*shape, *offsets)):
+        raise LoadError(f"{name} has a shape or place beyond the file's end.")
+    # By Python's numbers, which don't overflow.
+    n_bytes = np.dtype(_DTYPES[dtype]).itemsize * math.prod(shape)
+    if offsets[1] - offsets[0] != n_bytes:
+        raise LoadError(
+            f"{name} of shape {tuple(shape)} takes {n_bytes} bytes, but has "
+            f"{offsets[1] - offsets[0]}."
+        )
+    return np.dtype(_DTYPES[dtype]), tuple(shape), offsets
+
+
 def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """JSON without duplicate keys and without NaN; LoadError for all else."""
+    """Read JSON without duplicate keys and without NaN; raise LoadError for all else."""
 
+    # json itself would keep the last of two equal keys, another reader the first.
     def pairs(items: list) -> dict:
         found = dict(items)
         if len(found) != len(items):

@@ -44,10 +44,28 @@ class Reader:
         self._finished: list[Any] = []  # estimators by the number that "same" refers to
 
     def value(self, record: Any) -> Any:
+        """Return the value that JSON describes.
+
+        Parameters
+        ----------
+        record : object
+            From :func:`json.loads`.
+
+        Returns
+        -------
+        object
+            A plain value, an array or an estimator.
+
+        Raises
+        ------
+        LoadError
+            If it describes nothing that a Writer writes.
+        """
         if record is None or isinstance(record, (bool, int, float, str)):
             return record
         if isinstance(record, list):
             return [self.value(item) for item in record]
+        # An object names its kind by its first key; what has no method of that name is unknown.
         kind = next(iter(record), None)
         read = getattr(self, f"_{kind}", None) if kind in _KINDS else None
         if read is None or set(record) != {kind, *_MORE_KEYS.get(str(kind), ())}:
@@ -55,6 +73,7 @@ class Reader:
         return read(*record.values())
 
     def estimator(self, record: Any) -> Any:
+        """Return the estimator that JSON describes; LoadError where it is another value."""
         value = self.value(record)
         if not hasattr(value, "get_params"):
             raise LoadError("it holds no estimator.")
@@ -108,6 +127,7 @@ class Reader:
         if not all(isinstance(part, np.ndarray) and part.ndim == 1 for part in parts):
             raise LoadError("it holds a sparse matrix that is none.")
         data, indices, indptr = parts
+        # scipy's loops in C read where these point, so that a lie would leave the arrays.
         possible = (
             isinstance(shape, list)
             and len(shape) == 2
@@ -138,6 +158,7 @@ class Reader:
         )
         if not possible:
             raise LoadError("its random state is none.")
+        # Numpy trusts what it is given here, hence the checks above.
         random_state.set_state(("MT19937", keys, position, has_gauss, gauss))
         return random_state
 
@@ -148,7 +169,7 @@ class Reader:
 
     def _frozen(self, record: Any) -> Any:
         frozen = FrozenEstimator(self.estimator(record))
-        self._finished.append(frozen)
+        self._finished.append(frozen)  # counts by itself, as in Writer.estimator
         return frozen
 
     def _pipeline(self, records: Any) -> Any:
@@ -184,7 +205,7 @@ class Reader:
         for key, value in attributes.items():
             _set_attribute(estimator, entry, key, value)
         check_attributes(estimator, entry)
-        mend_device(estimator)
+        mend_device(estimator)  # after the checks: a device from elsewhere is no lie
         self._finished.append(estimator)
         return estimator
 
@@ -277,6 +298,7 @@ def _check_output(config: Any) -> None:
         raise LoadError("its output configuration is unknown.")
 
 
+# Methods of Reader by their names without the underscore.
 _KINDS = (
     "float", "tuple", "set", "dict", "array", "strings", "objects", "csr", "random_state", "same",
     "frozen", "pipeline", "estimator",
@@ -288,12 +310,14 @@ def _may_be_attribute(own: type, name: str) -> bool:
     """Tell whether an attribute is data of a fitted estimator, not a method or scikit-learn's."""
     if name in ("_sklearn_output_config", "_metadata_request"):
         return True
+    # What the class defines is code; a value in its place would be called by scikit-learn.
     named = name.endswith("_") or name.startswith("_")
     foreign = name.startswith(("__", "_sk", "_repr", "_parameter", "_estimator"))
     return bool(_NAME.match(name)) and named and not foreign and not hasattr(own, name)
 
 
 def _requests(estimator: Any, value: Any) -> Any:
+    """Return metadata requests of their names in a file."""
     requests = MetadataRequest(owner=estimator)
     if not isinstance(value, dict) or set(value) - set(METHODS):
         raise LoadError("its metadata requests are unknown.")

@@ -35,7 +35,7 @@ _FILE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Saved:
-    """What a class says about its place in a file; see :func:`saved` for the fields."""
+    """Hold what a class says about its place in a file; :func:`saved` tells the fields."""
 
     own: type
     home: str  # the module that defines the class; its __module__ names the public package later
@@ -92,6 +92,7 @@ def saved(
         If the class does not check its parameters, has no parameter of such a name, or another
         class has its name.
     """
+    # Frozen and copied: nobody changes what a class has said.
     given = frozenset(required), check, frozenset(local), dict(names or {}), dict(upgrade or {})
 
     def register(own: Class) -> Class:

@@ -33,11 +33,31 @@ class Writer:
         self._kept: list[Any] = []  # so that no id is given twice
 
     def estimator(self, estimator: Any, place: str) -> dict:
+        """Return the JSON of an estimator.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Of a class that is registered, a Pipeline of them, or one in a FrozenEstimator.
+        place : str
+            Where it stands in another one; "" for the whole.
+
+        Returns
+        -------
+        dict
+            What :func:`json.dumps` takes.
+
+        Raises
+        ------
+        TypeError
+            If a file can't hold it, or a part of it; the message says which.
+        """
+        # One enhancer may serve a quantizer and its embedder, and should be one when it comes back.
         if id(estimator) in self._finished:
             return {"same": self._finished[id(estimator)]}
         if isinstance(estimator, FrozenEstimator):
             record: dict[str, Any] = {"frozen": self.estimator(estimator.estimator, place)}
-        elif type(estimator) is Pipeline:
+        elif type(estimator) is Pipeline:  # a subclass would come back as a Pipeline
             record = {"pipeline": self._pipeline(estimator, place)}
         elif (entry := saved_of(type(estimator))) is not None:
             record = {"estimator": self._own(estimator, entry, place)}
@@ -65,6 +85,7 @@ class Writer:
         for name, value in parameters.items():
             value = _portable(entry, name, value)
             record["parameters"][name] = self.value(value, f"{dot}{name}")
+        # Attributes in the order in which they were set, so that equal models make equal files.
         for name, value in vars(estimator).items():
             if name in parameters or name in CALLBACK_ATTRIBUTES:
                 continue
@@ -94,7 +115,7 @@ class Writer:
             If a file can't hold it.
         """
         if isinstance(value, np.generic):
-            value = value.item()
+            value = value.item()  # numpy's scalars come back as Python's
         if value is None or isinstance(value, (bool, int, float, str)):
             return _scalar(value)
         if isinstance(value, (list, tuple, set, frozenset, Mapping)):
@@ -130,12 +151,14 @@ class Writer:
         _refuse(value, place)
 
     def _array(self, array: np.ndarray, place: str) -> dict:
+        # safetensors holds numbers only; texts stand in the JSON.
         if array.dtype.kind in "OU":
             if not all(isinstance(item, str) for item in array.flat):
                 raise TypeError(f"{place} holds other objects than strings; save can't write it.")
             texts = array.ravel().tolist()
             kind = "strings" if array.dtype.kind == "U" and not is_wasteful(texts) else "objects"
             return {kind: texts, "shape": list(array.shape)}
+        # One array under two names is written once, and is one when it comes back.
         if id(array) not in self._names:
             while place in self.arrays:  # as of the keys 0 and "0" of a dictionary
                 place += "'"
@@ -177,10 +200,12 @@ def _portable(entry: Saved, name: str, value: Any) -> Any:
 def is_wasteful(texts: Sequence[str] | np.ndarray) -> bool:
     """Tell whether an array of texts, each as wide as the longest, is much larger than they are."""
     lengths = [len(text) for text in texts]
+    # 8 times what they need, and 8 letters each: no file of ours is refused for short texts.
     return len(lengths) * max(lengths, default=0) > 8 * (sum(lengths) + 8 * len(lengths))
 
 
 def _requests_to_dict(requests: Any) -> dict:
+    """Return the metadata requests of an estimator that differ from none, by method."""
     return {
         method: dict(getattr(requests, method).requests)
         for method in METHODS

@@ -25,10 +25,12 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Parameters
     ----------
     path : str or PathLike
+        Of the file to replace, if it is there.
 
     Yields
     ------
-    binary file, open for writing
+    BinaryIO
+        Open for writing; no other process sees it under its name before the end.
 
     Raises
     ------
@@ -36,6 +38,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         If the folder does not exist or can't be written, the disk is full, or ``path`` is
         something else than a file.
     """
+    # Beside the real file, on its disk: a rename across disks is a copy, which can break off.
     target = Path(os.path.realpath(path))
     mode = _mode(target)
     _remove_left_parts(target)
@@ -47,12 +50,12 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
                     os.chmod(part, mode)
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # or a power cut could leave the name without the content
             if os.name != "nt":  # renamed while it is locked, so that nobody takes it for left
                 os.replace(part, target)
         if os.name == "nt":
             os.replace(part, target)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves no part
         with contextlib.suppress(OSError):
             part.unlink()
         raise
@@ -67,6 +70,11 @@ def turn(path: str | os.PathLike) -> Iterator[None]:
     ----------
     path : str or PathLike
         Made where it does not exist; it stays empty.
+
+    Yields
+    ------
+    None
+        While the lock is held.
     """
     with open(path, "ab") as file:
         _lock(file)
@@ -74,7 +82,7 @@ def turn(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _mode(target: Path) -> int | None:
-    """Permissions of the file that is there; None where there is none."""
+    """Return the permissions of the file that is there; None where there is none."""
     try:
         status = os.stat(target)
     except FileNotFoundError:
@@ -87,7 +95,7 @@ def _mode(target: Path) -> int | None:
 
 
 def _prefix(target: Path) -> str:
-    """How the names of all parts of a file begin."""
+    """Return how the names of all parts of a file begin."""
     name = target.name
     if len(os.fsencode(name)) > _LONGEST:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -95,7 +103,7 @@ def _prefix(target: Path) -> str:
 
 
 def _open_part(target: Path, mode: int) -> tuple[Path, BinaryIO]:
-    """A new part, locked while it is open."""
+    """Open a new part, locked while it is open."""
     while True:
         part = target.with_name(f"{_prefix(target)}{os.urandom(6).hex()}{_SUFFIX}")
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)
@@ -139,8 +147,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _lock_at_once(file: Any) -> bool | None:
-    """Whether the lock was free, and is ours now; None where the file system has no locks."""
-    import fcntl
+    """Take the lock if it is free, and tell whether; None where there are no locks."""
+    import fcntl  # which Windows does not have
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,6 +160,7 @@ def _lock_at_once(file: Any) -> bool | None:
 
 
 def _lock(file: Any) -> None:
+    """Take the lock of a file, after waiting for it."""
     try:
         import fcntl
     except ImportError:  # Windows

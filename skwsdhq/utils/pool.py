@@ -13,7 +13,7 @@ _PATIENCE_S = 0.3  # for threads in the midst of something, when their work is n
 
 
 class _Call:
-    """What a thread is asked for, and its answer."""
+    """Hold what a thread is asked for, and its answer."""
 
     def __init__(self, item: Any) -> None:
         self.item = item
@@ -25,11 +25,12 @@ class _Call:
 def mapped(
     work: Callable[[Any, Any], Any], items: Iterable, workers: Sequence[Any]
 ) -> Generator[Any, None, None]:
-    """What ``work(worker, item)`` gives for each item, in their order.
+    """Yield what ``work(worker, item)`` gives for each item, in their order.
 
     Parameters
     ----------
     work : callable
+        Called in several threads at once, each time with another worker.
     items : iterable
         Asked for one by one, one more than there are workers ahead.
     workers : sequence
@@ -41,6 +42,7 @@ def mapped(
         The first error, in the order of the items, is raised. The threads end with this generator,
         but for one that hangs.
     """
+    # In the caller's own thread errors and Ctrl-C need no detour.
     if len(workers) <= 1:
         for item in items:
             yield work(workers[0], item)
@@ -48,17 +50,11 @@ def mapped(
     tasks: queue.SimpleQueue = queue.SimpleQueue()
     stopped = threading.Event()
 
-    def serve(worker: Any) -> None:
-        while (call := tasks.get()) is not None:
-            if not stopped.is_set():
-                try:
-                    call.value = work(worker, call.item)
-                except BaseException as error:
-                    call.error = error
-            call.done.set()
-
     # Daemons: the interpreter's end does not wait for them.
-    threads = [threading.Thread(target=serve, args=(one,), daemon=True) for one in workers]
+    threads = [
+        threading.Thread(target=_serve, args=(work, one, tasks, stopped), daemon=True)
+        for one in workers
+    ]
     for thread in threads:
         thread.start()
     waiting: deque[_Call] = deque()
@@ -66,6 +62,7 @@ def mapped(
         for item in items:
             waiting.append(_Call(item))
             tasks.put(waiting[-1])
+            # One more than are worked on, so that no thread waits for the caller.
             if len(waiting) > len(workers):
                 yield _answer(waiting.popleft())
         while waiting:
@@ -73,8 +70,21 @@ def mapped(
     finally:
         stopped.set()
         for _ in threads:
-            tasks.put(None)
+            tasks.put(None)  # one for each: a thread takes no second
         end_of(threads)
+
+
+def _serve(
+    work: Callable[[Any, Any], Any], worker: Any, tasks: queue.SimpleQueue, stopped: threading.Event
+) -> None:
+    """Answer calls until a None comes; once stopped, only say that they are done."""
+    while (call := tasks.get()) is not None:
+        if not stopped.is_set():
+            try:
+                call.value = work(worker, call.item)
+            except BaseException as error:  # raised where the answer is asked for
+                call.error = error
+        call.done.set()
 
 
 def end_of(threads: Iterable[threading.Thread]) -> None:
@@ -85,6 +95,7 @@ def end_of(threads: Iterable[threading.Thread]) -> None:
 
 
 def _answer(call: _Call) -> Any:
+    """Return a call's answer, after waiting for it; raise its error here."""
     call.done.wait()
     if call.error is not None:
         raise call.error
