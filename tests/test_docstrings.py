@@ -21,7 +21,7 @@ CHECKS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["nu
     "checks"
 ]
 # Packages whose names are still to be mended. This set shrinks to nothing.
-TO_BE_MENDED = {"backbones", "datasets", "embedding", "images", "persistence", "quantization"}
+TO_BE_MENDED = {"embedding", "quantization"}
 
 
 def public_packages():
