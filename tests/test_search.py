@@ -27,7 +27,7 @@ from skwsdhq.search._pairs import PairEngine, pair_columns, pair_tables, rough_s
 from skwsdhq.search._scan import ScanEngine
 from skwsdhq.search.topk import sampled_rank
 
-ENGINES = ["buckets", "bounded", "scan", "pairs", "faiss", "numpy"]
+ENGINES = list(_search_select.BUILDERS)
 LISTS = ("codebooks", "codes", "rows", "starts", "directions")
 KINDS = {
     "CodeIndex": ("codebooks", "codes"),

@@ -13,6 +13,7 @@ from ._faiss import build_faiss, read_faiss
 from ._ids import as_ids, ids_of, read_excluded, read_filter
 from ._load import check_rows
 from ._rows import BLOCK, Rows
+from ._select import BUILDERS
 from ._store import load_arrays, save_arrays
 from ._tables import finite_table, lookup_table, rerank, rerank_codes
 from .checks import (
@@ -28,7 +29,7 @@ from .checks import (
 __all__ = ["CodeIndex"]
 
 _KIND = "CodeIndex"  # of a file
-ENGINES = ("auto", "buckets", "bounded", "scan", "pairs", "faiss", "numpy")
+ENGINES = ("auto", *BUILDERS)
 
 
 class CodeIndex:

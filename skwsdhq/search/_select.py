@@ -1,5 +1,7 @@
 """Which engine for which work, and rankings of parts of the rows."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ._bounded import BoundedEngine, n_leading
@@ -9,7 +11,7 @@ from ._faiss import FaissEngine
 from ._pairs import PairEngine
 from ._scan import ScanEngine
 
-__all__ = ["bounds_pay", "build_engine", "choose_engine", "drop_rows", "search_each"]
+__all__ = ["BUILDERS", "bounds_pay", "build_engine", "choose_engine", "drop_rows", "search_each"]
 
 # Where engines change places, as measured on two cores; results do not depend on it.
 _MAX_BUCKETS = 2**16
@@ -43,18 +45,36 @@ def bounds_pay(n: int, shape: tuple[int, ...], n_queries: int) -> bool:
 
 def build_engine(name: str, codes: np.ndarray, n_codewords: int) -> Engine:
     """Build an engine over codes (n, M) by its name."""
-    if name == "faiss":
-        return FaissEngine(codes, n_codewords)
-    if name == "bounded" and not n_leading(codes.shape[1], n_codewords):
-        name = "pairs"  # one codebook, or too many codewords to sort by
-    if name == "bounded":
-        return BoundedEngine(codes, n_codewords)
-    if name == "pairs":
-        return PairEngine(np.ascontiguousarray(codes))
-    if name == "scan":
-        return ScanEngine(codes, n_codewords)
-    columns = np.ascontiguousarray(codes.T)
-    return BucketEngine(columns, n_codewords) if name == "buckets" else NumpyEngine(columns)
+    return BUILDERS[name](codes, n_codewords)
+
+
+def _pairs(codes: np.ndarray, n_codewords: int) -> Engine:
+    return PairEngine(np.ascontiguousarray(codes))
+
+
+def _bounded(codes: np.ndarray, n_codewords: int) -> Engine:
+    # One codebook alone, or too many codewords to sort by, has no beginnings.
+    has_beginnings = n_leading(codes.shape[1], n_codewords) > 0
+    return BoundedEngine(codes, n_codewords) if has_beginnings else _pairs(codes, n_codewords)
+
+
+def _buckets(codes: np.ndarray, n_codewords: int) -> Engine:
+    return BucketEngine(np.ascontiguousarray(codes.T), n_codewords)
+
+
+def _numpy(codes: np.ndarray, n_codewords: int) -> Engine:
+    return NumpyEngine(np.ascontiguousarray(codes.T))
+
+
+# Every engine by the name that a user gives; each takes codes (n, M) and the number of codewords.
+BUILDERS: dict[str, Callable[[np.ndarray, int], Engine]] = {
+    "buckets": _buckets,
+    "bounded": _bounded,
+    "scan": ScanEngine,
+    "pairs": _pairs,
+    "faiss": FaissEngine,
+    "numpy": _numpy,
+}
 
 
 def search_each(
