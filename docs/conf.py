@@ -1,8 +1,13 @@
 """Sphinx configuration."""
 
+import sys
 import warnings
+from pathlib import Path
 
 import skwsdhq
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 project = "skwsdhq"
 author = "the skwsdhq developers"
@@ -13,9 +18,11 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "myst_parser",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
+source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 exclude_patterns = ["_build", "auto_examples/*.ipynb", "auto_examples/*.py"]
 templates_path = ["_templates"]
 
@@ -42,3 +49,14 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
 }
 warnings.filterwarnings("ignore", message="Matplotlib is currently using agg")
+
+
+def draw_rooms(app):
+    """Draw the picture of CONTRIBUTING.md from the imports as they are."""
+    import rooms
+
+    rooms.draw(HERE / "_generated" / "rooms.png")
+
+
+def setup(app):
+    app.connect("builder-inited", draw_rooms)
