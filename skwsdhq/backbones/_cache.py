@@ -1,8 +1,8 @@
 """Features of images kept on disk, a row an image, so that a network sees each image once.
 
 A folder for each network holds a file ``rows-WIDTH`` that only grows, of records of one size: the
-image's key, its features, and a checksum of both and of the folder's name. Whatever is cut,
-changed, added or moved is thereby a row that is not there, and is computed again. Processes take
+image's key, its features, and a checksum of both and of the folder's name. A record that was cut,
+changed or moved fails its checksum: it counts as missing, and is computed again. Processes take
 turns by a lock on a second file.
 """
 
@@ -30,7 +30,8 @@ _CHECK_BYTES = 16
 class FeatureCache:
     """Keep rows of features by key.
 
-    What can't be read or written, on a full disk for one, is a warning and not kept.
+    Where the disk can't be read or written, as when it is full, there is a warning, and features
+    are computed and not kept.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ class FeatureCache:
         n_at_once : int
             Images that are computed before they are written and others get their turn.
         begin : callable
-            Is told the number of images to compute, where there are any.
+            Takes the number of images to compute, before the first of them.
 
         Returns
         -------

@@ -28,12 +28,11 @@ def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
 ) -> Any:
     """Extract features of images by a frozen network.
 
-    While the network runs on a batch, the next one is read. Memory does not grow with the number
-    of images but for their features. On a CPU several batches are computed at once, each by one
-    thread, so that the features do not depend on the number of threads. A torch module runs in eval
-    mode, in a copy that shares its parameters: it is left as it is, in whatever mode, and may be
-    used by several threads. A callable that is no module, or a module with hooks, is called for one
-    batch at a time.
+    Reading goes on while the network runs, and memory grows by the features alone. On a CPU each
+    thread computes batches of its own, so the number of threads does not change the features. A
+    torch module runs in eval mode, in a copy that shares its parameters: the module itself stays
+    in its mode, and several threads may use it. A callable that is no module, or a module with
+    hooks, gets one batch at a time.
 
     Parameters
     ----------
@@ -63,9 +62,9 @@ def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
         middle, and their mirror images) of a picture 8/7 as large (256 pixels for 224 and 227),
         which takes ten times as long. Else the picture is seen once, at the network's size.
     verbose : int, default=0
-        1 shows a progress bar, and the log of "skwsdhq.backbones" says at the end how many images a
-        second it were. At any value it says of 100 images or more, at the level INFO, what begins
-        and, after the first of them, how long it will take.
+        1 shows a progress bar, and tells the log "skwsdhq.backbones" how many images a second it
+        took. At any value, with 100 images or more, that log says (at INFO) what begins and, after
+        the first of them, how long it will take.
 
     Returns
     -------
@@ -128,9 +127,9 @@ def features_and_skipped(  # noqa: PLR0913 - those of extract_features, and what
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Extract features, those of a blank picture where an image can't be read, and tell where.
 
-    ``rows``, where it is given, are the numbers of the images to take. ``then``, where it is given,
-    is called with the features of a batch, and its rows take their place (before the mean over
-    crops). ``is_announced`` says whether the log tells of a long run.
+    ``rows`` are the numbers of the images to take; None is all. ``then`` takes the features of a
+    batch, and gives what takes their place (before the mean over crops). ``is_announced`` says
+    whether the log tells of a long run.
     """
     # Before the network is loaded, which takes longer than to see a mistake.
     input_kind(images)  # refuses what has no length

@@ -63,12 +63,11 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
     n_jobs : int or None, default=None
         Threads that read and resize images; None is 1, -1 all cores.
     memory : str, PathLike, joblib.Memory or None, default=None
-        Where to keep features, by image, so that the network sees each image once, whatever
-        folds, candidates and processes ask for it. An image is known by its pixels, or by its
-        path, size and time of change; a network by all that it holds, and where that can't be told,
-        nothing is kept, with a warning. Damaged rows are computed again. Unlike the ``memory`` of a
-        Pipeline, which keeps the output for each fold as a whole, it holds for the test rows of a
-        fold too.
+        Where to keep features, by image: the network then sees each image once, whatever folds,
+        candidates and processes ask for it. Pixels tell an image from others, or its path, size and
+        time of change; all that a network holds tells it from others. Where nothing tells it, there
+        is a warning, and nothing is kept. Damaged rows are computed again. The ``memory`` of a
+        Pipeline keeps the output of each fold as a whole; this one serves the test rows too.
     device : str, torch.device or None, default=None
         Where the network runs; None is CUDA where there is one, else the CPU.
     dtype : {"float32", "bfloat16", "auto"}, default="float32"
@@ -77,8 +76,8 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         Colour behind transparent images.
     on_error : {"raise", "skip"}, default="raise"
         What to do about an image that can't be read: raise an error that names the file; or put a
-        blank picture in its place, so that rows stay with their tags, and warn which rows these
-        are. To leave them out, with their tags, ask
+        blank picture in its place, so that rows stay with their tags, and warn of these rows. To
+        leave them out, with their tags, ask
         :func:`skwsdhq.images.unreadable_images` before.
     ten_crop : bool, default=False
         Whether features are the mean over ten crops, see

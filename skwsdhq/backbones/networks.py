@@ -139,8 +139,8 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
 
     Notes
     -----
-    A name gives the same module each time, while it is among the two used last: copy it before it
-    is changed.
+    The two networks used last are kept, and their names give the same module each time: copy it
+    before you change it.
     """
     backbone = resolve_backbone(backbone)
     if isinstance(backbone, Backbone):

@@ -69,9 +69,10 @@ def features_of(  # noqa: PLR0913 - those of extract_features, once they are che
 ) -> np.ndarray:
     """Compute features (n, d), float32; while the network runs on a batch, read the next one.
 
-    With ``ten_crop`` the mean over ten crops of pictures that are larger than its input; what
-    ``then`` makes of the features of a batch takes their place, and is averaged. ``is_own`` says
-    that nobody else changes the network; the log calls it ``announced_as``, or is silent.
+    With ``ten_crop`` a row is the mean over ten crops of a picture larger than the network's input.
+    ``then`` takes the features of a batch, and gives what takes their place, before that mean.
+    ``is_own`` says that nobody else changes the network. The log calls it ``announced_as``, and is
+    silent where that is None.
     """
     features: np.ndarray | None = None
     done = 0
@@ -123,9 +124,8 @@ def _runners(
 ) -> Iterator[list[Callable[[np.ndarray], np.ndarray]]]:
     """Yield functions from (b, size, size, 3) uint8 to (b, d) float32, for as many threads.
 
-    On a CPU each of them keeps to its thread: batches are divided among threads, not the loops
-    within, so that no thread waits for others within a batch, and a batch's features do not depend
-    on how many there are.
+    On a CPU each keeps to one thread: threads share out the batches, not the loops within one. No
+    thread then waits for another within a batch, and their number does not change its features.
     """
     module = network.module
     if not isinstance(module, torch.nn.Module):
@@ -157,7 +157,7 @@ def _eval_copy(module: Any, device: Any, is_own: bool) -> Iterator[Any]:
     """Yield the module in eval mode on a device, in a copy that nobody else can change.
 
     The copy shares the parameters where they are on that device already. A network that came of a
-    name, and is in eval mode, is taken as it is, or as a copy on the device that is kept.
+    name, and is in eval mode, needs no copy; on another device its copy is kept.
     """
     tensors = [*module.parameters(), *module.buffers()]
     is_there = all(

@@ -22,8 +22,7 @@ def input_kind(X: Any) -> str:
     X : array-like, sequence
         Feature matrix (n, d); uint8 pictures (n, H, W, 3), or any lazy object of that ``shape``
         that slices as an array; a sequence of pictures of unequal sizes; a sequence of paths.
-        What is none of the last three and holds no image counts as features, to be validated as
-        such.
+        Whatever else holds no image counts as features, which the caller validates.
 
     Returns
     -------

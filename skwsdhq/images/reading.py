@@ -26,8 +26,8 @@ _LOADING = tuple(threading.Lock() for _ in range(64))  # for Pillow images, by t
 def read_image(source: Any, *, background: str | Sequence[int] = "white") -> Any:
     """Read one picture as a Pillow image in RGB, upright, on a colour where it is transparent.
 
-    Of an animation it is the first frame. 16 bits are scaled to 8, and floats of 0 to 1 to 0 to
-    255; CMYK and palettes become RGB, and what EXIF says of a camera's rotation is done.
+    Of an animation it reads the first frame. It scales 16 bits to 8, and floats of 0 to 1 to 0 to
+    255, turns CMYK and palettes into RGB, and rotates the picture as EXIF says.
 
     Parameters
     ----------

@@ -50,12 +50,11 @@ class ResizedImages:
         Pixels of a side. The shorter side is resized to it (bicubic), the middle cut out. Arrays
         of this size already are sliced as they are.
     cache_dir : str, PathLike or None, default=None
-        Folder in which to keep the resized pictures, ``3 * size ** 2`` bytes each, so that each is
+        Folder in which to keep the resized pictures, ``3 * size ** 2`` bytes each: each is then
         read and resized once for all epochs and processes. The first call of :meth:`rows` reads
-        them all, in bounded memory. The file is found again by what the images are: paths with
-        their sizes and times of change, or pixels. A damaged one is made anew, rows being checked
-        by their checksums. Where the folder can't be used, as on a full disk, there is a warning
-        and no cache.
+        them all, in bounded memory. The images name the file: their paths, sizes and times of
+        change, or their pixels. Each row has a checksum, and a damaged file is made anew. Where
+        the folder can't be used, as on a full disk, there is a warning and no cache.
     n_jobs : int, default=None
         Threads that read and resize; None is 1, -1 all cores.
     background : str or (red, green, blue), default="white"
@@ -362,8 +361,8 @@ def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
     Yields
     ------
     object
-        In order; an error in the making is raised here. The thread ends with this generator, which
-        does not wait for long where it hangs, as in reading from a disk that is away.
+        In order; an error in the thread is raised here. The thread ends with this generator, which
+        does not wait long for one that hangs, as on a disk that is away.
     """
     waiting: queue.Queue = queue.Queue(n_ahead)
     stopped = threading.Event()

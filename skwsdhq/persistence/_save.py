@@ -29,9 +29,9 @@ __all__ = ["FORMAT", "LoadError", "PersistenceMixin", "load", "save"]
 def save(estimator: Any, path: str | os.PathLike) -> None:
     """Save an estimator, fitted or not, to a file that :func:`load` reads.
 
-    What depends on this machine is left out: word vectors that are an object or a path come back
-    as None (the fitted enhancer does not need them; give them again before the next ``fit``), as
-    do ``memory``, ``checkpoint_dir``, ``cache_dir`` and callbacks. Numpy scalars come back as
+    It leaves out what depends on this machine: word vectors that are an object or a path come back
+    as None (the fitted enhancer does not need them; give them again before the next ``fit``), and
+    so do ``memory``, ``checkpoint_dir``, ``cache_dir`` and callbacks. Numpy scalars come back as
     Python's numbers.
 
     Parameters
@@ -69,7 +69,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
 def load(path: str | os.PathLike) -> Any:
     """Load an estimator that :func:`save` or its method ``save`` wrote.
 
-    Nothing from the file is executed, and no more memory is allocated than the file justifies.
+    It runs nothing from the file, and takes no more memory than the size of the file justifies.
 
     Parameters
     ----------

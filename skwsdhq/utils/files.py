@@ -18,9 +18,9 @@ _LONGEST = 200  # bytes of a file's name that its part repeats; systems allow 25
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` when the block ends without an error.
 
-    A crash, at any moment, leaves the old file as it was. What a link points to is replaced, not
-    the link, and a file that is there hands on its mode. Parts that killed processes left beside
-    it are removed.
+    A crash, at any moment, leaves the old file as it was. Where ``path`` is a link, the new file
+    replaces its target. It takes over the mode of the old one. Parts that killed processes left
+    beside it are removed.
 
     Parameters
     ----------
