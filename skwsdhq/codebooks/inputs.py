@@ -100,9 +100,10 @@ def as_codes(
         )
     if n_samples is not None and len(codes) != n_samples:
         raise ValueError(f"{name} have {len(codes)} rows, should have {n_samples}.")
+    is_whole = codes.dtype.kind in "iu"
     if not codes.size:  # an empty list is an array of floats
-        return codes.astype(code_dtype(n_codewords)) if codes.dtype.kind not in "iu" else codes
-    if codes.dtype.kind not in "iu":
+        return codes if is_whole else codes.astype(code_dtype(n_codewords))
+    if not is_whole:
         raise TypeError(f"{name} should be integers; got dtype {codes.dtype}.")
     low, high = codes.min(), codes.max()
     if low < 0 or high >= n_codewords:

@@ -234,13 +234,11 @@ def hinge_torch(
             active[:r] += is_active
             per_pair.append(is_active.sum(dim=1, keepdim=True).to(unit.dtype))
         if gradient is not None:
-            if hardest is None:
-                weights = active
-            else:
-                weights = unit.new_zeros((len(x), n_concepts)).scatter_(1, hardest, active)
+            if hardest is not None:
+                active = unit.new_zeros((len(x), n_concepts)).scatter_(1, hardest, active)
             for c, count in zip(steps, per_pair, strict=True):
-                weights[: len(c)].scatter_(1, c[:, None], -count)
-            gradient[rows] = weights @ concepts
+                active[: len(c)].scatter_(1, c[:, None], -count)
+            gradient[rows] = active @ concepts
     return total, gradient
 
 

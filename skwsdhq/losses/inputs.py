@@ -121,25 +121,34 @@ def directions_and_lengths(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
 def as_pairs(indicator: Any, n_samples: int, n_concepts: int) -> tuple[np.ndarray, np.ndarray]:
     """Return row and concept of every pair of an indicator, row after row, each (P,) int64."""
     shape = (n_samples, n_concepts)
-    if isinstance(indicator, torch.Tensor) and indicator.layout != torch.strided:
-        _check_shape(tuple(indicator.shape), shape)
-        coo = indicator.detach().cpu().to_sparse_coo().coalesce()
-        rows, concepts = coo.indices().numpy()[:, coo.values().numpy() != 0]
-        return rows, concepts  # coalesced: sorted, no duplicates
     if hasattr(indicator, "tocsr"):  # scipy's matrices and arrays
-        _check_shape(indicator.shape, shape)
-        csr = indicator.tocsr()
-        rows = np.repeat(np.arange(n_samples), np.diff(csr.indptr))
-        carried = csr.data != 0
-        if not carried.all():
-            return _sorted_pairs(rows[carried], csr.indices[carried].astype(np.int64), shape)
-        return _sorted_pairs(rows, csr.indices.astype(np.int64), shape)
-    if isinstance(indicator, torch.Tensor):
-        indicator = indicator.detach().cpu()
+        return _pairs_of_scipy(indicator, shape)
+    if not isinstance(indicator, torch.Tensor):
+        return _pairs_of_array(np.asarray(indicator), shape)
+    indicator = indicator.detach().cpu()
+    if indicator.layout == torch.strided:
         if indicator.dtype == torch.bfloat16:  # which numpy does not know
             indicator = indicator.float()
-        indicator = indicator.numpy()
-    array = np.asarray(indicator)
+        return _pairs_of_array(indicator.numpy(), shape)
+    _check_shape(tuple(indicator.shape), shape)
+    coo = indicator.to_sparse_coo().coalesce()
+    rows, concepts = coo.indices().numpy()[:, coo.values().numpy() != 0]
+    return rows, concepts  # coalesced: sorted, no duplicates
+
+
+def _pairs_of_scipy(indicator: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of a sparse matrix, whose stored zeros are none."""
+    _check_shape(indicator.shape, shape)
+    csr = indicator.tocsr()
+    rows = np.repeat(np.arange(shape[0]), np.diff(csr.indptr))
+    carried = csr.data != 0
+    if not carried.all():
+        return _sorted_pairs(rows[carried], csr.indices[carried].astype(np.int64), shape)
+    return _sorted_pairs(rows, csr.indices.astype(np.int64), shape)
+
+
+def _pairs_of_array(array: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs that an array is, or that it marks by other numbers than 0."""
     are_pairs = array.ndim == 2 and len(array) == 2 and array.dtype.kind in "iu"
     if are_pairs and array.shape == shape:
         # Read as pairs, more than four columns of 0 and 1 would hold duplicates: a matrix.

@@ -183,15 +183,8 @@ class _Labels:
             self.form = _EMPTY
             return
         # One collection makes all rows collections: a bare string among them is a slip.
-        collections = [is_row(row) for row in labels]
-        if any(collections):
-            self.form = _COLLECTIONS
-            for row, several in zip(labels, collections, strict=True):
-                if several:
-                    self._look(row)
-                elif not is_missing(row):
-                    raise TypeError(f"{name} mixes collections with single labels; use lists only.")
-            self.rows = read_rows(labels, name=name)
+        if any(is_row(row) for row in labels):
+            self._read_collections(labels)
             return
         self.form = _CLASSES
         numeric = isinstance(labels, np.ndarray) and labels.dtype.kind in "biuf"
@@ -203,6 +196,18 @@ class _Labels:
                 "missing."
             )
         self.rows = labels
+
+    def _read_collections(self, labels: Any) -> None:
+        """Read a collection of names for each row, or nothing."""
+        self.form = _COLLECTIONS
+        for row in labels:
+            if is_row(row):
+                self._look(row)
+            elif not is_missing(row):
+                raise TypeError(
+                    f"{self.name} mixes collections with single labels; use lists only."
+                )
+        self.rows = read_rows(labels, name=self.name)
 
     def _as_rows(self, labels: Any) -> Any:
         """Return labels that are no indicator as an array or a list; refuse the rest."""

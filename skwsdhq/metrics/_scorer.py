@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from .. import codebooks, search
 from ..tags import check_tags, tags_to_lists
@@ -47,12 +48,20 @@ def attach_labels(tags: Any, labels: Any) -> list[TagsWithLabels]:
     >>> y[1], y[1].labels
     (['car'], 'vehicle')
     """
-    from scipy import sparse
-
     # In whatever form tags come, the estimator gets lists: those every tool slices.
     indicator, names = check_tags(tags, lowercase=False)
     lists = tags_to_lists(indicator, names) if indicator.shape[0] else []
     rows = [TagsWithLabels(row) for row in lists]
+    own = _rows_of_labels(labels)
+    if len(own) != len(rows):
+        raise ValueError(f"there are {len(rows)} rows of tags but {len(own)} of labels.")
+    for row, label in zip(rows, own, strict=True):
+        row.labels = label
+    return rows
+
+
+def _rows_of_labels(labels: Any) -> list:
+    """Return the labels of each row: a class, a collection, or an indicator's row as an array."""
     if sparse.issparse(labels):
         labels = labels.toarray()
     elif hasattr(labels, "__array__"):
@@ -62,12 +71,7 @@ def attach_labels(tags: Any, labels: Any) -> list[TagsWithLabels]:
             labels = labels[:, 0]
     if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
         raise TypeError(f"labels should have an entry a row; got {type(labels).__name__}.")
-    labels = list(labels)
-    if len(labels) != len(rows):
-        raise ValueError(f"there are {len(rows)} rows of tags but {len(labels)} of labels.")
-    for row, label in zip(rows, labels, strict=True):
-        row.labels = label
-    return rows
+    return list(labels)
 
 
 class RetrievalScorer:

@@ -27,6 +27,11 @@ def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
         raise ValueError(f"{name} should have 1 dimension; got shape {array.shape}.")
     if array is None or array.dtype.kind in "OT":  # objects, and numpy's strings of any length
         return _of_elements(list(ids if array is None else array), name)
+    return _of_array(array, name)
+
+
+def _of_array(array: np.ndarray, name: str) -> np.ndarray:
+    """Return an array of integers as int64, or of strings as it is; refuse all else."""
     if array.dtype.kind == "U":
         return array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "iu" and len(array):
@@ -39,24 +44,33 @@ def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
 def _of_elements(ids: list, name: str) -> np.ndarray:
     """Do what `as_ids` does, for Python's objects."""
     kinds = set(map(type, ids))
-    if all(issubclass(kind, str) for kind in kinds) and ids:
-        array = np.array(ids, dtype=str)
-        # numpy takes zeros at the end for no part of a string: two ids would be one.
-        ends = [entry for entry in ids if entry.endswith("\0")] if "\0" in "".join(ids) else None
-        if ends:
-            raise ValueError(f"{name} should not end in a NUL character; got {ends[0]!r}.")
-        return array
+    if ids and all(issubclass(kind, str) for kind in kinds):
+        return _of_strings(ids, name)
+    _refuse_mixed(ids, kinds, name)
+    try:
+        return np.array([int(entry) for entry in ids], dtype=np.int64)
+    except OverflowError:
+        beyond = next(entry for entry in ids if not -_MAX_ID - 1 <= entry <= _MAX_ID)
+        raise ValueError(f"{name} should lie within int64; got {beyond}.") from None
+
+
+def _of_strings(ids: list[str], name: str) -> np.ndarray:
+    """Return strings as an array, in which they stay different from each other."""
+    # numpy takes zeros at the end for no part of a string: two ids would be one.
+    ends = [entry for entry in ids if entry.endswith("\0")] if "\0" in "".join(ids) else None
+    if ends:
+        raise ValueError(f"{name} should not end in a NUL character; got {ends[0]!r}.")
+    return np.array(ids, dtype=str)
+
+
+def _refuse_mixed(ids: list, kinds: set[type], name: str) -> None:
+    """Refuse ids of which one is no integer, and name it."""
     wrong = {kind for kind in kinds if not issubclass(kind, str | int | np.integer)} | {bool}
     found = next((entry for entry in ids if type(entry) in wrong), _NONE)
     if found is not _NONE:
         raise TypeError(f"{name} should be all integers or all strings; got {found!r}.")
     if any(issubclass(kind, str) for kind in kinds):
         raise TypeError(f"{name} should be all integers or all strings; got some of both.")
-    try:
-        return np.array([int(entry) for entry in ids], dtype=np.int64)
-    except OverflowError:
-        beyond = next(entry for entry in ids if not -_MAX_ID - 1 <= entry <= _MAX_ID)
-        raise ValueError(f"{name} should lie within int64; got {beyond}.") from None
 
 
 def find_rows(ids: np.ndarray | None, n: int, wanted: np.ndarray) -> np.ndarray:
@@ -95,18 +109,7 @@ def read_excluded(
     exclude: Any, exclude_self: bool, ids: np.ndarray | None, n: int, n_queries: int
 ) -> np.ndarray | None:
     """Return rows that each query leaves out, (q, E) filled up with -1; None for no rows at all."""
-    per_query: list[np.ndarray] = []
-    if exclude is not None:
-        entries = list(exclude)
-        if len(entries) != n_queries:
-            raise ValueError(
-                f"exclude should have an entry for each of {n_queries} queries; got {len(entries)}."
-            )
-        lists = [[entry] if _is_id(entry) else list(entry) for entry in entries]
-        flat = as_ids([i for entry in lists for i in entry], "exclude")
-        found = find_rows(ids, n, flat)
-        bounds = np.cumsum([len(entry) for entry in lists])[:-1]
-        per_query = np.split(found, bounds) if lists else []
+    per_query = [] if exclude is None else _rows_of_each(exclude, ids, n, n_queries)
     if exclude_self:
         if n_queries != n:
             raise ValueError(
@@ -128,6 +131,20 @@ def read_excluded(
     return excluded if width else None
 
 
+def _rows_of_each(exclude: Any, ids: np.ndarray | None, n: int, n_queries: int) -> list[np.ndarray]:
+    """Return for each query the rows of the ids that it leaves out; -1 for unknown ones."""
+    entries = list(exclude)
+    if len(entries) != n_queries:
+        raise ValueError(
+            f"exclude should have an entry for each of {n_queries} queries; got {len(entries)}."
+        )
+    lists = [[entry] if _is_id(entry) else list(entry) for entry in entries]
+    # All ids are looked up at once: sorting them for each query would take longer than the search.
+    flat = as_ids([i for entry in lists for i in entry], "exclude")
+    bounds = np.cumsum([len(entry) for entry in lists])[:-1]
+    return np.split(find_rows(ids, n, flat), bounds) if lists else []
+
+
 def read_filter(
     filter: Any, ids: np.ndarray | None, n: int, n_queries: int
 ) -> np.ndarray | list[np.ndarray] | None:
@@ -139,34 +156,29 @@ def read_filter(
             f"filter should be a mask or ids, for all queries or for each; got {filter!r}."
         )
     entries = filter if isinstance(filter, np.ndarray) else list(filter)
-    if _is_mask(entries):
-        return _mask_rows(np.asarray(entries), n)
-    if isinstance(entries, np.ndarray) and entries.ndim == 1 and entries.dtype != object:
-        return _id_rows(entries, ids, n)
+    is_array = isinstance(entries, np.ndarray) and entries.ndim == 1 and entries.dtype != object
+    if _is_mask(entries) or is_array or all(_is_id(entry) for entry in entries):
+        return _allowed_rows(entries, ids, n)
     # Neither a mask nor ids: then it is a list with one of these for each query.
-    if all(_is_id(entry) for entry in entries):
-        return _id_rows(entries, ids, n)
     if len(entries) != n_queries:
         raise ValueError(
             f"filter should have an entry for each of {n_queries} queries; got {len(entries)}."
         )
-    rows = []
-    for entry in entries:
-        entry = entry if isinstance(entry, np.ndarray) else list(entry)
-        read = _mask_rows(np.asarray(entry), n) if _is_mask(entry) else _id_rows(entry, ids, n)
-        rows.append(read)
-    return rows
+    return [
+        _allowed_rows(entry if isinstance(entry, np.ndarray) else list(entry), ids, n)
+        for entry in entries
+    ]
 
 
-def _mask_rows(mask: np.ndarray, n: int) -> np.ndarray:
+def _allowed_rows(entries: Any, ids: np.ndarray | None, n: int) -> np.ndarray:
+    """Return the rows, ascending, that a mask or a list of ids allows."""
+    if not _is_mask(entries):
+        rows = find_rows(ids, n, as_ids(entries, "filter"))
+        return np.unique(rows[rows >= 0])
+    mask = np.asarray(entries)
     if mask.shape != (n,):
         raise ValueError(f"A mask should have an entry for each of {n} rows; got {mask.shape}.")
     return np.flatnonzero(mask)
-
-
-def _id_rows(wanted: Any, ids: np.ndarray | None, n: int) -> np.ndarray:
-    rows = find_rows(ids, n, as_ids(wanted, "filter"))
-    return np.unique(rows[rows >= 0])
 
 
 def _is_id(entry: Any) -> bool:

@@ -116,11 +116,7 @@ class InvertedCodeIndex:
 
         whole = index._rows  # read once: other threads may add to the index
         n = len(whole)
-        if n == 0:
-            raise ValueError("index has no rows; add rows before dividing them among lists.")
-        n_lists = min(round(2 * n**0.5), n) if n_lists is None else check_k(n_lists, "n_lists")
-        if n_lists > n:
-            raise ValueError(f"n_lists={n_lists} should be <= n={n} rows; lower n_lists.")
+        n_lists = _check_lists(n_lists, n)
         if residuals not in (None, True, False):
             raise TypeError(f"residuals={residuals!r} should be True, False or None.")
         if vectors is not None:
@@ -377,6 +373,16 @@ class InvertedCodeIndex:
         index._set_lists(arrays["starts"], arrays["directions"], arrays.get("centers"))
         index.n_jobs = n_jobs
         return index
+
+
+def _check_lists(n_lists: int | None, n: int) -> int:
+    """Return how many lists n rows are divided among at most."""
+    if n == 0:
+        raise ValueError("index has no rows; add rows before dividing them among lists.")
+    n_lists = min(round(2 * n**0.5), n) if n_lists is None else check_k(n_lists, "n_lists")
+    if n_lists > n:
+        raise ValueError(f"n_lists={n_lists} should be <= n={n} rows; lower n_lists.")
+    return n_lists
 
 
 def _best_codes(

@@ -1,6 +1,6 @@
 """The rows of an index at one moment, and how they are ranked."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class Rows:
     def with_added(self, codes: np.ndarray, ids: np.ndarray | None) -> "Rows":
         """Return these rows and new ones behind them; codes and ids have their final dtypes."""
         own = self.own_ids
+        plain = False
         if ids is None:
             if own is not None and own.dtype.kind == "U" and len(codes):
                 raise ValueError("The index has string ids; give ids= for the new rows as well.")
@@ -71,14 +72,7 @@ class Rows:
             # Ids that are still the row numbers need no memory.
             plain = own is None and self.next_id == len(self)
         else:
-            plain = False
-            if len(self) and len(ids) and ids.dtype.kind != self.ids.dtype.kind:
-                raise TypeError("ids should be of one kind, all integers or all strings.")
-            check_unique(ids, len(codes))
-            known = find_rows(own, len(self), ids) >= 0 if len(self) else np.zeros(len(ids), bool)
-            if known.any():
-                twice = ids[known][0].item()
-                raise ValueError(f"ids should be new; {twice!r} is in the index, remove it first.")
+            self._check_new(ids, len(codes))
         if not len(codes):
             return self
         kept = None
@@ -86,6 +80,18 @@ class Rows:
             kept = np.concatenate([self.ids, ids]) if len(self) else ids.copy()
         after = max(self.next_id, next_id(ids, 0))
         return Rows(self.codebooks, np.concatenate([self.codes, codes]), kept, after)
+
+    def _check_new(self, ids: np.ndarray, n: int) -> None:
+        """Refuse ids that are not n, not of the kind of those there, or there already."""
+        if len(self) and len(ids) and ids.dtype.kind != self.ids.dtype.kind:
+            raise TypeError("ids should be of one kind, all integers or all strings.")
+        check_unique(ids, n)
+        if not len(self):
+            return
+        known = find_rows(self.own_ids, len(self), ids) >= 0
+        if known.any():
+            twice = ids[known][0].item()
+            raise ValueError(f"ids should be new; {twice!r} is in the index, remove it first.")
 
     def without(self, ids: np.ndarray) -> "Rows":
         """Return the rows that have none of these ids."""
@@ -191,16 +197,7 @@ class Rows:
 
         blocks = range(0, len(queries), BLOCK)
         starts = [i for b in blocks for i in range(b, min(b + BLOCK, len(queries)), size)]
-        if len(starts) == 1:
-            yield rank_block(starts[0])
-            return
-        from joblib import Parallel, delayed, effective_n_jobs
-
-        if effective_n_jobs(n_jobs) > 1:
-            parallel = Parallel(n_jobs=n_jobs, backend="threading", return_as="generator")
-            yield from parallel(delayed(rank_block)(start) for start in starts)
-        else:
-            yield from map(rank_block, starts)
+        yield from _mapped(rank_block, starts, n_jobs)
 
     def tied_rows(
         self, tables: np.ndarray, similarities: np.ndarray, engine: str = "auto"
@@ -209,6 +206,20 @@ class Rows:
         similarities = similarities[:, 0]
         found = self.engine(engine, len(tables)).above(tables, similarities)
         return [rows[scores == s] for (scores, rows), s in zip(found, similarities, strict=True)]
+
+
+def _mapped(work: Callable[[int], Any], starts: list[int], n_jobs: int | None) -> Iterator[Any]:
+    """Yield what ``work`` gives for each start, in their order, by joblib's threads."""
+    if len(starts) == 1:  # as of a single query, which should not wait for joblib's import
+        yield work(starts[0])
+        return
+    from joblib import Parallel, delayed, effective_n_jobs
+
+    if effective_n_jobs(n_jobs) > 1:
+        parallel = Parallel(n_jobs=n_jobs, backend="threading", return_as="generator")
+        yield from parallel(delayed(work)(start) for start in starts)
+    else:
+        yield from map(work, starts)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

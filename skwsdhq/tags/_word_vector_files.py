@@ -144,15 +144,7 @@ def _read_text(
     while len(lines) < _SAMPLE and (line := _line(stream)):
         lines.append(line)
     number = 1 if header is None else 2  # of the first of these lines
-    found = Counter(n for n in map(_n_numbers, lines) if n)
-    if not found:
-        raise ValueError(f"line {number} holds no vector")
-    # A word that ends in a number has one more, a damaged line fewer.
-    n_dims = max(found, key=lambda n: (found[n], -n))
-    if header is not None and header[1] != n_dims and not found[header[1]]:
-        raise ValueError(f"its header says {header[1]} dimensions, but lines have {n_dims}")
-    n_dims = n_dims if header is None else header[1]
-    rows = _Rows(n_dims)
+    rows = _Rows(_dimensions(lines, number, header))
     while lines:
         _parse(lines, number, rows)
         number += len(lines)
@@ -162,6 +154,20 @@ def _read_text(
     if header is not None and rows.n_rows != header[0]:
         raise ValueError(f"its header says {header[0]} words, but it has {rows.n_rows}")
     return rows.done()
+
+
+def _dimensions(lines: list[bytes], number: int, header: tuple[int, int] | None) -> int:
+    """Return the dimensions that a header says, or else those of most lines."""
+    found = Counter(n for n in map(_n_numbers, lines) if n)
+    if not found:
+        raise ValueError(f"line {number} holds no vector")
+    # A word that ends in a number has one more, a damaged line fewer.
+    n_dims = max(found, key=lambda n: (found[n], -n))
+    if header is None:
+        return n_dims
+    if header[1] != n_dims and not found[header[1]]:
+        raise ValueError(f"its header says {header[1]} dimensions, but lines have {n_dims}")
+    return header[1]
 
 
 def _parse(lines: list[bytes], number: int, rows: _Rows) -> None:

@@ -522,8 +522,13 @@ def _is_matrix(tags: Any, fitted: bool) -> bool:
             return False
     if array.dtype.kind in "biufc":
         return True
+    return array.ndim == 2 and not any(map(_is_name_or_row, array.flat))
+
+
+def _is_name_or_row(value: Any) -> bool:
+    """Tell what can be a tag, several of them, or none."""
     known = (str, list, tuple, set, frozenset, np.ndarray)
-    return array.ndim == 2 and not any(isinstance(v, known) or is_missing(v) for v in array.flat)
+    return isinstance(value, known) or is_missing(value)
 
 
 def _most_frequent(names: np.ndarray, counts: np.ndarray, labels: np.ndarray) -> np.ndarray:

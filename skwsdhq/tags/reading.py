@@ -4,6 +4,7 @@ Fit, transform and score all read by it. What decides is the kind of container, 
 that a fold happens to hold: lists are lists of tags, and an indicator is an array.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -166,13 +167,16 @@ def read_matrix(
         if numbers is None:
             return None
         array = numbers
+    return None if _holds_names(array, one_tag) else (array, columns)
+
+
+def _holds_names(array: np.ndarray, one_tag: bool) -> bool:
+    """Tell whether an array (n, T) holds names or classes, not zeros and ones."""
     if array.dtype.kind not in "biuf":
-        return None
+        return True
     # (n, 1) numbers are what a data frame of one column of classes gives.
     is_class = array.shape[1] == 1 and array.dtype.kind != "b"
-    if is_class and not (one_tag and np.isin(array, (0, 1)).all()):
-        return None
-    return array, columns
+    return is_class and not (one_tag and bool(np.isin(array, (0, 1)).all()))
 
 
 def _as_numbers(array: np.ndarray, columns: list[str] | None, name: str) -> np.ndarray | None:
@@ -395,14 +399,17 @@ def _warn_of_lists(tags: Any, name: str) -> None:
         return
     if len({len(row) for row in tags}) != 1 or len(tags[0]) < 2:
         return
-    values = [value for row in tags for value in row]
-    if not all(isinstance(v, (Real, np.bool_)) and v in (0, 1) for v in values):
-        return
-    if len(tags[0]) > 2 or isinstance(values[0], (bool, np.bool_)):
+    # Two numbers a row may well be two tags of a row; three zeros and ones hardly are.
+    is_long = len(tags[0]) > 2 or isinstance(tags[0][0], (bool, np.bool_))
+    if is_long and all(map(_is_bit, itertools.chain.from_iterable(tags))):
         warn_caller(
             f"{name} are lists of 0 and 1, and lists hold tags, here '0' and '1'. Pass an "
             f"indicator as an array: np.asarray({name})."
         )
+
+
+def _is_bit(value: Any) -> bool:
+    return isinstance(value, (Real, np.bool_)) and value in (0, 1)
 
 
 def _as_objects(names: Sequence[str]) -> np.ndarray:
