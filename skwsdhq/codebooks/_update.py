@@ -124,18 +124,7 @@ def solve_codebooks(
     shape = (n_codebooks, len(sums) // n_codebooks, sums.shape[1])
     is_used = counts.diagonal().reshape(shape[:2]) > 0
     if centre:
-        n_rows, total = counts.diagonal()[: shape[1]].sum(), sums[: shape[1]].sum(axis=0)
-        mean = total / max(n_rows, 1)
-        # Bᵀ(Z − 1 meanᵀ), since Bᵀ1 counts how often each codeword is used.
-        # The mean is learned apart, where the ridge does not pull it to 0.
-        centred_sums = sums - counts.diagonal()[:, None] * mean
-        solved = solve_codebooks(counts, centred_sums, n_codebooks, ridge, prefix_weight)
-        if prefix_weight == 0 and is_used.any(axis=1).all():  # as `_balance` has it
-            parts = 1 / is_used.sum(axis=1)
-            solved += is_used[:, :, None] * (parts / parts.sum())[:, None, None] * mean
-        else:
-            solved[0][is_used[0]] += mean
-        return solved
+        return _solve_centred(counts, sums, is_used, ridge, prefix_weight)
     shares = prefix_shares(prefix_weight, n_codebooks)
     if shares is not None:
         each = np.repeat(shares, shape[1])
@@ -163,6 +152,24 @@ def solve_codebooks(
     solved[:k] = first - product(half, solved[k:])
     solved = solved.reshape(shape)
     return _balance(solved, is_used) if shares is None else solved
+
+
+def _solve_centred(
+    counts: np.ndarray, sums: np.ndarray, is_used: np.ndarray, ridge: float, prefix_weight: float
+) -> np.ndarray:
+    """Solve for codebooks of rows less their mean, which the ridge then does not pull to 0."""
+    n_codebooks, n_codewords = is_used.shape
+    n_rows, total = counts.diagonal()[:n_codewords].sum(), sums[:n_codewords].sum(axis=0)
+    mean = total / max(n_rows, 1)
+    # Bᵀ(Z − 1 meanᵀ), since Bᵀ1 counts how often each codeword is used.
+    centred_sums = sums - counts.diagonal()[:, None] * mean
+    solved = solve_codebooks(counts, centred_sums, n_codebooks, ridge, prefix_weight)
+    if prefix_weight == 0 and is_used.any(axis=1).all():  # as `_balance` has it
+        parts = 1 / is_used.sum(axis=1)
+        solved += is_used[:, :, None] * (parts / parts.sum())[:, None, None] * mean
+    else:
+        solved[0][is_used[0]] += mean
+    return solved
 
 
 def _balance(codebooks: np.ndarray, is_used: np.ndarray) -> np.ndarray:

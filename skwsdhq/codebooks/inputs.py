@@ -139,15 +139,22 @@ def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
     try:
         np.linalg.cholesky(metric)
     except np.linalg.LinAlgError:
-        lowest = np.linalg.eigvalsh(metric)[0]
-        if lowest < -1e-5 * size or size == 0:
-            raise ValueError(
-                f"metric has the eigenvalue {lowest:.3g}, should be positive definite; "
-                "add a multiple of the identity."
-            ) from None
-        lift = 1e-6 * np.trace(metric) / n_dims - min(0.0, float(lowest))
-        return metric + lift * np.eye(n_dims)
+        return _lifted(metric, size)
     return metric
+
+
+def _lifted(metric: np.ndarray, size: float) -> np.ndarray:
+    """Return a metric that is only semidefinite, with a little of the identity added."""
+    lowest = np.linalg.eigvalsh(metric)[0]
+    # Below rounding, or all zeros: no metric at all.
+    if lowest < -1e-5 * size or size == 0:
+        raise ValueError(
+            f"metric has the eigenvalue {lowest:.3g}, should be positive definite; "
+            "add a multiple of the identity."
+        ) from None
+    n_dims = len(metric)
+    lift = 1e-6 * np.trace(metric) / n_dims - min(0.0, float(lowest))
+    return metric + lift * np.eye(n_dims)
 
 
 def centred(

@@ -222,15 +222,7 @@ def make_retrieval_scorer(
     check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
     check_choice("ties", ties, TIES)
     check_top_k(top_k, 1)  # now, not in every fold of a search
-    # An array is refused here: which of its rows are in a fold, nobody tells the scorer.
-    known = labels is None or callable(labels) or isinstance(labels, Mapping)
-    if not known and not (isinstance(labels, str) and labels == "attached"):
-        shown = repr(labels) if isinstance(labels, str) else type(labels).__name__
-        raise ValueError(
-            f"labels should be 'attached', a mapping, a function of (X, y) or None; got {shown}. "
-            "An array can't be split with a fold: attach it, y = metrics.attach_labels(tags, "
-            "labels)."
-        )
+    _check_judge(labels)
     if database is not None and (not isinstance(database, tuple | list) or len(database) != 2):
         raise ValueError(f"database should be (X, labels); got {type(database).__name__}.")
     return RetrievalScorer(
@@ -242,6 +234,18 @@ def make_retrieval_scorer(
         zero_relevance=zero_relevance,
         ties=ties,
     )
+
+
+def _check_judge(labels: Any) -> None:
+    """Refuse labels that no fold could be judged by, as an array, of which no row knows its own."""
+    known = labels is None or callable(labels) or isinstance(labels, Mapping)
+    if not known and not (isinstance(labels, str) and labels == "attached"):
+        shown = repr(labels) if isinstance(labels, str) else type(labels).__name__
+        raise ValueError(
+            f"labels should be 'attached', a mapping, a function of (X, y) or None; got {shown}. "
+            "An array can't be split with a fold: attach it, y = metrics.attach_labels(tags, "
+            "labels)."
+        )
 
 
 def _together(labels: list) -> Any:

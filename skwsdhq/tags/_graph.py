@@ -117,17 +117,7 @@ def correlation_graph(
                 graph.sort_indices()
                 return graph
     least = max(float(tau), float(np.finfo(np.float32).tiny))
-    parts: list[tuple[np.ndarray, ...]] | None = None
-    if n_neighbors is None or n_neighbors >= n_tags - 1:
-        parts, n_edges = [], 0
-        for part in _pairs(unit, least):
-            parts.append(part)
-            n_edges += 2 * len(part[0])
-            if n_edges > _MAX_EDGES:
-                parts, n_neighbors = None, max(16, _MAX_EDGES // (2 * n_tags))
-                break
-    if parts is None:
-        parts = list(_nearest_pairs(unit, least, int(n_neighbors or 0)))
+    parts = _edges(unit, least, n_neighbors)
     none = np.zeros(0, dtype=np.int64)
     parts.append((none, none, none.astype(np.float32)))  # concatenate wants one at least
     i, j, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -136,6 +126,22 @@ def correlation_graph(
     graph = sparse.csr_array(graph + sparse.eye_array(n_tags, dtype=np.float32, format="csr"))
     graph.sort_indices()
     return graph
+
+
+def _edges(unit: np.ndarray, least: float, n_neighbors: int | None) -> list[tuple[np.ndarray, ...]]:
+    """Return the pairs of neighbours; of too many each tag's nearest alone."""
+    n_tags = len(unit)
+    if n_neighbors is not None and n_neighbors < n_tags - 1:
+        return list(_nearest_pairs(unit, least, int(n_neighbors)))
+    parts: list[tuple[np.ndarray, ...]] = []
+    n_edges = 0
+    for part in _pairs(unit, least):
+        parts.append(part)
+        n_edges += 2 * len(part[0])
+        if n_edges > _MAX_EDGES:
+            del parts  # their memory is needed for those that take their place
+            return list(_nearest_pairs(unit, least, max(16, _MAX_EDGES // (2 * n_tags))))
+    return parts
 
 
 def _nearest_pairs(
@@ -213,19 +219,26 @@ def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.nda
             n_near += np.bincount(i, minlength=n_tags) + np.bincount(j, minlength=n_tags)
         core = n_near >= min_samples
     labels = _components(unit, least, core)
-    if not core.all():  # others belong to the first cluster that has a core point near them
-        cluster = np.full(n_tags, n_tags)
-        for i, j, _ in _pairs(unit, least):
-            for inner, outer in ((i, j), (j, i)):
-                border = core[inner] & ~core[outer]
-                np.minimum.at(cluster, outer[border], labels[inner[border]])
-        near = ~core & (cluster < n_tags)
-        labels[near] = cluster[near]
+    if not core.all():
+        labels = _with_borders(labels, unit, least, core)
     # Numbered in the order of their first tag, so that the same tags give the same concepts.
     _, first, labels = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[labels]
+
+
+def _with_borders(
+    labels: np.ndarray, unit: np.ndarray, least: float, core: np.ndarray
+) -> np.ndarray:
+    """Return labels (T,) in which others joined the first cluster with a core point near them."""
+    n_tags = len(labels)
+    cluster = np.full(n_tags, n_tags)
+    for i, j, _ in _pairs(unit, least):
+        for inner, outer in ((i, j), (j, i)):
+            border = core[inner] & ~core[outer]
+            np.minimum.at(cluster, outer[border], labels[inner[border]])
+    return np.where(~core & (cluster < n_tags), cluster, labels)
 
 
 def _equal_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

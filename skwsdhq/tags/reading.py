@@ -284,20 +284,24 @@ def read_rows(
                 if not single:
                     in_rows.add(tag)
                 found.add(clean)
-            elif _is_number(tag) and not is_missing(tag):
-                if tag in (math.inf, -math.inf):
-                    raise ValueError(f"row {n} of {name} contains infinity.")
-                found.add(name_of_number(tag))
             elif not is_missing(tag):
-                raise TypeError(
-                    f"row {n} of {name} has a tag of type {type(tag).__name__}; tags should be "
-                    "strings."
-                )
+                found.add(_name_of(tag, n, name))
         found.discard("")  # a blank tag says nothing
         sets.append(found)
     _warn_of_separators(cleaned, in_rows, set() if known is None else set(known), name)
     _warn_of_lists(tags, name)
     return sets
+
+
+def _name_of(tag: Any, n: int, name: str) -> str:
+    """Return the name of a tag that is a number; refuse what is neither number nor string."""
+    if not _is_number(tag):
+        raise TypeError(
+            f"row {n} of {name} has a tag of type {type(tag).__name__}; tags should be strings."
+        )
+    if tag in (math.inf, -math.inf):
+        raise ValueError(f"row {n} of {name} contains infinity.")
+    return name_of_number(tag)
 
 
 def read_names(vocabulary: Any, lowercase: bool) -> np.ndarray:
