@@ -3,6 +3,8 @@
 `measure_house` reads the source; the table that it prints stands beside other libraries'.
 """
 
+import ast
+
 import measure_house as house
 import pytest
 
@@ -46,6 +48,30 @@ def test_no_private_attribute_is_used_across_packages():
 def test_exceptions_are_needed(name):
     """Each is a name that some file of the package really uses."""
     assert any(name in module.text for module in house.modules().values())
+
+
+def test_private_uses_and_hidden_imports_are_found(monkeypatch):
+    texts = {
+        "skwsdhq.attic.one": "class A:\n    def __init__(self):\n        self._rows = 1",
+        "skwsdhq.cellar.two": (
+            "from ..attic._three import shown\nfrom ..attic.one import _hidden\n"
+            "class B:\n    _own = 2\n"
+            "def look(x):\n    from ..attic import one\n"
+            "    return x._rows, getattr(x, '_name'), x._own, x.__dict__"
+        ),
+    }
+    made = {
+        name: house.Module(name, name.split(".")[1], False, text, ast.parse(text))
+        for name, text in texts.items()
+    }
+    monkeypatch.setattr(house, "modules", lambda: made)
+    where = "skwsdhq.cellar.two"
+    assert [str(one) for one in house.private_imports()] == [
+        f"{where}:1 imports skwsdhq.attic._three.shown",
+        f"{where}:2 imports skwsdhq.attic.one._hidden",
+    ]
+    assert house.private_attributes() == [f"{where}:7 _rows", f"{where}:7 _name"]
+    assert house.hidden_imports() == [f"{where}:6 imports skwsdhq.attic.one"]
 
 
 def test_scikit_learns_privates_are_imported_in_one_place():
@@ -94,14 +120,14 @@ def test_verbs_are_told_from_nouns(docstring, expected):
 # Limits of the table: a limit moves towards the better side only.
 LIMITS = {
     "parameters of the largest constructor": 43,
-    "% of functions with a complexity over 10": 9.8,
-    "functions that ruff finds too complex": 13,
-    "% of functions with more than 7 parameters": 4,
-    "functions of more than 50 lines of code": 9,
+    "% of functions with a complexity over 10": 7,
+    "functions that ruff finds too complex": 4,
+    "% of functions with more than 7 parameters": 3.6,
+    "functions of more than 50 lines of code": 4,
     "circles of imports": 0,
     "circles with imports inside functions": 0,
 }
-AT_LEAST = {"comments a thousand lines": 21, "% of docstrings that begin with a verb": 14}
+AT_LEAST = {"comments a thousand lines": 36, "% of docstrings that begin with a verb": 70}
 
 
 def test_measures_are_as_good_as_they_were():

@@ -55,7 +55,8 @@ def _database(estimator: Any) -> CodeIndex:
             f"{type(last).__name__} holds no codes of fitted rows; fit a WSDHQuantizer, or use "
             "from_predictions with embeddings."
         )
-    return CodeIndex(last.codebooks_, last.codes_)
+    # A quantizer keeps its index, with what searches are prepared by: two plots share it.
+    return last.index() if hasattr(last, "index") else CodeIndex(last.codebooks_, last.codes_)
 
 
 class _Display:
