@@ -96,10 +96,12 @@ def check_cuts(k: Any) -> np.ndarray:
     return cuts.astype(np.int64)
 
 
-def check_levels(recall_levels: Any) -> np.ndarray | None:
+def check_levels(recall_levels: Any, ties: str) -> np.ndarray | None:
     """Return recall levels as an array, or None."""
     if recall_levels is None:
         return None
+    if ties == "expected":
+        raise ValueError('ties="expected" has no closed form with recall_levels; leave one out.')
     if isinstance(recall_levels, int | np.integer) and not isinstance(recall_levels, bool):
         return np.linspace(0, 1, check_whole("recall_levels", recall_levels, 2))
     levels = np.asarray(recall_levels, dtype=np.float64)

@@ -217,14 +217,7 @@ class _Labels:
             labels = np.asarray(labels)
             if labels.ndim == 2 and labels.shape[1] == 1:
                 labels = labels[:, 0]
-            if labels.dtype.kind == "f" and np.isnan(labels).any():
-                raise ValueError(
-                    f"{self.name} contains NaN; a row without a class is None in a list."
-                )
-            if labels.dtype.kind not in "biufUO":
-                raise TypeError(
-                    f"{self.name} should be numbers or strings; got dtype {labels.dtype}."
-                )
+            self._check_array(labels)
             return labels
         if isinstance(labels, str | bytes | dict) or not isinstance(labels, Iterable):
             raise TypeError(
@@ -232,6 +225,13 @@ class _Labels:
                 f"got {type(labels).__name__}."
             )
         return list(labels)
+
+    def _check_array(self, labels: np.ndarray) -> None:
+        """Refuse an array of classes that are NaN, or neither numbers nor strings."""
+        if labels.dtype.kind == "f" and np.isnan(labels).any():
+            raise ValueError(f"{self.name} contains NaN; a row without a class is None in a list.")
+        if labels.dtype.kind not in "biufUO":
+            raise TypeError(f"{self.name} should be numbers or strings; got dtype {labels.dtype}.")
 
     def _look(self, values: Iterable) -> None:
         """Note whether labels are numbers or strings."""

@@ -279,9 +279,7 @@ def precision_recall_curve(  # noqa: PLR0913 - options by keyword, as the field 
     """
     check_choice("zero_relevance", zero_relevance, ZERO_RELEVANCE)
     check_choice("ties", ties, TIES)
-    levels = check_levels(recall_levels)
-    if levels is not None and ties == "expected":
-        raise ValueError('ties="expected" has no closed form with recall_levels; leave one out.')
+    levels = check_levels(recall_levels, ties)
     relation = relate_rows(queries, database, query_labels, database_labels, exclude_self)
     weights = check_weights(sample_weight, relation.n_queries)
     weights = np.ones(relation.n_queries) if weights is None else weights

@@ -156,8 +156,7 @@ def read_filter(
             f"filter should be a mask or ids, for all queries or for each; got {filter!r}."
         )
     entries = filter if isinstance(filter, np.ndarray) else list(filter)
-    is_array = isinstance(entries, np.ndarray) and entries.ndim == 1 and entries.dtype != object
-    if _is_mask(entries) or is_array or all(_is_id(entry) for entry in entries):
+    if _is_for_all(entries):
         return _allowed_rows(entries, ids, n)
     # Neither a mask nor ids: then it is a list with one of these for each query.
     if len(entries) != n_queries:
@@ -168,6 +167,13 @@ def read_filter(
         _allowed_rows(entry if isinstance(entry, np.ndarray) else list(entry), ids, n)
         for entry in entries
     ]
+
+
+def _is_for_all(entries: Any) -> bool:
+    """Tell whether a filter is a mask or ids for all queries, not one of these for each."""
+    if isinstance(entries, np.ndarray) and entries.ndim == 1 and entries.dtype != object:
+        return True
+    return _is_mask(entries) or all(_is_id(entry) for entry in entries)
 
 
 def _allowed_rows(entries: Any, ids: np.ndarray | None, n: int) -> np.ndarray:

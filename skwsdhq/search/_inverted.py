@@ -13,7 +13,7 @@ from ._index import CodeIndex
 from ._lists import assign_rows, learn_residual_codes, train_directions
 from ._load import check_lists, check_rows
 from ._pairs import pair_columns, pair_tables, rough_scores, rough_slack
-from ._rows import BLOCK, Rows
+from ._rows import BLOCK, Rows, map_by_threads
 from ._store import load_arrays, save_arrays
 from ._tables import finite_products, finite_table, rerank
 from .checks import check_embeddings, check_k, check_shortlist, check_vectors
@@ -216,8 +216,6 @@ class InvertedCodeIndex:
         ids : ndarray of shape (q, min(k, n))
             -1 or '' where there is none.
         """
-        from joblib import Parallel, delayed, effective_n_jobs
-
         queries = check_embeddings(embeddings, self.codebooks.shape[2])
         k = check_k(k, "k")
         depth = check_shortlist(shortlist, k, vectors is not None, "vectors")
@@ -249,14 +247,8 @@ class InvertedCodeIndex:
                 values, found = rerank(queries[part], found, vectors, k)
             similarities[part], rows[part] = values, found
 
-        starts = range(0, len(queries), BLOCK)
-        if len(starts) > 1 and effective_n_jobs(self.n_jobs) > 1:
-            Parallel(n_jobs=self.n_jobs, backend="threading")(
-                delayed(search_block)(start) for start in starts
-            )
-        else:
-            for start in starts:
-                search_block(start)
+        for _ in map_by_threads(search_block, range(0, len(queries), BLOCK), self.n_jobs):
+            pass  # each block has written its own part
         return similarities, ids_of(rows, self._ids)
 
     def _choose_lists(

@@ -1,6 +1,6 @@
 """The rows of an index at one moment, and how they are ranked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from ._select import bounds_pay, build_engine, choose_engine, drop_rows, search_
 from ._tables import finite_table
 from .checks import check_unique, next_id, number_ids
 
-__all__ = ["BLOCK", "Rows"]
+__all__ = ["BLOCK", "Rows", "map_by_threads"]
 
 # Queries whose look-up tables are computed together. The last bits of a matrix product depend on
 # its shape, so the number is the same for all engines and any n_jobs.
@@ -197,7 +197,7 @@ class Rows:
 
         blocks = range(0, len(queries), BLOCK)
         starts = [i for b in blocks for i in range(b, min(b + BLOCK, len(queries)), size)]
-        yield from _mapped(rank_block, starts, n_jobs)
+        yield from map_by_threads(rank_block, starts, n_jobs)
 
     def tied_rows(
         self, tables: np.ndarray, similarities: np.ndarray, engine: str = "auto"
@@ -208,7 +208,9 @@ class Rows:
         return [rows[scores == s] for (scores, rows), s in zip(found, similarities, strict=True)]
 
 
-def _mapped(work: Callable[[int], Any], starts: list[int], n_jobs: int | None) -> Iterator[Any]:
+def map_by_threads(
+    work: Callable[[int], Any], starts: Sequence[int], n_jobs: int | None
+) -> Iterator[Any]:
     """Yield what ``work`` gives for each start, in their order, by joblib's threads."""
     if len(starts) == 1:  # as of a single query, which should not wait for joblib's import
         yield work(starts[0])

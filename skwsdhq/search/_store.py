@@ -125,10 +125,8 @@ def load_arrays(
         size = os.fstat(file.fileno()).st_size
         fields, start = _read_header(file, size, path, what)
         extra = fields["extra"]
-        kind = extra.get("kind")
         entries = {entry["name"]: entry for entry in fields["arrays"]}
-        needed = set(kinds.get(kind, ())) if isinstance(kind, str) else set()
-        if not needed or needed | {"ids"} != entries.keys() | {"ids"}:
+        if not _is_of_kind(entries.keys(), extra.get("kind"), kinds):
             raise LoadError(f"{path} is not a saved {what}.")
         arrays = {}
         for name, entry in entries.items():
@@ -139,6 +137,12 @@ def load_arrays(
                 raise LoadError(f"{path} is damaged: the checksum of {name} does not fit.")
             arrays[name] = array
     return arrays, extra
+
+
+def _is_of_kind(names: Collection[str], kind: Any, kinds: Mapping[str, Collection[str]]) -> bool:
+    """Tell whether these are the arrays of a kind that is asked for; ids may come with any."""
+    needed = set(kinds.get(kind, ())) if isinstance(kind, str) else set()
+    return bool(needed) and needed | {"ids"} == set(names) | {"ids"}
 
 
 def _read_header(file: BinaryIO, size: int, path: Path, what: str) -> tuple[dict[str, Any], int]:

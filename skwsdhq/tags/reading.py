@@ -210,6 +210,17 @@ def read_indicator(matrix: Any, *, strict: bool = True, name: str = "tags") -> s
         values = matrix.tocsr().data
     if values.dtype.kind not in "biuf":
         raise TypeError(f"{name} with 2 dimensions should be 0/1; got dtype {values.dtype}.")
+    _refuse_entries(values, strict, name)
+    # A sparse matrix may store zeros and duplicates: neither is left in what this returns.
+    indicator = sparse.csr_array(matrix > 0, dtype=np.float32)
+    indicator.sum_duplicates()
+    indicator.eliminate_zeros()
+    indicator.data[:] = 1
+    return indicator
+
+
+def _refuse_entries(values: np.ndarray, strict: bool, name: str) -> None:
+    """Refuse entries of a matrix that say neither yes nor no, and tell the way out."""
     wrong = values[~np.isfinite(values)] if values.dtype.kind == "f" else values[:0]
     if wrong.size:
         raise ValueError(
@@ -224,12 +235,6 @@ def read_indicator(matrix: Any, *, strict: bool = True, name: str = "tags") -> s
             "an indicator by (matrix > 0); classes as numbers should have 1 dimension, and several "
             "numbers a row be lists, as by matrix.tolist()."
         )
-    # A sparse matrix may store zeros and duplicates: neither is left in what this returns.
-    indicator = sparse.csr_array(matrix > 0, dtype=np.float32)
-    indicator.sum_duplicates()
-    indicator.eliminate_zeros()
-    indicator.data[:] = 1
-    return indicator
 
 
 def _named(
@@ -349,12 +354,7 @@ def _as_sequence(tags: Any, name: str) -> Any:
         array = np.asarray(tags)
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            wrong = "NaN" if np.isnan(array).any() else "infinity"
-            raise ValueError(
-                f"{'Input y' if name == 'tags' else name} contains {wrong}; as tags, numbers "
-                "should be finite. A row without any is None or [] in a list."
-            )
+        _refuse_infinite(array, name)
         return array
     if isinstance(tags, (str, bytes, Mapping)) or not hasattr(tags, "__len__"):
         raise TypeError(
@@ -362,6 +362,16 @@ def _as_sequence(tags: Any, name: str) -> Any:
             f"{type(tags).__name__}. One sample with one tag is [['dog']]."
         )
     return tags
+
+
+def _refuse_infinite(array: np.ndarray, name: str) -> None:
+    """Refuse numbers as tags that are NaN or infinite, which an array can't leave out."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        wrong = "NaN" if np.isnan(array).any() else "infinity"
+        raise ValueError(
+            f"{'Input y' if name == 'tags' else name} contains {wrong}; as tags, numbers "
+            "should be finite. A row without any is None or [] in a list."
+        )
 
 
 def _row_items(row: Any, n: int, name: str) -> Iterable[Any]:
@@ -381,8 +391,7 @@ def _warn_of_separators(
 ) -> None:
     """Warn of tags that look like several in one string."""
     texts = [text for text, clean in cleaned.items() if clean and clean not in known]
-    found = [(text, _SEPARATOR.search(text) or _HASHES.search(text)) for text in texts]
-    marks = [(text, match.group(1)) for text, match in found if match]
+    marks = _marks_between_words(texts)
     alone = any(text not in in_rows for text, _ in marks)
     # One name among a row's may well be "washington, dc": one alone does not warn.
     if len(marks) < (1 if alone else 2) or len(marks) < _SHARE_SEPARATED * len(texts):
@@ -395,6 +404,12 @@ def _warn_of_separators(
         f"{len(marks)} of {len(texts)} different {name} hold a separator, as {text!r}; each string "
         f"is read as one tag. Split them first: {way}."
     )
+
+
+def _marks_between_words(texts: list[str]) -> list[tuple[str, str]]:
+    """Return the texts that hold a separator, each with the first one."""
+    found = [(text, _SEPARATOR.search(text) or _HASHES.search(text)) for text in texts]
+    return [(text, match.group(1)) for text, match in found if match]
 
 
 def _warn_of_lists(tags: Any, name: str) -> None:
