@@ -71,7 +71,7 @@ def parsed(arguments=None):
     add("--seeds", type=int, nargs="+", default=[0], help="of the split and of the training")
     add("--mode", choices=["paper", "code"], default="paper", help="text or published code")
     add("--backbone", help="default: alexnet; for the other two sets the best that is installed")
-    add("--finetune", choices=["all", "last", "head"], default="all")
+    add("--finetune", choices=["all", "last", "none"], default="all")
     add("--steps", type=int, help="batches; default: 1500 for nus_wide, else 800")
     add("--batch-size", type=int, default=256)
     add("--n-codewords", type=int, default=256)
@@ -143,7 +143,7 @@ def chosen(sequence, rows):
 def inputs(options, data):
     """What the rows of training, queries and database are: paths, or features made once."""
     split = data.split
-    if options.finetune != "head":
+    if options.finetune != "none":
         return {part: chosen(data.images, rows) for part, rows in split.items()}
     loader = ImageLoader(
         options.backbone, device=options.device, n_jobs=options.n_jobs, verbose=options.verbose,
@@ -164,14 +164,18 @@ def run(options, data, given, enhancer, seed, bits):
     n_batches = -(-len(split.train) // options.batch_size)
     epochs = max(1, round(options.steps / n_batches))
     folder = options.checkpoint_dir / key_of(options, seed, bits)
+    finetune = None if options.finetune == "none" else options.finetune
+    tuning = {
+        "embedder__finetune__micro_batch_size": options.micro_batch_size,
+        "embedder__finetune__cache_dir": options.cache_dir,
+    }
     quantizer = WSDHQuantizer.from_paper(
-        mode=options.mode, n_bits=bits, finetune=options.finetune,
+        mode=options.mode, n_bits=bits, finetune=finetune,
         n_codewords=options.n_codewords, random_state=seed, device=options.device,
         checkpoint_dir=folder, verbose=options.verbose,
         embedder__tag_enhancer=FrozenEstimator(enhancer), embedder__backbone=options.backbone,
         embedder__max_iter=epochs, embedder__batch_size=options.batch_size,
-        embedder__micro_batch_size=options.micro_batch_size,
-        embedder__cache_dir=options.cache_dir, embedder__ten_crop=False,
+        embedder__ten_crop=False, **({} if finetune is None else tuning),
     )  # fmt: skip
     with warnings.catch_warnings():
         # A run that Ctrl-C ends is no result; its last whole epoch is in the folder.

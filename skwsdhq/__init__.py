@@ -2,9 +2,9 @@
 
 from ._version import __version__
 from .backbones.loader import ImageLoader
-from .embedding.embedder import HypersphereEmbedder
+from .embedding import HypersphereEmbedder, TagKernelRegressor
 from .persistence import load
-from .quantization.quantizer import WSDHQuantizer
+from .quantization import WSDHQuantizer
 from .tags.enhancer import TagEnhancer
 from .utils.public import named_here
 
@@ -12,6 +12,7 @@ __all__ = [
     "HypersphereEmbedder",
     "ImageLoader",
     "TagEnhancer",
+    "TagKernelRegressor",
     "WSDHQuantizer",
     "__version__",
     "load",

@@ -10,6 +10,8 @@ from sklearn.pipeline import Pipeline
 
 from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding._upgrade import parts_from_flat
+from skwsdhq.losses import AdaptiveMargin
 from skwsdhq.metrics import make_retrieval_scorer
 from skwsdhq.training.stopping import ValidationStop, hold_out
 
@@ -21,7 +23,8 @@ def made():
 
 def embedder(**parameters):
     defaults = {"hidden_layer_sizes": (16,), "max_iter": 12, "learning_rate": 0.01}
-    return HypersphereEmbedder(**{**defaults, "random_state": 0, **parameters})
+    given = {**defaults, "random_state": 0, **parameters}
+    return HypersphereEmbedder(**parts_from_flat(given))
 
 
 def test_stop_on_paper():
@@ -145,7 +148,9 @@ def test_progress_bar_in_a_pipeline_and_a_search(made):
     model.set_callbacks(callback.ProgressBar()).fit(made.data, made.tags)
     assert model[-1].codes_.shape == (120, 4)
     model = clone(model).set_callbacks()  # scikit-learn wants them on the outermost
-    search = GridSearchCV(model, {"embedder__gamma": [1.0, 2.0]}, cv=2)
+    search = GridSearchCV(
+        model, {"embedder__loss": [AdaptiveMargin(1.0), AdaptiveMargin(2.0)]}, cv=2
+    )
     search.set_callbacks(callback.ProgressBar())
     search.fit(made.data, made.tags)
 

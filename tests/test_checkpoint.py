@@ -18,10 +18,19 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding import (
+    AdamSchedule,
+    EarlyStopping,
+    FeatureScaler,
+    FineTuning,
+    TagKernelRegressor,
+)
+from skwsdhq.embedding._upgrade import parts_from_flat
+from skwsdhq.losses import AdaptiveMargin
 from skwsdhq.persistence import LoadError
 from skwsdhq.quantization import _codes
-from skwsdhq.training import loop as _training
 from skwsdhq.training.checkpoint import Checkpoint, fingerprint
+from skwsdhq.training.optimizer import Steps
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,7 @@ def quantizer(folder=None, **parameters):
         batch_size=32,
         learning_rate=0.01,
         checkpoint_dir=folder,
-        **parameters,
+        **parts_from_flat(parameters),
     )
     return WSDHQuantizer(
         embedder, n_codebooks=2, n_codewords=8, code_update_period=2, random_state=0
@@ -52,7 +61,8 @@ PROGRAM = """
     from torch import nn
     from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
     from skwsdhq.quantization import _codes
-    from skwsdhq.training import loop as _training
+    from skwsdhq.embedding import FineTuning
+    from skwsdhq.training.optimizer import Steps
     from skwsdhq.backbones import Backbone
     from skwsdhq.datasets import load_emoji
 
@@ -72,7 +82,7 @@ PROGRAM = """
             return result
         return call
 
-    _training.Adam.step = watched(_training.Adam.step)
+    Steps.step = watched(Steps.step)
     _codes.CodeAlternation.update = watched(_codes.CodeAlternation.update)
     os.replace, os.fsync = watched(os.replace), watched(os.fsync)
     data = load_emoji()
@@ -81,9 +91,9 @@ PROGRAM = """
         nn.Conv2d(3, 6, 3, 4), nn.Dropout(0.1), nn.AdaptiveAvgPool2d(2), nn.Flatten()
     )
     embedder = HypersphereEmbedder(
-        backbone=Backbone(net, size=24), finetune="all", head_iter=2, max_iter=4,
-        hidden_layer_sizes=(8,), batch_size=30, learning_rate=0.01, dtype="float32",
-        checkpoint_dir=folder,
+        backbone=Backbone(net, size=24), max_iter=4,
+        finetune=FineTuning("all", head_iter=2, dtype="float32"),
+        hidden_layer_sizes=(8,), batch_size=30, learning_rate=0.01, checkpoint_dir=folder,
     )
     model = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=8, random_state=0)
     model.fit(data.images[:80], data.tags[:80])
@@ -119,7 +129,7 @@ def test_a_run_that_ended_is_not_run_again(made, tmp_path, monkeypatch):
     plain = quantizer().fit(made.data, made.tags)
     assert_array_equal(first.codes_, plain.codes_)
     assert first.history_ == plain.history_
-    monkeypatch.setattr(_training.Adam, "step", None)
+    monkeypatch.setattr(Steps, "step", None)
     again = quantizer(tmp_path).fit(made.data, made.tags)
     assert_array_equal(again.codes_, first.codes_)
     assert again.history_ == first.history_
@@ -128,7 +138,7 @@ def test_a_run_that_ended_is_not_run_again(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("n_done", [1, 4])
 def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch, n_done):
-    step, count = _training.Adam.step, [0]
+    step, count = Steps.step, [0]
 
     def interrupted(*args):
         count[0] += 1
@@ -137,7 +147,7 @@ def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch, n_done):
         return step(*args)
 
     options = {"early_stopping": True, "n_iter_no_change": 5}
-    monkeypatch.setattr(_training.Adam, "step", interrupted)
+    monkeypatch.setattr(Steps, "step", interrupted)
     with pytest.warns(ConvergenceWarning, match=f"interrupted after {n_done} of 6 epochs"):
         stopped = quantizer(tmp_path, **options).fit(made.data, made.tags)
     assert stopped.n_iter_ == n_done
@@ -151,9 +161,10 @@ def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch, n_done):
 
 def test_what_an_interrupted_run_leaves_is_the_last_epoch(made, monkeypatch):
     """Also where the interruption comes within an update of the codes."""
-    options = {"hidden_layer_sizes": (8,), "random_state": 0, "learning_rate_decay": 1.0}
+    flat = {"hidden_layer_sizes": (8,), "random_state": 0, "learning_rate_decay": 1.0}
+    options = parts_from_flat(flat)
     whole = HypersphereEmbedder(max_iter=2, **options).fit(made.data, made.tags)
-    step, count = _training.Adam.step, [0]
+    step, count = Steps.step, [0]
 
     def interrupted(*args):
         result = step(*args)
@@ -162,7 +173,7 @@ def test_what_an_interrupted_run_leaves_is_the_last_epoch(made, monkeypatch):
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(_training.Adam, "step", interrupted)
+    monkeypatch.setattr(Steps, "step", interrupted)
     with pytest.warns(ConvergenceWarning, match="interrupted after 2 of 5"):
         stopped = HypersphereEmbedder(max_iter=5, **options).fit(made.data, made.tags)
     assert_array_equal(stopped.coefs_[0], whole.coefs_[0])
@@ -187,7 +198,7 @@ def test_what_an_interrupted_run_leaves_is_the_last_epoch(made, monkeypatch):
 
 
 def test_a_spoiled_loss_keeps_the_last_good_state(made, monkeypatch):
-    make, count = _training.make_loss, [0]
+    make, count = AdaptiveMargin.start, [0]
 
     def spoiled(*args, **kwargs):
         loss = make(*args, **kwargs)
@@ -198,7 +209,7 @@ def test_a_spoiled_loss_keeps_the_last_good_state(made, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(_training, "make_loss", spoiled)
+    monkeypatch.setattr(AdaptiveMargin, "start", spoiled)
     model = quantizer()
     with pytest.raises(FloatingPointError, match="epoch 3 of 6, batch 2 of 3"):
         model.fit(made.data, made.tags)
@@ -276,13 +287,13 @@ def test_the_state_comes_back(tmp_path):
 def test_a_model_with_folders_is_saved_without_them(made, tmp_path):
     for folder in (tmp_path / "runs", str(tmp_path / "runs")):
         model = quantizer(folder).fit(made.data, made.tags)
-        model.set_params(checkpoint_dir=folder, embedder__cache_dir=folder)
+        model.set_params(checkpoint_dir=folder, embedder__finetune=FineTuning(cache_dir=folder))
         model.save(tmp_path / "model")
         loaded = load(tmp_path / "model")
         assert_array_equal(loaded.encode(made.data), model.codes_)
         assert loaded.checkpoint_dir is None
         assert loaded.embedder_.checkpoint_dir is None
-        assert loaded.embedder.cache_dir is None
+        assert loaded.embedder.finetune.cache_dir is None
 
 
 # --- what a run is known by -----------------------------------------------------------------
@@ -290,7 +301,8 @@ def test_a_model_with_folders_is_saved_without_them(made, tmp_path):
 
 def embedder_with(folder, **parameters):
     defaults = {"hidden_layer_sizes": (8,), "max_iter": 2, "batch_size": 32, "random_state": 0}
-    return HypersphereEmbedder(checkpoint_dir=folder, **{**defaults, **parameters})
+    given = {**defaults, **parameters}
+    return HypersphereEmbedder(checkpoint_dir=folder, **parts_from_flat(given))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +338,7 @@ def test_equal_parameters_of_other_types_share_a_run(made, tmp_path):
 
 
 def test_every_parameter_enters_the_fingerprint_or_is_left_out_by_name(made, tmp_path, monkeypatch):
-    from skwsdhq.embedding import embedder as _embedder
+    from skwsdhq.embedding import _training
 
     seen = []
 
@@ -334,11 +346,22 @@ def test_every_parameter_enters_the_fingerprint_or_is_left_out_by_name(made, tmp
         seen.append(parts[0])
         return fingerprint(*parts)
 
-    monkeypatch.setattr(_embedder, "fingerprint", watched)
-    model = embedder_with(tmp_path).fit(made.data, made.tags)
+    monkeypatch.setattr(_training, "fingerprint", watched)
+    parts = {
+        "loss": AdaptiveMargin(),
+        "kernel": TagKernelRegressor(),
+        "scaler": FeatureScaler(),
+        "optimizer": AdamSchedule(),
+        "early_stopping": EarlyStopping(),
+    }
+    model = embedder_with(tmp_path, **parts).fit(made.data, made.tags)
     (parameters,) = seen
-    left_out = set(model.get_params(deep=False)) - set(parameters)
-    assert left_out == set(_embedder._NOT_IN_FINGERPRINT)
+    left_out = set(model.get_params()) - set(parameters)
+    no_finetuning = {name for name in _training.NOT_IN_FINGERPRINT if "finetune" not in name}
+    assert left_out == no_finetuning
+    # A part that stands for itself and the default one are one run.
+    embedder_with(tmp_path, early_stopping=True).fit(made.data, made.tags)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_another_version_of_the_package_has_runs_of_its_own(monkeypatch):

@@ -4,7 +4,14 @@ import pytest
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
+from skwsdhq import (
+    HypersphereEmbedder,
+    ImageLoader,
+    TagEnhancer,
+    TagKernelRegressor,
+    WSDHQuantizer,
+)
+from skwsdhq.embedding import FeatureScaler
 
 
 def small_embedder():
@@ -16,17 +23,21 @@ ESTIMATORS = [
     TagEnhancer(sparse_output=False),
     ImageLoader(),
     HypersphereEmbedder(max_iter=2, hidden_layer_sizes=(16,)),
+    TagKernelRegressor(),
+    FeatureScaler(),
+    FeatureScaler(power=1, scale=False),
+    WSDHQuantizer(TagKernelRegressor(), n_codebooks=2, n_codewords=4, codebook_iters=2),
     WSDHQuantizer(small_embedder(), n_codebooks=2, n_codewords=4, codebook_iters=2),
     WSDHQuantizer("passthrough", n_codebooks=2, n_codewords=4, codebook_iters=2),
     WSDHQuantizer.from_paper(
         mode="code",
-        finetune="head",
+        finetune=None,
         n_bits=16,
         n_codewords=4,
         embedder__max_iter=3,
         embedder__hidden_layer_sizes=(16,),
-        embedder__feature_scaling=False,
-        embedder__drop_period=2,
+        embedder__scaler__scale=False,
+        embedder__optimizer__drop_period=2,
     ),
     WSDHQuantizer("passthrough", n_codebooks=2, n_codewords=4, codebook_iters=2, normalize=False),
     WSDHQuantizer(

@@ -13,10 +13,18 @@ from sklearn.frozen import FrozenEstimator
 
 from skwsdhq import HypersphereEmbedder, TagEnhancer
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding import FeatureScaler
+from skwsdhq.embedding._upgrade import parts_from_flat
+from skwsdhq.losses import AdaptiveMargin
+from skwsdhq.losses import objects as _objects
 from skwsdhq.metrics import mean_average_precision
 from skwsdhq.tags import check_tags
-from skwsdhq.training import loop as _training
 from skwsdhq.training import network as _training_network
+from skwsdhq.training.fixed import FixedInputs
+from skwsdhq.training.loop import Lesson, run_epoch
+from skwsdhq.training.network import build_network, forward, network_arrays
+from skwsdhq.training.optimizer import Steps, parameter_groups
+from skwsdhq.training.scaling import prepare_inputs, raised
 
 LOSSES = ["adaptive_margin", "fixed_margin", "wdht", "contrastive"]
 
@@ -32,7 +40,8 @@ def made():
 
 def small(**parameters):
     defaults = {"hidden_layer_sizes": (32,), "max_iter": 15, "learning_rate": 3e-3}
-    return HypersphereEmbedder(**{**defaults, "random_state": 0, **parameters})
+    given = {**defaults, "random_state": 0, **parameters}
+    return HypersphereEmbedder(**parts_from_flat(given))
 
 
 def weights(embedder):
@@ -68,13 +77,13 @@ def test_rows_have_unit_length_and_the_dtype_of_the_features(made):
 
 def test_numpy_forward_equals_the_torch_module():
     generator = torch.Generator().manual_seed(0)
-    network = _training.build_network((5, 7, 6, 3), 0.5, generator).eval()
+    network = build_network((5, 7, 6, 3), 0.5, generator).eval()
     x = np.random.default_rng(0).standard_normal((11, 5)).astype(np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(x)).numpy()
-    arrays = _training.network_arrays(network)
-    assert_allclose(_training.forward(x, arrays), expected, atol=1e-6)
-    again = _training.build_network((5, 7, 6, 3), 0.5, generator, arrays)
+    arrays = network_arrays(network)
+    assert_allclose(forward(x, arrays), expected, atol=1e-6)
+    again = build_network((5, 7, 6, 3), 0.5, generator, arrays)
     assert all(
         torch.equal(a, b)
         for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
@@ -83,7 +92,7 @@ def test_numpy_forward_equals_the_torch_module():
 
 def test_dropout_draws_from_its_generator_and_keeps_the_mean():
     generator = torch.Generator().manual_seed(0)
-    layer = _training_network._Dropout(0.25, generator)
+    layer = _training_network.Dropout(0.25, generator)
     x = torch.ones(400, 400)
     dropped = layer(x)
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
@@ -93,16 +102,16 @@ def test_dropout_draws_from_its_generator_and_keeps_the_mean():
 
 def test_powers_of_features():
     x = np.array([[-4.0, 0.0, 9.0]])
-    assert_allclose(_training.raised(x, 0.5), [[-2, 0, 3]], atol=0.02)
-    assert _training.raised(x, 1.0) is x
-    assert_allclose(_training.raised(x, 2.0), [[-16, 0, 81]], rtol=1e-3)
+    assert_allclose(raised(x, 0.5), [[-2, 0, 3]], atol=0.02)
+    assert raised(x, 1.0) is x
+    assert_allclose(raised(x, 2.0), [[-16, 0, 81]], rtol=1e-3)
     tensor = torch.tensor(x, requires_grad=True)
-    raised = _training.raised(tensor, 0.5)
-    assert_allclose(raised.detach().numpy(), _training.raised(x, 0.5))
-    raised.sum().backward()
+    rooted = raised(tensor, 0.5)
+    assert_allclose(rooted.detach().numpy(), raised(x, 0.5))
+    rooted.sum().backward()
     assert torch.isfinite(tensor.grad).all()
     # On paper: 0 and 4 are 0 and 2 under the root, 1 from their mean, whose rows have length √2.
-    inputs = _training.prepare_inputs(np.array([[0.0, 4.0]]), np.array([1.0, 1.0]), 0.5)
+    inputs = prepare_inputs(np.array([[0.0, 4.0]]), np.array([1.0, 1.0]), 0.5)
     assert_allclose(inputs, [[-1, 1]], atol=0.02)
 
 
@@ -112,61 +121,108 @@ def test_the_power_of_features_is_kept_with_the_fit(made):
     assert (plain.feature_power_, rooted.feature_power_) == (1.0, 0.5)
     assert not np.allclose(plain.transform(made.data), rooted.transform(made.data))
     before = rooted.transform(made.data)
-    rooted.set_params(feature_power=1.0)  # of the next fit
+    rooted.set_params(scaler=FeatureScaler(1.0))  # of the next fit
     assert_array_equal(rooted.transform(made.data), before)
-    with pytest.raises(ValueError, match="feature_power"):
+    with pytest.raises(ValueError, match="'power' parameter of FeatureScaler"):
         small(feature_power=0).fit(made.data, made.tags)
 
 
 def test_pairs_of_a_batch():
     indicator, _ = check_tags([["a", "c"], [], ["b"], ["a", "b", "c"]])
-    pairs = _training._pairs(indicator, np.array([3, 1, 0]))
+    pairs = _objects.pairs(indicator, np.array([3, 1, 0]))
     assert pairs.tolist() == [[0, 0, 0, 2, 2], [0, 1, 2, 0, 2]]
-    assert _training._pairs(indicator, np.array([1])).shape == (2, 0)
+    assert _objects.pairs(indicator, np.array([1])).shape == (2, 0)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_learning_rates_of_the_layers(n_layers):
     sizes = (4, 3, 2)[-n_layers - 1 :]
-    network = _training.build_network(sizes, 0.0, torch.Generator().manual_seed(0))
-    optimizer = _training.make_optimizer(network, 0.01, 10.0, 0.1)
-    factors = [factor for _, factor, _ in optimizer.groups]
+    network = build_network(sizes, 0.0, torch.Generator().manual_seed(0))
+    groups = parameter_groups(network, last_layer_factor=10.0, weight_decay=0.1)
+    factors = [factor for _, factor, _ in groups]
     assert factors == ([1, 10, 20] if n_layers == 2 else [1, 1, 1])
-    assert [decay for _, _, decay in optimizer.groups] == [0.1, 0.1, 0.0]
-    assert sum(len(group) for group, _, _ in optimizer.groups) == 2 * n_layers
+    assert [decay for _, _, decay in groups] == [0.1, 0.1, 0.0]
+    assert sum(len(group) for group, _, _ in groups) == 2 * n_layers
 
 
-def test_adam_equals_torchs():
-    def run(make, step):
-        torch_generator = torch.Generator().manual_seed(0)
-        network = _training.build_network((5, 4, 3), 0.0, torch_generator)
-        optimizer = make(network)
-        x = torch.linspace(-1, 1, 40).reshape(8, 5)
-        for k in range(20):
-            optimizer.zero_grad()
-            (network(x) ** 2).sum().backward()
-            step(optimizer, 0.5 if k >= 10 else 1.0)
-        return torch.cat([p.detach().ravel() for p in network.parameters()])
+def learned_by(steps_of):
+    """Weights (p,) after 20 steps that end at half the rate."""
+    network = build_network((5, 4, 3), 0.0, torch.Generator().manual_seed(0))
+    steps = steps_of(network)
+    x = torch.linspace(-1, 1, 40).reshape(8, 5)
+    for _ in range(20):
+        steps.zero_grad()
+        (network(x) ** 2).sum().backward()
+        steps.step()
+    return torch.cat([p.detach().ravel() for p in network.parameters()])
 
-    def theirs(network):
+
+class SlowAdam:
+    """Adam by its formulas, with decoupled weight decay; rates fall to half after ten steps."""
+
+    def __init__(self, groups):
+        self.groups, self.n_steps = groups, 0
+        self.moments = {id(p): [0.0, 0.0] for p, *_ in self.groups}
+
+    def zero_grad(self):
+        for parameter, *_ in self.groups:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self):
+        factor = 0.5 if self.n_steps >= 10 else 1.0
+        self.n_steps += 1
+        for parameter, rate, decay in self.groups:
+            gradient, moments = parameter.grad, self.moments[id(parameter)]
+            parameter -= rate * factor * decay * parameter
+            moments[0] = 0.9 * moments[0] + 0.1 * gradient
+            moments[1] = 0.999 * moments[1] + 0.001 * gradient**2
+            mean = moments[0] / (1 - 0.9**self.n_steps)
+            square = moments[1] / (1 - 0.999**self.n_steps)
+            parameter -= rate * factor * mean / (square.sqrt() + 1e-8)
+
+
+def test_steps_are_those_of_the_formulas():
+    def ours(network):
+        groups = parameter_groups(network, last_layer_factor=10.0, weight_decay=0.1)
+        return Steps(groups, 0.01, factor=lambda step: 0.5 if step >= 10 else 1.0)
+
+    def slow(network):
         *below, weight, bias = network.parameters()
-        groups = [
-            {"params": below, "lr": 0.01, "weight_decay": 0.1},
-            {"params": [weight], "lr": 0.1, "weight_decay": 0.1},
-            {"params": [bias], "lr": 0.2, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups)
+        groups = [(p, 0.01, 0.1) for p in below]
+        return SlowAdam([*groups, (weight, 0.1, 0.1), (bias, 0.2, 0.0)])
 
-    def their_step(optimizer, factor):
-        for group, rate in zip(optimizer.param_groups, (0.01, 0.1, 0.2), strict=True):
-            group["lr"] = rate * factor
-        optimizer.step()
+    assert_allclose(learned_by(ours), learned_by(slow), atol=1e-6)
 
-    ours = run(
-        lambda network: _training.make_optimizer(network, 0.01, 10.0, 0.1),
-        lambda optimizer, factor: optimizer.step(factor),
-    )
-    assert_allclose(ours, run(theirs, their_step), atol=1e-6)
+
+def test_steps_go_on_from_their_state():
+    def in_two(network):
+        class Both:
+            def __init__(self):
+                self.n_done, self.steps = 0, self.made()
+
+            def made(self):
+                factor = lambda step: 0.5 if step >= 10 else 1.0  # noqa: E731
+                return Steps(parameter_groups(network), 0.01, factor=factor)
+
+            def zero_grad(self):
+                self.steps.zero_grad()
+
+            def step(self):
+                self.steps.step()
+                self.n_done += 1
+                if self.n_done in (7, 13):
+                    state, self.steps = self.steps.state(), self.made()
+                    self.steps.restore(state, n_scheduled=self.n_done)
+                    assert state["n_steps"] == self.n_done
+
+        return Both()
+
+    def whole(network):
+        factor = lambda step: 0.5 if step >= 10 else 1.0  # noqa: E731
+        return Steps(parameter_groups(network), 0.01, factor=factor)
+
+    assert_array_equal(learned_by(in_two), learned_by(whole))
 
 
 def test_rate_falls_in_steps(made):
@@ -209,24 +265,18 @@ def test_images_without_tags_take_no_part_and_are_embedded(made):
 
 def test_only_rows_with_concepts_fill_the_batches():
     generator = torch.Generator().manual_seed(0)
-    network = _training.build_network((3, 2), 0.0, generator)
+    network = build_network((3, 2), 0.0, generator)
     seen = []
 
     def loss(outputs, rows):
         seen.extend(rows.tolist())
         return outputs.sum()
 
-    tagged = np.arange(10) % 3 == 0
-    steps = _training.train(
-        _training.FixedInputs(network, np.ones((10, 3), dtype=np.float32), generator.device),
-        _training.make_optimizer(network, 1e-3, 1.0, 0.0),
-        tagged,
-        loss,
-        n_epochs=2,
-        batch_size=3,
-        generator=generator,
-    )
-    assert len(list(steps)) == 2
+    model = FixedInputs(network, np.ones((10, 3), dtype=np.float32), generator.device)
+    steps = Steps(parameter_groups(network), 1e-3)
+    lesson = Lesson(model, steps, loss, np.arange(0, 10, 3), n_epochs=2, batch_size=3)
+    for epoch in range(2):
+        assert sorted(run_epoch(lesson, epoch, generator)) == ["learning_rate", "loss"]
     assert sorted(seen) == [0, 0, 3, 3, 6, 6, 9, 9]
 
 
@@ -357,12 +407,12 @@ def test_one_sample(made):
     assert embedder.transform(made.data[:1]).shape[0] == 1
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_epoch(made, monkeypatch):
-    def spoiled(*args, **kwargs):
-        return lambda outputs, rows: outputs.sum() * float("nan")
+def test_a_loss_that_is_not_finite_stops_with_the_epoch(made):
+    class Spoiled:
+        def start(self, concept_vectors, indicator, device):
+            return lambda outputs, rows: outputs.sum() * float("nan")
 
-    monkeypatch.setattr(_training, "make_loss", spoiled)
-    embedder = small()
+    embedder = small(loss=Spoiled())
     with pytest.raises(
         FloatingPointError, match="nan in epoch 1 of 15, batch 1 of 1; lower learning_rate"
     ):
@@ -429,36 +479,31 @@ def test_trained_on_a_gpu_used_on_the_cpu(made):
 
 
 def test_a_batch_is_held_against_some_of_very_many_concepts(monkeypatch):
-    from skwsdhq.training import loop as _training
-
     rng = np.random.default_rng(0)
     concepts = rng.standard_normal((40, 4)).astype(np.float32)
     concepts /= np.linalg.norm(concepts, axis=1, keepdims=True)
     indicator = sparse.csr_array((rng.random((12, 40)) < 0.1).astype(np.float32))
     outputs = torch.from_numpy(rng.standard_normal((5, 4)).astype(np.float32))
     rows = np.array([3, 8, 1, 0, 9])
-    options = {"gamma": 1.0, "margin": 0.5, "temperature": 0.3, "n_hard_negatives": None}
     cpu = torch.device("cpu")
 
     def loss(vectors, carried):
-        function = _training.make_loss("adaptive_margin", vectors, carried, cpu, **options)
+        function = AdaptiveMargin().start(vectors, carried, cpu)
         return float(function(outputs, rows))
 
     whole = loss(concepts, indicator)
     columns = np.union1d(indicator[rows].indices, np.arange(3, 40, 4))  # row 3 comes first
     fewer = loss(concepts[columns], sparse.csr_array(indicator[:, columns]))
     assert fewer != pytest.approx(whole, rel=1e-3)
-    monkeypatch.setattr(_training, "_MANY_CONCEPTS", 39)
-    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 10)
+    monkeypatch.setattr(_objects, "_MANY_CONCEPTS", 39)
+    monkeypatch.setattr(_objects, "_SOME_CONCEPTS", 10)
     assert loss(concepts, indicator) == pytest.approx(fewer, rel=1e-5)
-    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 40)
+    monkeypatch.setattr(_objects, "_SOME_CONCEPTS", 40)
     assert loss(concepts, indicator) == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.parametrize("n_hard_negatives", [None, 7])
 def test_a_batch_of_many_concepts_is_held_against_them_part_by_part(monkeypatch, n_hard_negatives):
-    from skwsdhq.training import loop as _training
-
     rng = np.random.default_rng(1)
     concepts = rng.standard_normal((40, 4)).astype(np.float32)
     concepts /= np.linalg.norm(concepts, axis=1, keepdims=True)
@@ -468,41 +513,34 @@ def test_a_batch_of_many_concepts_is_held_against_them_part_by_part(monkeypatch,
     indicator = sparse.csr_array(carried.astype(np.float32))
     start = rng.standard_normal((7, 4)).astype(np.float32)
     rows = np.array([3, 8, 1, 0, 9, 4, 11])
-    options = {"gamma": 2.0, "margin": 0.5, "temperature": 0.3}
 
     def loss_and_gradient():
         outputs = torch.from_numpy(start).requires_grad_()
-        function = _training.make_loss(
-            "adaptive_margin",
-            concepts,
-            indicator,
-            torch.device("cpu"),
-            n_hard_negatives=n_hard_negatives,
-            **options,
-        )
+        loss = AdaptiveMargin(2.0, n_hard_negatives=n_hard_negatives)
+        function = loss.start(concepts, indicator, torch.device("cpu"))
         value = function(outputs, rows)
         value.backward()
         return value.detach().numpy(), outputs.grad.numpy()
 
     whole, gradient = loss_and_gradient()
-    monkeypatch.setattr(_training, "_MANY_CONCEPTS", 39)
-    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 40)  # all: parts have the sum of the whole
+    monkeypatch.setattr(_objects, "_MANY_CONCEPTS", 39)
+    monkeypatch.setattr(_objects, "_SOME_CONCEPTS", 40)  # all: parts have the sum of the whole
     for own in (1, 6, 10):
-        monkeypatch.setattr(_training, "_OWN_CONCEPTS", own)
+        monkeypatch.setattr(_objects, "_OWN_CONCEPTS", own)
         value, slope = loss_and_gradient()
         np.testing.assert_allclose(value, whole, rtol=1e-5)
         np.testing.assert_allclose(slope, gradient, rtol=1e-4, atol=1e-6)
     # A part never meets the other parts' concepts but those of the sample.
     met = []
-    margin_loss = _training._losses.cosine_margin_loss
+    margin_loss = _objects.cosine_margin_loss
 
     def looked_at(outputs, vectors, *args, **kwargs):
         met.append({tuple(vector) for vector in vectors.tolist()})
         return margin_loss(outputs, vectors, *args, **kwargs)
 
-    monkeypatch.setattr(_training._losses, "cosine_margin_loss", looked_at)
-    monkeypatch.setattr(_training, "_OWN_CONCEPTS", 1)
-    monkeypatch.setattr(_training, "_SOME_CONCEPTS", 10)
+    monkeypatch.setattr(_objects, "cosine_margin_loss", looked_at)
+    monkeypatch.setattr(_objects, "_OWN_CONCEPTS", 1)
+    monkeypatch.setattr(_objects, "_SOME_CONCEPTS", 10)
     loss_and_gradient()
     assert met == [
         {

@@ -12,8 +12,13 @@ from torch import nn
 from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
 from skwsdhq.backbones import Backbone
 from skwsdhq.datasets import load_emoji
-from skwsdhq.training import loop as _training
+from skwsdhq.embedding import FineTuning
+from skwsdhq.embedding._upgrade import parts_from_flat
 from skwsdhq.training import trunk as _training_trunk
+from skwsdhq.training.network import build_network
+from skwsdhq.training.optimizer import Steps, parameter_groups
+from skwsdhq.training.scaling import Scaling
+from skwsdhq.training.trunk import FineTuned, load_trunk_state
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,7 @@ def embedder(**parameters):
         "dtype": "float32",
         "random_state": 0,
     }
-    return HypersphereEmbedder(**{**defaults, **parameters})
+    return HypersphereEmbedder(**parts_from_flat({**defaults, **parameters}))
 
 
 def test_the_last_layers_hold_a_quarter_of_the_parameters():
@@ -122,19 +127,18 @@ def test_chunks_give_the_gradient_of_the_whole_batch(emoji):
 
     def gradients(chunk):
         generator = torch.Generator().manual_seed(3)
-        head = _training.build_network((12, 5), 0.0, generator)
-        model = _training.FineTuned(
+        head = build_network((12, 5), 0.0, generator)
+        model = FineTuned(
             head,
             backbone(),
             Pictures(emoji[0]),
-            np.zeros(12, dtype=np.float32),
+            Scaling(np.zeros(12, dtype=np.float32), 1.0),
+            FineTuning("all", micro_batch_size=chunk),
             embed_features=None,
-            device=torch.device("cpu"),
             generator=generator,
-            micro_batch_size=chunk,
         )
         (head(model.inputs(np.arange(10))) ** 2).sum().backward()
-        model.spread()
+        model.backward_to_backbone()
         return [parameter.grad for parameter in model.parameters], generator.get_state()
 
     (first, state), (second, other) = gradients(None), gradients(3)
@@ -180,13 +184,13 @@ def test_a_network_learns_from_smaller_pictures_than_it_sees_later(emoji):
 def test_crops():
     generator = torch.Generator().manual_seed(0)
     pictures = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(1, 6, 6, 3).repeat(40, axis=0)
-    model = _training.FineTuned(
+    model = FineTuned(
         nn.Sequential(),
         backbone(size=4),
         Pictures(pictures),
-        np.zeros(12),
+        Scaling(np.zeros(12), 1.0),
+        FineTuning("all"),
         embed_features=None,
-        device=torch.device("cpu"),
         generator=generator,
     )
     middle = model._crops(pictures, draw=False).permute(0, 2, 3, 1).numpy()
@@ -196,31 +200,32 @@ def test_crops():
     possible += [crop[:, ::-1] for crop in possible]
     found = {next(k for k, p in enumerate(possible) if np.array_equal(p, crop)) for crop in drawn}
     assert len(found) > 12  # of 18
-    assert _training.FineTuned.side(224, True) == 256
-    assert _training.FineTuned.side(224, False) == 224
+    assert FineTuned.side(224, True) == 256
+    assert FineTuned.side(224, False) == 224
 
 
 def test_rates_of_the_network():
-    head = _training.build_network((4, 3, 2), 0.0, torch.Generator())
+    head = build_network((4, 3, 2), 0.0, torch.Generator())
     trunk = [torch.zeros(2, 2), torch.zeros(2)]
-    groups = _training.make_optimizer(head, 1.0, 10.0, 0.1, trunk, 0.5).groups
+    rates = {"last_layer_factor": 10.0, "trunk": trunk}
+    groups = parameter_groups(head, **rates, weight_decay=0.1, trunk_factor=0.5)
     assert [(len(p), factor, decay) for p, factor, decay in groups] == [
         (2, 1.0, 0.1), (1, 10.0, 0.1), (1, 20.0, 0.0), (1, 0.5, 0.1), (1, 0.5, 0.0),
     ]  # fmt: skip
     # As published: one layer on top, ten times the network's rate, its bias twenty times.
-    head = _training.build_network((4, 2), 0.0, torch.Generator())
-    groups = _training.make_optimizer(head, 3e-4, 10.0, 0.0, trunk, 1.0).groups
+    head = build_network((4, 2), 0.0, torch.Generator())
+    groups = parameter_groups(head, **rates)
     assert [factor for _, factor, _ in groups] == [1.0, 10.0, 20.0, 1.0, 1.0]
 
 
 def test_gradients_are_shortened():
     parameter = torch.zeros(4, requires_grad=True)
-    optimizer = _training.Adam([([parameter], 1.0, 0.0)], 1.0)
+    optimizer = Steps([([parameter], 1.0, 0.0)], 1.0, max_norm=2.0)
     parameter.grad = torch.full((4,), 3.0)  # of norm 6
-    optimizer.step(max_norm=2.0)
-    assert_allclose(parameter.grad, np.full(4, 1.0))
+    optimizer.step()
+    assert_allclose(parameter.grad, np.full(4, 1.0), rtol=1e-6)
     parameter.grad = torch.full((4,), 0.5)
-    optimizer.step(max_norm=2.0)
+    optimizer.step()
     assert_allclose(parameter.grad, np.full(4, 0.5))
 
 
@@ -272,10 +277,10 @@ def test_refusals(emoji):
     means = Backbone(lambda batch: batch.mean(axis=(1, 2)), size=16)
     with pytest.raises(TypeError, match="needs a network of torch"):
         embedder(backbone=means).fit(images, tags)
-    with pytest.raises(ValueError, match="finetune"):
+    with pytest.raises(ValueError, match="'layers' parameter of FineTuning"):
         embedder(finetune="most").fit(images, tags)
     with pytest.raises(ValueError, match="no parameter 'x' of shape"):
-        _training.load_trunk_state(backbone().module, {"x": np.zeros(2)})
+        load_trunk_state(backbone().module, {"x": np.zeros(2)})
 
 
 def test_a_named_network_that_learned_is_saved_and_copied(emoji, tmp_path):
@@ -305,9 +310,12 @@ def test_a_network_of_doubles_learns_in_float32(emoji, finetune):
     found = []
     for network in (doubles, backbone()):
         embedder = HypersphereEmbedder(
-            backbone=network, finetune=finetune, head_iter=0, max_iter=1, hidden_layer_sizes=(8,),
-            augment=False, dtype="float32", random_state=0,
-        )  # fmt: skip
+            backbone=network,
+            finetune=FineTuning(finetune, head_iter=0, augment=False, dtype="float32"),
+            max_iter=1,
+            hidden_layer_sizes=(8,),
+            random_state=0,
+        )
         found.append(embedder.fit(emoji[0][:24], emoji[1][:24]).transform(emoji[0][:24]))
     assert found[0].dtype == np.float32
     assert_allclose(found[0], found[1], atol=1e-3)

@@ -178,7 +178,7 @@ def test_each_image_is_seen_once(pictures, network, tmp_path, kind):
 def test_a_grid_search_computes_features_once(pictures, network, tmp_path, n_jobs):
     images, tags = pictures
     model = small_pipeline(ImageLoader(network, size=4, batch_size=4, memory=tmp_path / "kept"))
-    grid = {"embedder__gamma": [0.5, 1.0], "quantizer__n_codewords": [2, 4]}
+    grid = {"embedder__kernel_weight": [0.5, 1.0], "quantizer__n_codewords": [2, 4]}
     search = GridSearchCV(model, grid, cv=3, n_jobs=n_jobs, error_score="raise").fit(images, tags)
     assert network.n_images == len(images)
     assert search.best_score_ > 0.8

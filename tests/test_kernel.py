@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from reference import kernel as reference
 from scipy import sparse
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
+from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.embedding._kernel import (
     fit_kernel,
@@ -19,6 +19,7 @@ from skwsdhq.embedding._kernel import (
     tag_targets,
     wrong_share,
 )
+from skwsdhq.embedding._upgrade import parts_from_flat
 from skwsdhq.sphere import normalize_rows
 
 OPTIONS = {"gamma": 2.0, "alpha": 0.7, "consistency": 2.0, "max_landmarks": 1000}
@@ -198,7 +199,7 @@ def made():
 
 def embedder(**parameters):
     parameters = {"hidden_layer_sizes": (16,), "max_iter": 3, "random_state": 0, **parameters}
-    return HypersphereEmbedder(**parameters)
+    return HypersphereEmbedder(**parts_from_flat(parameters))
 
 
 def test_the_embedding_is_the_weighted_mean_of_both(made):
@@ -257,13 +258,15 @@ def test_codes_learned_along_are_those_of_the_whole_embedding(made):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("kernel_weight", 1.1), ("kernel_weight", -0.1), ("kernel_gamma", 0), ("kernel_alpha", 0),
-        ("tag_consistency", -1), ("tag_consistency", "some"), ("max_landmarks", 0),
+        ("kernel_weight", 1.1), ("kernel_weight", -0.1), ("gamma", 0), ("alpha", 0),
+        ("consistency", -1), ("consistency", "some"), ("max_landmarks", 0),
     ],
 )  # fmt: skip
 def test_bad_parameters(made, name, value):
-    with pytest.raises(ValueError, match=name):
-        embedder(**{name: value}).fit(made.data, made.tags)
+    own = name == "kernel_weight"
+    given = {name: value} if own else {"kernel": TagKernelRegressor(**{name: value})}
+    with pytest.raises(ValueError, match=f"'{name}' parameter of"):
+        embedder(**given).fit(made.data, made.tags)
 
 
 def test_noise_of_tags_costs_less_with_it(made):

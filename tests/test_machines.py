@@ -80,6 +80,7 @@ PROGRAM = """
     import torch
     from skwsdhq import HypersphereEmbedder, WSDHQuantizer
     from skwsdhq.baselines import CCAITQ
+    from skwsdhq.embedding import TagKernelRegressor
     from skwsdhq.datasets import make_tagged_images
 
     torch.set_num_threads(int(sys.argv[1]))
@@ -87,7 +88,8 @@ PROGRAM = """
     X = np.random.RandomState(0).standard_normal((400, 700)).astype(np.float32)
     X[:, : made.data.shape[1]] += 3 * made.data
     embedder = HypersphereEmbedder(
-        hidden_layer_sizes=(300,), max_iter=2, max_landmarks=300, random_state=0
+        hidden_layer_sizes=(300,), max_iter=2,
+        kernel=TagKernelRegressor(max_landmarks=300), random_state=0
     )
     model = WSDHQuantizer(embedder, n_codewords=64, metric_mix=0.3, random_state=0)
     model.fit(X, made.tags)

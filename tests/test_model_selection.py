@@ -30,6 +30,7 @@ from sklearn.utils import estimator_html_repr
 
 from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.losses import AdaptiveMargin
 from skwsdhq.metrics import make_retrieval_scorer
 from skwsdhq.tags import check_tags, tags_to_lists
 
@@ -41,7 +42,7 @@ def made():
 
 def embedder(**parameters):
     defaults = {"hidden_layer_sizes": (16,), "max_iter": 3, "batch_size": 32, "random_state": 0}
-    return HypersphereEmbedder(**{**defaults, **parameters})
+    return HypersphereEmbedder(**{"loss": AdaptiveMargin(), **defaults, **parameters})
 
 
 def small(first=None, **parameters):
@@ -60,7 +61,7 @@ def pipeline(*, loader=None, enhancer=None, **parameters):
     )
 
 
-GRID = {"quantizer__n_codewords": [4, 8], "embedder__gamma": [0.5, 1.0]}
+GRID = {"quantizer__n_codewords": [4, 8], "embedder__loss__gamma": [0.5, 1.0]}
 
 
 # --- tags in every form ---------------------------------------------------------------------
@@ -210,14 +211,14 @@ def test_two_processes_do_not_use_more_than_the_machine(made):
 def test_randomized_search(made):
     search = RandomizedSearchCV(
         pipeline(),
-        {"embedder__gamma": uniform(0.5, 1), "quantizer__n_codewords": [4, 8]},
+        {"embedder__loss__gamma": uniform(0.5, 1), "quantizer__n_codewords": [4, 8]},
         n_iter=3,
         cv=2,
         random_state=0,
         error_score="raise",
     ).fit(made.data, made.tags)
     assert len(search.cv_results_["params"]) == 3
-    assert 0.5 <= search.best_params_["embedder__gamma"] <= 1.5
+    assert 0.5 <= search.best_params_["embedder__loss__gamma"] <= 1.5
 
 
 @pytest.mark.parametrize("resource", ["n_samples", "embedder__max_iter"])
@@ -225,7 +226,7 @@ def test_halving_search(made, resource):
     limits = {"n_samples": (32, 96), "embedder__max_iter": (1, 3)}[resource]
     search = HalvingGridSearchCV(
         pipeline(),
-        {"embedder__gamma": [0.5, 1.0, 1.5]},
+        {"embedder__loss__gamma": [0.5, 1.0, 1.5]},
         resource=resource,
         min_resources=limits[0],
         max_resources=limits[1],
@@ -262,9 +263,9 @@ def test_nested_parameters(made):
         == search.best_params_["embedder__tag_enhancer__tau"]
     )
     whole = small(embedder(tag_enhancer=TagEnhancer()))
-    whole.set_params(embedder__tag_enhancer__tau=0.7, embedder__gamma=2.0)
+    whole.set_params(embedder__tag_enhancer__tau=0.7, embedder__loss__gamma=2.0)
     assert whole.embedder.tag_enhancer.tau == 0.7
-    assert {"embedder__gamma", "embedder__tag_enhancer__eps"} <= set(whole.get_params())
+    assert {"embedder__loss__gamma", "embedder__tag_enhancer__eps"} <= set(whole.get_params())
 
 
 def test_heavy_parameters_are_not_copied(made):

@@ -12,10 +12,15 @@ from torch import nn
 from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer, codebooks, load
 from skwsdhq.backbones import Backbone, extract_features
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding import AdamSchedule, FeatureScaler, FineTuning
+from skwsdhq.embedding._training import network_with
 from skwsdhq.images import ResizedImages
 from skwsdhq.images.resized import side_for_crops
 from skwsdhq.quantization import _codes
-from skwsdhq.training import loop as _training
+from skwsdhq.training.fixed import FixedInputs
+from skwsdhq.training.network import build_network, network_arrays
+from skwsdhq.training.scaling import Scaling
+from skwsdhq.training.trunk import FineTuned
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +111,14 @@ def test_the_loader_keeps_ten_crops_apart(pictures, tmp_path):
         ImageLoader(None, ten_crop=True).fit(pictures)
 
 
-@pytest.mark.parametrize("finetune", ["head", "all"])
+@pytest.mark.parametrize("finetune", [None, FineTuning("all", head_iter=1, dtype="float32")])
 def test_embeddings_of_ten_crops(pictures, finetune):
     """The mean is of what the last layer gives, not of the features."""
     embedder = HypersphereEmbedder(
-        backbone=convolution(), finetune=finetune, max_iter=2, head_iter=1, batch_size=8,
-        hidden_layer_sizes=(5,), kernel_weight=0.0, random_state=0, dtype="float32",
+        backbone=convolution(), finetune=finetune, max_iter=2, batch_size=8,
+        hidden_layer_sizes=(5,), kernel_weight=0.0, random_state=0,
     ).fit(pictures, TAGS)  # fmt: skip
-    network = embedder._network(embedder.backbone_, embedder.backbone_state_)
+    network = network_with(embedder.backbone_, embedder.backbone_state_)
     once = embedder.transform(pictures)
     crops = embedder.set_params(ten_crop=True).transform(pictures)
 
@@ -141,7 +146,7 @@ def test_codes_of_fitted_pictures_are_of_ten_crops(pictures):
 
 def test_features_as_they_are(made, tmp_path):
     embedder = HypersphereEmbedder(
-        feature_scaling=False, feature_power=1.0, hidden_layer_sizes=(), kernel_weight=0.0,
+        scaler=FeatureScaler(1.0, scale=False), hidden_layer_sizes=(), kernel_weight=0.0,
         max_iter=3, random_state=0,
     ).fit(made.data, made.tags)  # fmt: skip
     assert embedder.feature_mean_ is None
@@ -153,11 +158,11 @@ def test_features_as_they_are(made, tmp_path):
 
 def test_a_network_hands_its_features_on_as_they_are(pictures):
     embedder = HypersphereEmbedder(
-        backbone=convolution(), feature_scaling=False, feature_power=1.0, finetune="all",
-        hidden_layer_sizes=(), max_iter=2, head_iter=0, batch_size=8, random_state=0,
-        dtype="float32", kernel_weight=0.0,
+        backbone=convolution(), scaler=FeatureScaler(1.0, scale=False),
+        finetune=FineTuning("all", head_iter=0, dtype="float32"),
+        hidden_layer_sizes=(), max_iter=2, batch_size=8, random_state=0, kernel_weight=0.0,
     ).fit(pictures, TAGS)  # fmt: skip
-    network = embedder._network(embedder.backbone_, embedder.backbone_state_)
+    network = network_with(embedder.backbone_, embedder.backbone_state_)
     expected = unit(outputs(embedder, extract_features(pictures, network)))
     assert_allclose(embedder.transform(pictures), expected, rtol=1e-4, atol=1e-5)
 
@@ -165,29 +170,29 @@ def test_a_network_hands_its_features_on_as_they_are(pictures):
 def test_models_of_a_training_give_outputs_of_any_length(pictures):
     network, generator = convolution(), torch.Generator().manual_seed(0)
     features = extract_features(pictures, network)
-    head = _training.build_network((features.shape[1], 3), 0.0, generator)
-    weights, bias = _training.network_arrays(head)[0]
+    head = build_network((features.shape[1], 3), 0.0, generator)
+    weights, bias = network_arrays(head)[0]
     expected = np.tanh(features @ weights + bias)
-    tuned = _training.FineTuned(
-        head, network, ResizedImages(pictures, 14), None, augment=False, device=generator.device,
-        embed_features=lambda state: features, generator=generator,
+    tuned = FineTuned(
+        head, network, ResizedImages(pictures, 14), Scaling(None, 1.0),
+        FineTuning("all", augment=False), embed_features=lambda state: features,
+        generator=generator,
     )  # fmt: skip
     # what the network gives goes to the head as it is
     assert_allclose(tuned.inputs(np.arange(4)).detach(), features[:4], rtol=1e-4, atol=1e-5)
-    for model in (tuned, _training.FixedInputs(head, features, generator.device)):
-        assert_allclose(model.embeddings(normalize=False), expected, rtol=1e-4, atol=1e-5)
-        assert_allclose(model.embeddings(), unit(expected), rtol=1e-4, atol=1e-5)
+    for model in (tuned, FixedInputs(head, features, generator.device)):
+        assert_allclose(model.outputs(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_rate_falls_every_so_many_batches(made):
     """8 batches an epoch; the rate of an epoch's last batch."""
     tags = [row or ["nothing"] for row in made.tags]
     base = HypersphereEmbedder(max_iter=4, batch_size=40, learning_rate=0.01, random_state=0)
-    falling = clone(base).set_params(drop_period=10).fit(made.data, tags)
+    falling = clone(base).set_params(optimizer=AdamSchedule(drop_period=10)).fit(made.data, tags)
     # the last batches of the epochs are numbers 7, 15, 23 and 31
     assert falling.history_["learning_rate"] == [0.01, 0.005, 0.0025, 0.00125]
     # at the end of each epoch it is the same as three drops in four epochs
-    equal = clone(base).set_params(drop_period=8).fit(made.data, tags)
+    equal = clone(base).set_params(optimizer=AdamSchedule(drop_period=8)).fit(made.data, tags)
     before = clone(base).fit(made.data, tags)
     assert_array_equal(equal.coefs_[0], before.coefs_[0])
     assert not np.array_equal(falling.coefs_[0], before.coefs_[0])
@@ -255,11 +260,12 @@ def test_the_quantization_loss_sees_no_unit_rows():
     )  # fmt: skip
     alternation.codes = np.array([[1]])
     y, metric = torch.tensor([[0.6, -0.8 * 2]]), torch.tensor([[2.0, 0.5], [0.5, 1.0]])
-    loss = _training._quantization_loss(y, alternation, np.array([0]), metric)
+    alternation.metric = metric.numpy()
+    loss = alternation.quantization_loss(y, np.array([0]))
     d = np.array([0.6, -2.6])
     assert float(loss) == pytest.approx(d @ metric.numpy() @ d)
     alternation.normalize = True
-    loss = _training._quantization_loss(y, alternation, np.array([0]), metric)
+    loss = alternation.quantization_loss(y, np.array([0]))
     d = y.numpy()[0] / np.linalg.norm(y.numpy()) - [0, 1]
     assert float(loss) == pytest.approx(d @ metric.numpy() @ d)
 
@@ -297,13 +303,13 @@ def test_parameters_of_the_paper():
     expected = {
         "n_codebooks": 3, "n_codewords": 256, "quantization_weight": 1e-4, "metric_mix": 1.0,
         "icm_iters": 3, "beam_size": None, "normalize": True, "code_update_period": 2,
-        "top_k": 5000, "embedder__backbone": "alexnet", "embedder__finetune": "all",
-        "embedder__loss": "adaptive_margin", "embedder__gamma": 1.0, "embedder__batch_size": 256,
-        "embedder__learning_rate": 3e-4, "embedder__learning_rate_decay": 0.5,
-        "embedder__drop_period": 300, "embedder__last_layer_factor": 10.0,
-        "embedder__backbone_factor": 1.0, "embedder__hidden_layer_sizes": (),
-        "embedder__feature_power": 1.0, "embedder__feature_scaling": False,
-        "embedder__ten_crop": True, "embedder__head_iter": 0,
+        "top_k": 5000, "embedder__backbone": "alexnet", "embedder__finetune__layers": "all",
+        "embedder__loss__gamma": 1.0, "embedder__batch_size": 256,
+        "embedder__learning_rate": 3e-4, "embedder__optimizer__decay": 0.5,
+        "embedder__optimizer__drop_period": 300, "embedder__optimizer__last_layer_factor": 10.0,
+        "embedder__finetune__rate_factor": 1.0, "embedder__hidden_layer_sizes": (),
+        "embedder__scaler__power": 1.0, "embedder__scaler__scale": False,
+        "embedder__ten_crop": True, "embedder__finetune__head_iter": 0,
         "embedder__tag_enhancer__cooccurrence_weight": 0,
         "embedder__tag_enhancer__remove_components": None,
     }  # fmt: skip
@@ -311,7 +317,7 @@ def test_parameters_of_the_paper():
     own = WSDHQuantizer.from_paper(mode="code").get_params()
     different = {"normalize": False, "init": "subspace", "codebook_iters": 0, "n_codebooks": 4}
     assert {name: own[name] for name in different} == different
-    assert own["embedder__last_layer_factor"] == 1.0
+    assert own["embedder__optimizer__last_layer_factor"] == 1.0
 
 
 def test_overrides_and_mistakes():
@@ -333,14 +339,14 @@ def test_overrides_and_mistakes():
         WSDHQuantizer.from_paper(mode="text")
     with pytest.raises(ValueError, match="Invalid parameter 'depth'"):
         WSDHQuantizer.from_paper(depth=3)
-    with pytest.raises(ValueError, match="finetune='all' trains a network on images"):
+    with pytest.raises(ValueError, match=r"finetune=FineTuning\(.* trains a network on images"):
         WSDHQuantizer.from_paper(random_state=0).fit(np.eye(256), [["cat"]] * 256)
 
 
 @pytest.mark.parametrize("mode", ["paper", "code"])
 def test_the_paper_on_features(made, mode):
     quantizer = WSDHQuantizer.from_paper(
-        made.word_vectors, mode=mode, finetune="head", n_bits=16, embedder__max_iter=10,
+        made.word_vectors, mode=mode, finetune=None, n_bits=16, embedder__max_iter=10,
         embedder__learning_rate=0.003, random_state=0,
     )  # fmt: skip
     quantizer.fit(made.data, made.tags)
@@ -353,7 +359,8 @@ def test_the_paper_on_features(made, mode):
 def test_the_paper_on_pictures(pictures, mode):
     quantizer = WSDHQuantizer.from_paper(
         mode=mode, n_bits=8, n_codewords=4, embedder__backbone=convolution(dropout=0.5),
-        embedder__max_iter=4, embedder__batch_size=8, embedder__dtype="float32", random_state=0,
+        embedder__max_iter=4, embedder__batch_size=8, embedder__finetune__dtype="float32",
+        random_state=0,
     ).fit(pictures, TAGS)  # fmt: skip
     assert quantizer.n_iter_ == 4
     assert_array_equal(quantizer.codes_, quantizer.encode(pictures))

@@ -733,7 +733,7 @@ ENHANCER = (*EMBEDDER, "tag_enhancer_", *ATTRIBUTES)
         ((*PARAMETERS, "invented"), 1, "parameter 'invented', which this version does not know"),
         (("estimator", "class"), "Popen", "'Popen', which load does not know"),
         ((*ATTRIBUTES, "transform"), 1, "can't have an attribute 'transform'"),
-        ((*ATTRIBUTES, "_encode"), 1, "can't have an attribute '_encode'"),
+        ((*ATTRIBUTES, "_embed"), 1, "can't have an attribute '_embed'"),
         ((*ATTRIBUTES, "__class__"), 1, "can't have an attribute '__class__'"),
         ((*ATTRIBUTES, "_repr_html_"), 1, "can't have an attribute"),
         ((*ATTRIBUTES, "codes_"), {"array": "codebooks_"}, "a matrix of codes_"),
@@ -741,9 +741,9 @@ ENHANCER = (*EMBEDDER, "tag_enhancer_", *ATTRIBUTES)
         ((*ATTRIBUTES, "n_bits_"), 8, "n_bits_ of 12"),
         ((*ATTRIBUTES, "embedder_"), {"same": 9}, "refers to estimator 9"),
         ((*ATTRIBUTES, "tag_enhancer_"), "else", "an estimator as tag_enhancer_"),
-        ((*EMBEDDER, "coefs_"), [], "layers in coefs_"),
+        ((*EMBEDDER, "coefs_"), [], "a bias for each layer"),
         ((*EMBEDDER, "backbone_"), {"tuple": []}, "a name as backbone_"),
-        ((*EMBEDDER, "n_features_in_"), 31, "n_features_in_ rows"),
+        ((*EMBEDDER, "n_features_in_"), 31, "n_features_in_ features"),
         ((*ENHANCER, "vocabulary_"), {"dict": [["a", 0], ["a", 1]]}, "the key 'a' twice"),
         ((*ENHANCER, "vocabulary_"), {"dict": [["a", 1]]}, "one row for each tag"),
         ((*ENHANCER, "graph_", "csr", "shape"), [10**6, 10**6], "leave its shape"),
@@ -860,7 +860,7 @@ def test_texts_of_unequal_length_take_no_more_memory_than_they_need(tmp_path):
     assert "more memory than the file" in refusal(tmp_path / "file", put_together(header, arrays))
 
 
-@pytest.mark.parametrize("name", ["head", "auto", "residual", "last", "adaptive_margin", "cpu"])
+@pytest.mark.parametrize("name", ["none", "auto", "residual", "last", "adaptive_margin", "cpu"])
 def test_files_beside_do_not_matter(made, fitted, tmp_path, monkeypatch, name):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -869,7 +869,7 @@ def test_files_beside_do_not_matter(made, fitted, tmp_path, monkeypatch, name):
     unfitted = saved(HypersphereEmbedder(device="cpu"), folder)
     (folder / name).write_bytes(b"")
     assert load(path).n_bits_ == fitted.n_bits_
-    assert load(unfitted).finetune == "head"
+    assert load(unfitted).loss == "adaptive_margin"
     assert again(fitted, tmp_path).n_bits_ == fitted.n_bits_
 
 

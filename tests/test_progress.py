@@ -8,6 +8,7 @@ import torch
 
 from skwsdhq import HypersphereEmbedder, ImageLoader
 from skwsdhq.backbones import extract_features
+from skwsdhq.embedding import FineTuning
 from skwsdhq.utils.progress import LongRun
 
 
@@ -79,7 +80,8 @@ def test_kept_features_are_not_announced(log, tmp_path):
 def test_fine_tuning_is_announced(log):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=8), torch.nn.AdaptiveAvgPool2d(1))
     embedder = HypersphereEmbedder(
-        backbone=network, finetune="all", crop_size=32, head_iter=0, max_iter=10, batch_size=8,
+        backbone=network, finetune=FineTuning("all", crop_size=32, head_iter=0), max_iter=10,
+        batch_size=8,
         hidden_layer_sizes=(8,), kernel_weight=0.0, device="cpu", random_state=0,
     )  # fmt: skip
     embedder.fit(pictures(12), [["sky"], ["sea"]] * 6)

@@ -32,9 +32,10 @@ from skwsdhq import (
     search,
 )
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding._upgrade import parts_from_flat
 from skwsdhq.quantization import _codes
 from skwsdhq.search import _rows as _search_rows
-from skwsdhq.training import loop as training
+from skwsdhq.training import session
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def made():
 
 def embedder(**parameters):
     defaults = {"hidden_layer_sizes": (32,), "max_iter": 6, "batch_size": 32}
-    return HypersphereEmbedder(**{**defaults, "learning_rate": 3e-3, **parameters})
+    given = {**defaults, "learning_rate": 3e-3, **parameters}
+    return HypersphereEmbedder(**parts_from_flat(given))
 
 
 def small(**parameters):
@@ -520,7 +522,7 @@ def test_copies_are_equal(made, fitted):
 
 
 def test_fewer_samples_than_codewords_are_refused_before_training(made, monkeypatch):
-    monkeypatch.setattr(training, "train", None)  # would fail if it were reached
+    monkeypatch.setattr(session, "run_epoch", None)  # would fail if it were reached
     with pytest.raises(ValueError, match="n_samples=10 should be >= n_codewords=16; lower"):
         small().fit(made.data[:10], made.tags[:10])
     with pytest.raises(ValueError, match="n_samples=1 should be >= n_codewords=16"):

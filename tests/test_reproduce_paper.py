@@ -105,8 +105,8 @@ def test_paper_on_a_tiny_mirflickr(home, main, tmp_path, capsys):
     "more",
     [
         ("--mode", "code"),
-        ("--finetune", "head"),
-        ("--finetune", "head", "--no-ten-crop", "--mode", "code"),
+        ("--finetune", "none"),
+        ("--finetune", "none", "--no-ten-crop", "--mode", "code"),
     ],
 )
 def test_other_modes(home, main, tmp_path, more):
@@ -123,7 +123,7 @@ def test_other_modes(home, main, tmp_path, more):
 def test_a_run_that_was_broken_off_goes_on(home, main, tmp_path, monkeypatch, capsys):
     whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
     assert main(arguments(home, whole, "--no-ten-crop", "--steps", 16)) == 0
-    save, n_saved = _training_run.Run._save, 0
+    save, n_saved = _training_run.Session._save, 0
 
     def saved_twice(run):
         nonlocal n_saved
@@ -132,7 +132,7 @@ def test_a_run_that_was_broken_off_goes_on(home, main, tmp_path, monkeypatch, ca
         if n_saved == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training_run.Run, "_save", saved_twice)
+    monkeypatch.setattr(_training_run.Session, "_save", saved_twice)
     assert main(arguments(home, broken, "--no-ten-crop", "--steps", 16)) == 1
     assert "the same command goes on" in capsys.readouterr().out
     assert not broken.exists()
@@ -148,7 +148,7 @@ def test_folder_whose_tags_are_its_labels(home, main, tmp_path):
         f"im{i}.jpg,{('cat', 'cloud', 'sea')[i % 3]}" for i in range(1, 41)
     ]
     (home / "mirflickr" / "tags.csv").write_text("\n".join(lines))
-    given = arguments(home, tmp_path / "r.csv", "--finetune", "head")
+    given = arguments(home, tmp_path / "r.csv", "--finetune", "none")
     given[1], given[3] = "tagged_folder", str(home / "mirflickr")
     assert main(given) == 0
     (row,) = rows_of(tmp_path / "r.csv")

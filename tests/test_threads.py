@@ -137,7 +137,7 @@ def test_an_interrupted_first_epoch_leaves_the_model_that_was_there(monkeypatch)
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skwsdhq.training.loop.Adam.step", interrupt)
+    monkeypatch.setattr("skwsdhq.training.optimizer.Steps.step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(second.data, second.tags)
     assert all(vars(model)[name] is value for name, value in before.items())

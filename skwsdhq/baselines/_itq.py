@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from ..sphere import normalize_rows
-from ..training import loop as _training
+from ..training.scaling import prepare_inputs
 from ..utils._compat import HasMethods, Interval
 from ..utils.validation import check_number, check_whole
 from ._hasher import TagHasher
@@ -208,7 +208,7 @@ class CCAITQ(TagHasher):
         # Over all rows: what tags say nothing of is an image like others all the same.
         mean = X.mean(axis=0, dtype=np.float64)
         tagged = np.diff(indicator.indptr) > 0
-        rows = _training.prepare_inputs(X[tagged].astype(np.float64), mean)
+        rows = prepare_inputs(X[tagged].astype(np.float64), mean)
         views = normalize_rows(
             np.asarray(indicator @ enhancer.concept_vectors_, np.float64)[tagged]
         )
@@ -234,5 +234,5 @@ class CCAITQ(TagHasher):
 
     def _project(self, X: np.ndarray) -> np.ndarray:
         """Return the features' projections (n, n_bits), whose signs are the bits."""
-        rows = _training.prepare_inputs(X.astype(np.float64), self.feature_mean_)
+        rows = prepare_inputs(X.astype(np.float64), self.feature_mean_)
         return rows @ self.projection_ + self.intercept_

@@ -10,7 +10,11 @@ from sklearn.utils import check_random_state
 
 from .. import losses
 from ..sphere import normalize_rows
-from ..training import loop as _training
+from ..training.fixed import FixedInputs
+from ..training.loop import Lesson, run_epoch
+from ..training.network import build_network, forward, network_arrays
+from ..training.optimizer import AdamSchedule, Steps, parameter_groups
+from ..training.scaling import prepare_inputs
 from ..utils._compat import HasMethods, Interval
 from ..utils.threads import as_outside
 from ._hasher import TagHasher
@@ -160,7 +164,7 @@ class WDHTHasher(TagHasher):
         generator = torch.Generator().manual_seed(seed)
         # Bits and vector leave one last layer: the bits are its first columns.
         sizes = (X.shape[1], *self.hidden_layer_sizes, self.n_bits + means.shape[1])
-        network = _training.build_network(sizes, self.dropout, generator)
+        network = build_network(sizes, self.dropout, generator)
 
         def loss(outputs: torch.Tensor, rows: Any) -> torch.Tensor:
             """Return the weighted sum of the three losses of a batch."""
@@ -173,21 +177,22 @@ class WDHTHasher(TagHasher):
                 + self.binarization_weight * losses.binarization_loss(bits)
             )
 
-        inputs = _training.prepare_inputs(X, mean).astype(np.float32, copy=False)
-        epochs = _training.train(
-            _training.FixedInputs(network, inputs, generator.device),
-            _training.make_optimizer(network, self.learning_rate, 1.0, 0.0),
-            np.diff(indicator.indptr) > 0,  # rows without tags are not trained on
+        inputs = prepare_inputs(X, mean).astype(np.float32, copy=False)
+        # Rows without tags are not trained on.
+        rows, n_epochs = np.flatnonzero(np.diff(indicator.indptr)), int(self.max_iter)
+        batch_size = int(self.batch_size)
+        factor = AdamSchedule().factor(n_epochs, -(-len(rows) // batch_size))
+        lesson = Lesson(
+            FixedInputs(network, inputs, generator.device),
+            Steps(parameter_groups(network), self.learning_rate, factor=factor),
             loss,
-            n_epochs=self.max_iter,
-            batch_size=self.batch_size,
-            generator=generator,
-            decay=0.5,
-            n_drops=3,
+            rows,
+            n_epochs,
+            batch_size,
         )
-        curve = [figures["loss"] for figures in epochs]
+        curve = [run_epoch(lesson, epoch, generator)["loss"] for epoch in range(n_epochs)]
         # As arrays, so that a saved model needs neither torch nor its modules to be read.
-        arrays = _training.network_arrays(network)
+        arrays = network_arrays(network)
 
         self.tag_enhancer_ = enhancer
         self.feature_mean_ = mean
@@ -200,5 +205,5 @@ class WDHTHasher(TagHasher):
     def _project(self, X: np.ndarray) -> np.ndarray:
         """Return the network's numbers (n, n_bits), whose signs are the bits."""
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
-        inputs = _training.prepare_inputs(X, self.feature_mean_)
-        return _training.forward(inputs, arrays)[:, : self.n_bits]
+        inputs = prepare_inputs(X, self.feature_mean_)
+        return forward(inputs, arrays)[:, : self.n_bits]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..losses import AdaptiveMargin, Contrastive, FixedMargin, MeanTagHinge
 from ..persistence.checks import (
     check_count,
     check_epochs,
@@ -13,8 +14,15 @@ from ..persistence.checks import (
     check_vector,
     need,
 )
+from ..persistence.registry import saved
+from ._saved_kernel import check_kernel, shape_of_kernel
+from ._upgrade import parts_from_flat
 
 __all__ = ["REQUIRED", "check_embedder", "from_format_1"]
+
+# Here and not beside them, since losses stand below files in the order of the rooms.
+for _loss in (AdaptiveMargin, Contrastive, FixedMargin, MeanTagHinge):
+    saved()(_loss)
 
 REQUIRED = {
     "coefs_", "intercepts_", "feature_mean_", "feature_power_", "kernel_", "tag_enhancer_",
@@ -27,7 +35,9 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
 
     The first files know of no power, no kernel regression, no network that learned, and no state
     of a generator. Kernels of the next ones do not tell the consistency, which only informs.
+    Parameters stood flat beside each other, before the embedder had parts.
     """
+    parameters = parts_from_flat(parameters)
     if "coefs_" not in attributes:
         return parameters, attributes
     added = {
@@ -46,20 +56,25 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
 def check_embedder(embedder: Any) -> None:
     """Raise LoadError where layers, kernel, concepts and network do not fit together."""
     weights, biases = embedder.coefs_, embedder.intercepts_
-    need(isinstance(weights, list) and len(weights) > 0, "layers in coefs_")
+    need(isinstance(weights, list), "layers in coefs_")
     need(isinstance(biases, list) and len(biases) == len(weights), "a bias for each layer")
+    need(weights or embedder.kernel_, "layers in coefs_, or a kernel_")
     width = None
     for layer, (matrix, bias) in enumerate(zip(weights, biases, strict=True)):
         check_matrix(matrix, f"coefs_[{layer}]", n_rows=width)
         width = matrix.shape[1]
         check_vector(bias, f"intercepts_[{layer}]", width)
+    n_features = weights[0].shape[0] if weights else None
+    if not weights:
+        n_features, width = shape_of_kernel(embedder.kernel_)
+        need(embedder.kernel_.get("weight") == 1, "layers in coefs_, or a kernel_ of weight 1")
+    check_kernel(embedder.kernel_, n_features, width)
     if embedder.feature_mean_ is not None:
-        check_vector(embedder.feature_mean_, "feature_mean_", weights[0].shape[0])
+        check_vector(embedder.feature_mean_, "feature_mean_", n_features)
     power = embedder.feature_power_
     need(isinstance(power, float) and 0 < power <= 16, "a feature_power_ above 0, at most 16")
     if hasattr(embedder, "n_features_in_"):
-        need(embedder.n_features_in_ == weights[0].shape[0], "n_features_in_ rows in coefs_[0]")
-    _check_kernel(embedder.kernel_, weights[0].shape[0], width)
+        need(embedder.n_features_in_ == n_features, "n_features_in_ features that are taken")
     check_nested(embedder.tag_enhancer_, "tag_enhancer_", width)
     images = embedder.backbone_ is not None
     need(not (images and hasattr(embedder, "n_features_in_")), "a backbone_ or n_features_in_")
@@ -70,30 +85,6 @@ def check_embedder(embedder: Any) -> None:
     state = embedder._generator_state
     known = state is None or (isinstance(state, np.ndarray) and state.dtype == np.uint8)
     need(known and (state is None or state.ndim == 1), "bytes as the state of the generator")
-
-
-def _check_kernel(kernel: Any, n_features: int, n_dims: int | None) -> None:
-    if kernel == {}:
-        return
-    # The first files do not tell what places later rows by their tags, and nothing else knows.
-    needed = {"landmarks", "coefs", "gamma", "weight", "consistency"}
-    later = {"alpha", "noise", "mean_target", "mean_trust"}
-    known = isinstance(kernel, dict) and set(kernel) in (needed, needed | later)
-    need(known, "landmarks, coefs, gamma, weight and consistency in kernel_")
-    landmarks, coefs = kernel["landmarks"], kernel["coefs"]
-    check_matrix(landmarks, "landmarks of kernel_", None, n_features)
-    check_matrix(coefs, "coefs of kernel_", len(landmarks), n_dims)
-    gamma, weight = kernel["gamma"], kernel["weight"]
-    need(isinstance(gamma, float) and 0 < gamma <= 1e6, "a gamma of kernel_ from 0 to 1e6")
-    need(isinstance(weight, float) and 0 < weight <= 1, "a weight of kernel_ from 0 to 1")
-    need(isinstance(kernel["consistency"], float), "a consistency of kernel_")
-    if "noise" in kernel:
-        check_vector(kernel["noise"], "noise of kernel_", len(landmarks))
-        need((kernel["noise"] > 0).all(), "positive noise of kernel_")
-        check_vector(kernel["mean_target"], "mean_target of kernel_", n_dims or 0)
-        for name in ("alpha", "mean_trust"):
-            value = kernel[name]
-            need(isinstance(value, float) and 0 < value < math.inf, f"a positive {name} of kernel_")
 
 
 def _check_trunk(state: Any) -> None:

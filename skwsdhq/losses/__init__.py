@@ -15,8 +15,13 @@ from ._functions import (
     quantization_loss,
     tag_distance_loss,
 )
+from .objects import AdaptiveMargin, Contrastive, FixedMargin, MeanTagHinge
 
 __all__ = [
+    "AdaptiveMargin",
+    "Contrastive",
+    "FixedMargin",
+    "MeanTagHinge",
     "adaptive_margin",
     "binarization_loss",
     "contrastive_loss",

@@ -109,10 +109,12 @@ class RetrievalScorer:
         database: Any = rows
         # A database of codes when there are codes: what a served index would be asked.
         if quantizer is not None:
-            index = search.CodeIndex(quantizer.codebooks_, quantizer._encode(rows))
+            index = search.CodeIndex(quantizer.codebooks_, quantizer.encode_embeddings(rows))
             database = index
             if not self.asymmetric:
-                queries = codebooks.decode(quantizer._encode(queries), quantizer.codebooks_)
+                queries = codebooks.decode(
+                    quantizer.encode_embeddings(queries), quantizer.codebooks_
+                )
         return mean_average_precision(
             queries,
             database,

@@ -8,7 +8,12 @@ places are fixed, so that a file is judged before any JSON is parsed::
 ``sha256`` is that of the whole file with these 64 digits zeros.
 
 A change that older versions can't read raises ``FORMAT``; the reader keeps reading all formats
-from 1 on, of which ``tests/data`` keeps files. docs/CONTRIBUTING.md says how to raise it.
+from 1 on. To raise it:
+
+1. add 1 to ``FORMAT``;
+2. beside each class whose record has changed, write a function from the old parameters and
+   attributes to the new ones, and name it in its ``@saved(upgrade={old: ...})``;
+3. run ``tests/data/make_frozen.py`` when nothing will change any more, and keep its files for ever.
 """
 
 import hashlib

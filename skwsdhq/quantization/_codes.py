@@ -1,9 +1,16 @@
 """Codebooks and codes that follow embeddings while these are learned."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import torch
 
 from .. import codebooks as _codebooks
+from .. import losses as _losses
 from ..codebooks.inputs import as_codebooks, as_codes
+from ..losses.inputs import directions_and_lengths
+from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
 
 __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
@@ -11,7 +18,7 @@ __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
 
 @on_one_thread
 def mixed_metric(concept_vectors: np.ndarray | None, mix: float) -> np.ndarray | None:
-    """Metric of quantization errors: ``mix · VᵀV + (1 − mix) · (C / D) · I``.
+    """Return the metric of quantization errors: ``mix · VᵀV + (1 − mix) · (C / D) · I``.
 
     At ``mix`` 1 errors count as far as they change the similarities to the concepts (formula of
     the paper), at 0 they count alike in all directions; the identity is scaled to the trace of
@@ -43,7 +50,7 @@ def final_codes(
     metric: np.ndarray | None,
     encode_options: dict,
 ) -> np.ndarray:
-    """(n, M) codes by codebooks that are learned: the code of a row depends on nothing else.
+    """Return (n, M) codes by codebooks that are learned: a row's depends on nothing else.
 
     Seeded alike in every call, and without a start from earlier codes.
     """
@@ -57,7 +64,7 @@ def final_codes(
 
 
 class CodeAlternation:
-    """Codebooks and codes that are brought up to date as the embeddings move.
+    """Bring codebooks and codes up to date as the embeddings move: a companion of a training.
 
     Parameters
     ----------
@@ -83,19 +90,19 @@ class CodeAlternation:
 
     def __init__(
         self,
-        n_codebooks,
-        n_codewords,
+        n_codebooks: int,
+        n_codewords: int,
         *,
-        period,
-        weight,
-        encode_options,
-        method,
-        ridge,
-        metric_mix,
-        random_state,
-        codebooks=None,
-        normalize=True,
-    ):
+        period: int,
+        weight: float,
+        encode_options: dict[str, Any],
+        method: str,
+        ridge: float,
+        metric_mix: float,
+        random_state: np.random.RandomState,
+        codebooks: np.ndarray | None = None,
+        normalize: bool = True,
+    ) -> None:
         # Numbers of numpy's would overflow where they are of few bits.
         self.n_codebooks = int(n_codebooks)
         self.n_codewords = int(n_codewords)
@@ -110,10 +117,12 @@ class CodeAlternation:
         self.codebooks = codebooks
         self.goes_on = codebooks is not None
         self.normalize = normalize
-        self.codes = None
+        self.codes: np.ndarray | None = None
+        self._on_device: torch.Tensor | None = None  # the metric, where the outputs are
+        self._sum, self._n_rows = 0.0, 0  # of the quantization loss in this epoch
 
-    def parameters(self) -> dict:
-        """What the codes depend on, beside the embeddings and the random state."""
+    def parameters(self) -> dict[str, Any]:
+        """Return what the codes depend on, beside the embeddings and the random state."""
         return {
             "n_codebooks": self.n_codebooks,
             "n_codewords": self.n_codewords,
@@ -126,12 +135,52 @@ class CodeAlternation:
             "normalize": self.normalize,
         }
 
-    def start(self, concept_vectors: np.ndarray | None) -> None:
-        """Fix the metric of the codes, once the concepts are known."""
-        self.metric = mixed_metric(concept_vectors, self.metric_mix)
+    def start(self, concept_vectors: np.ndarray | None, lengths: np.ndarray | None = None) -> None:
+        """Fix the metric of the codes, once the concepts are known.
 
-    def state(self) -> dict:
-        """What a run that goes on needs, beside the parameters."""
+        Parameters
+        ----------
+        concept_vectors : ndarray of shape (C, D) or None
+            Unit rows; None is Euclidean.
+        lengths : ndarray of shape (C,), default=None
+            How long the vectors of each concept's tags are on average: concepts count by it where
+            embeddings are of any length.
+        """
+        if concept_vectors is not None and lengths is not None and not self.normalize:
+            concept_vectors = concept_vectors * lengths[:, None].astype(concept_vectors.dtype)
+        self.metric = mixed_metric(concept_vectors, self.metric_mix)
+        self._on_device = None
+
+    def penalty(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor | None:
+        """Return lambda times the quantization loss of rows (b,); None before there are codes."""
+        if self.codes is None:
+            return None
+        loss = self.quantization_loss(outputs, rows)
+        self._sum += float(loss.detach()) * len(rows)
+        self._n_rows += len(rows)
+        return self.weight * loss
+
+    def quantization_loss(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """Return the quantization loss of rows (b,) from the network's outputs (b, D)."""
+        points = directions_and_lengths(outputs)[0] if self.normalize else outputs
+        targets = torch.from_numpy(self.reconstructions(rows)).to(outputs.device)
+        if self._on_device is None:
+            metric = np.eye(self.codebooks.shape[2]) if self.metric is None else self.metric
+            self._on_device = torch.from_numpy(np.asarray(metric, dtype=np.float32))
+        self._on_device = self._on_device.to(outputs.device)
+        return _losses.quantization_loss(points, targets, metric=self._on_device)
+
+    def after_epoch(self, n_done: int, outputs: Callable[[], np.ndarray]) -> dict[str, float]:
+        """Bring the codes up to date where it is their turn; return the mean quantization loss."""
+        figures = {"quantization_loss": self._sum / max(self._n_rows, 1)}
+        self._sum, self._n_rows = 0.0, 0
+        if self.is_due(n_done):
+            embeddings = outputs()
+            self.update(normalize_rows(embeddings) if self.normalize else embeddings)
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        """Return what a run that goes on needs, beside the parameters."""
         return {
             "codebooks": self.codebooks,
             "codes": self.codes,
@@ -150,16 +199,21 @@ class CodeAlternation:
         elif state["codes"] is not None:
             raise ValueError("there are codes without codebooks.")
         self.codebooks, self.codes = state["codebooks"], state["codes"]
+        self._sum, self._n_rows = 0.0, 0
         self.random_state.set_state(state["random_state"].get_state(legacy=True))
 
+    def forget(self) -> None:
+        """Drop what was learned of outputs that are no more what comes out."""
+        self.codebooks = self.codes = None
+
     def is_due(self, epoch: int) -> bool:
-        """Whether to update after this epoch, the first being 1."""
+        """Tell whether to update after this epoch, the first being 1."""
         return epoch % self.period == 0
 
     def update(
         self, embeddings: np.ndarray, earlier: tuple[np.ndarray, np.ndarray] | None = None
     ) -> float:
-        """One turn of codes and codewords over all rows; returns the mean squared error."""
+        """Take one turn of codes and codewords over all rows; return the mean squared error."""
         if self.codebooks is None:
             self.codebooks = _codebooks.init_codebooks(
                 embeddings,
@@ -250,5 +304,5 @@ class CodeAlternation:
         return statistics, errors
 
     def reconstructions(self, rows: np.ndarray) -> np.ndarray:
-        """(b, D) what the codes of these rows stand for."""
+        """Return (b, D) what the codes of these rows stand for."""
         return _codebooks.decode(self.codes[rows], self.codebooks)

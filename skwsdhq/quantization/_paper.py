@@ -2,13 +2,16 @@
 
 from typing import Any
 
+from ..embedding import AdamSchedule, FeatureScaler, FineTuning
+from ..losses import AdaptiveMargin
+
 __all__ = ["paper_parameters"]
 
 
 def paper_parameters(
-    n_bits: int, mode: str = "paper", finetune: str = "all"
+    n_bits: int, mode: str = "paper", finetune: str | None = "all"
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Parameters of the quantizer, of the embedder, and of the enhancer of tags.
+    """Return parameters of the quantizer, of the embedder, and of the enhancer of tags.
 
     Parameters
     ----------
@@ -16,12 +19,15 @@ def paper_parameters(
         A multiple of 8.
     mode : {"paper", "code"}, default="paper"
         The text of the paper, or the authors' code where it differs.
-    finetune : {"all", "last", "head"}, default="all"
+    finetune : {"all", "last", None}, default="all"
+        What of the network learns.
     """
     if n_bits < 8 or n_bits % 8:
         raise ValueError(f"n_bits={n_bits} should be a multiple of 8, since K = 256.")
     if mode not in ("paper", "code"):
         raise ValueError(f"mode={mode!r} should be 'paper' or 'code'.")
+    if finetune not in ("all", "last", None):
+        raise ValueError(f"finetune={finetune!r} should be 'all', 'last' or None.")
     code = mode == "code"
     quantizer: dict[str, Any] = {
         "n_codebooks": n_bits // 8,
@@ -40,26 +46,23 @@ def paper_parameters(
     }
     embedder: dict[str, Any] = {
         "backbone": "alexnet",
-        "finetune": finetune,
-        "loss": "adaptive_margin",
-        "gamma": 1.0,
+        "loss": AdaptiveMargin(gamma=1.0),
         "kernel_weight": 0.0,
-        "feature_power": 1.0,
+        "scaler": FeatureScaler(power=1.0),
+        "optimizer": AdamSchedule(decay=0.5),
         "max_iter": 40,
         "batch_size": 256,
         "learning_rate": 3e-4,
-        "learning_rate_decay": 0.5,
         "ten_crop": True,
     }
-    if finetune != "head":
+    if finetune is not None:
+        # The code multiplies gradients, by whose size Adam divides again.
+        factor = 1.0 if code else 10.0
         embedder |= {
+            "finetune": FineTuning(finetune, head_iter=0, rate_factor=1.0),
             "hidden_layer_sizes": (),
-            "feature_scaling": False,
-            "head_iter": 0,
-            "drop_period": 300,
-            "backbone_factor": 1.0,
-            # The code multiplies gradients, by whose size Adam divides again.
-            "last_layer_factor": 1.0 if code else 10.0,
+            "scaler": FeatureScaler(power=1.0, scale=False),
+            "optimizer": AdamSchedule(decay=0.5, drop_period=300, last_layer_factor=factor),
         }
     enhancer: dict[str, Any] = {"cooccurrence_weight": 0, "remove_components": None}
     return quantizer, embedder, enhancer

@@ -57,8 +57,8 @@ def check_quantizer(quantizer: Any) -> None:
     if embedder != "passthrough":
         check_nested(embedder, "embedder_", None)
         inner = getattr(embedder, "estimator", embedder)
-        if hasattr(inner, "coefs_"):
-            need(inner.coefs_[-1].shape[1] == n_dims, "an embedder of the codebooks' dimension")
+        if hasattr(inner, "tag_enhancer_"):
+            check_nested(inner.tag_enhancer_, "tag_enhancer_ of embedder_", n_dims)
     if quantizer.tag_enhancer_ is not None:
         check_nested(quantizer.tag_enhancer_, "tag_enhancer_", None)
     _check_columns(quantizer, embedder, n_dims)

@@ -1,52 +1,50 @@
 """WSDHQuantizer: images to codes of a few bytes, and search over them."""
 
-import copy
-import functools
-import math
 import os
 import weakref
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from .. import codebooks, metrics, search
-from ..embedding.embedder import (
-    HypersphereEmbedder,
-    check_unchanged,
-    metric_vectors,
-)
+from ..embedding import HypersphereEmbedder
 from ..images import input_kind
 from ..persistence import PersistenceMixin
 from ..persistence.registry import as_text, saved
 from ..search.checks import check_k
-from ..sphere import normalize_rows
 from ..tags.enhancer import TagEnhancer
-from ..tags.reading import as_rows_of_tags
 from ..training.network import BLOCK
+from ..training.session import fit_by
 from ..utils._compat import (
     CallbackSupportMixin,
-    EpochTasks,
     HasMethods,
     Interval,
     StrOptions,
-    num_samples,
     with_callbacks,
 )
-from ..utils.estimators import columns_seen, fitted_at_once, fitted_now, forget_features
-from ._codes import CodeAlternation, final_codes
+from ..utils.estimators import fitted_now, takes_tags
+from ._codes import final_codes
 from ._paper import paper_parameters
 from ._saved import REQUIRED, check_quantizer, from_format_1
+from ._training import (
+    IMAGES_PASS_NOT_THROUGH,
+    KINDS,
+    QuantizerTraining,
+    embeddings_by,
+    inner_of,
+    offers_training,
+    scaled,
+)
 
 __all__ = ["WSDHQuantizer"]
 
-# Codebooks and codes of quantizers, and the rows that an index made of them. No attribute, which
-# would be saved, copied and compared.
-_FITTED_ROWS: weakref.WeakKeyDictionary[Any, tuple] = weakref.WeakKeyDictionary()
-_KINDS = [np.float32, np.float64, np.float16]  # of feature matrices; other numbers become float32
+# Codebooks and codes of quantizers, and the index over them, which nobody changes. No attribute,
+# which would be saved, copied and compared.
+_FITTED: weakref.WeakKeyDictionary[Any, tuple] = weakref.WeakKeyDictionary()
 _BLOCK = 4 * BLOCK  # rows that are embedded and encoded at once
 
 
@@ -191,6 +189,9 @@ class WSDHQuantizer(
         "verbose": ["verbose"],
     }
 
+    # Counts and sums of the batches so far, from which partial_fit goes on.
+    _statistics: tuple[np.ndarray, np.ndarray] | None
+
     # Clean labels reach score through Pipeline and GridSearchCV where routing is on.
     __metadata_request__score = {"labels": True}
     __metadata_request__transform = {"tags": True}
@@ -247,7 +248,7 @@ class WSDHQuantizer(
         *,
         n_bits: int = 32,
         mode: str = "paper",
-        finetune: str = "all",
+        finetune: str | None = "all",
         **parameters: Any,
     ) -> Self:
         """The method as it was published, where this library's defaults have gone on from it.
@@ -270,8 +271,8 @@ class WSDHQuantizer(
             the dimensions, and no turns of codes and codewords after the last epoch. With
             ``"paper"`` the last layer has ten times the rate of those below, its bias twenty
             times, as was meant.
-        finetune : {"all", "last", "head"}, default="all"
-            With ``"head"``, which takes features too, a hidden layer stands in for those of the
+        finetune : {"all", "last", None}, default="all"
+            With None, which takes features too, a hidden layer stands in for those of the
             network that would learn, with this library's scaling of features and steps of the rate.
         **parameters
             Any parameters of the quantizer, of the embedder as ``embedder__...``, of the
@@ -324,14 +325,13 @@ class WSDHQuantizer(
         """
         self._validate_params()
         inner = HypersphereEmbedder() if self.embedder is None else self.embedder
-        tasks = EpochTasks(self, getattr(inner, "_n_epochs", 0), X, y)
-        go_on = self.warm_start and hasattr(self, "codebooks_")
-        with fitted_at_once(self) as twin:
-            failure = twin._fit(X, y, go_on=go_on, tasks=tasks)
-        tasks.close()
-        if failure is not None:
-            raise failure
-        return self
+        resume = "fit" if self.warm_start else None
+
+        def start(twin: Any) -> QuantizerTraining:
+            return QuantizerTraining(twin, X, y, resume=resume)
+
+        n_epochs = getattr(inner, "max_epochs", 0) if offers_training(inner) else 0
+        return fit_by(start, self, X, y, n_epochs)
 
     @with_callbacks
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -349,13 +349,11 @@ class WSDHQuantizer(
         self
         """
         self._validate_params()
-        tasks = EpochTasks(self, 1, X, y)
-        with fitted_at_once(self) as twin:
-            failure = twin._fit(X, y, go_on=hasattr(self, "codebooks_"), partial=True, tasks=tasks)
-        tasks.close()
-        if failure is not None:
-            raise failure
-        return self
+
+        def start(twin: Any) -> QuantizerTraining:
+            return QuantizerTraining(twin, X, y, resume="partial")
+
+        return fit_by(start, self, X, y, 1)
 
     def transform(self, X: Any, *, tags: Any = None) -> np.ndarray:
         """Exact embeddings of images, before quantization.
@@ -389,7 +387,24 @@ class WSDHQuantizer(
         ndarray of shape (n, M), uint8 (uint16 where K > 256)
         """
         now = fitted_now(self)
-        return np.concatenate([now._encode(rows) for rows in now._embedding_blocks(X, tags)])
+        blocks = now._embedding_blocks(X, tags)
+        return np.concatenate([now.encode_embeddings(rows) for rows in blocks])
+
+    def encode_embeddings(self, Z: Any) -> np.ndarray:
+        """Code embeddings, as ``transform`` gives them.
+
+        Parameters
+        ----------
+        Z : ndarray of shape (n, D)
+            Embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n, M), uint8 (uint16 where K > 256)
+            Codes; the code of a row depends on nothing else.
+        """
+        now = fitted_now(self)
+        return final_codes(Z, now.codebooks_, now.metric_, now._encode_options)
 
     def decode(self, codes: Any) -> np.ndarray:
         """What codes stand for.
@@ -427,7 +442,7 @@ class WSDHQuantizer(
             Rows of ``codes_``; of equal similarities the smaller first.
         """
         now = fitted_now(self)
-        index = search.CodeIndex._over(self._fitted_rows(now.codebooks_, now.codes_))
+        index = self._fitted_index(now.codebooks_, now.codes_)
         n_neighbors = check_k(n_neighbors, "n_neighbors")
         if n_neighbors > len(index):
             raise ValueError(
@@ -452,8 +467,7 @@ class WSDHQuantizer(
         CodeIndex
         """
         now = fitted_now(self)
-        rows = self._fitted_rows(now.codebooks_, now.codes_)
-        return search.CodeIndex._over(rows if ids is None else rows.with_ids(ids))
+        return self._fitted_index(now.codebooks_, now.codes_).copy(ids)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
         """mAP@``top_k`` with each row a query against all other rows' codes.
@@ -480,7 +494,7 @@ class WSDHQuantizer(
         if judged is None:
             raise ValueError("score needs tags (y) or labels to judge by; both are None.")
         embeddings = now._embed(X)
-        codes = now._encode(embeddings)
+        codes = now.encode_embeddings(embeddings)
         return metrics.mean_average_precision(
             embeddings,
             search.CodeIndex(now.codebooks_, codes),
@@ -520,235 +534,59 @@ class WSDHQuantizer(
 
     # --- helpers ------------------------------------------------------------------------
 
-    def _embed(self, X, tags=None):
-        """:meth:`transform`, in no other container than an array."""
+    def _embed(self, X: Any, tags: Any = None) -> np.ndarray:
+        """Embed images as :meth:`transform` does, in no other container than an array."""
         self._check_tags_fit(tags)
-        rows = self._check_features(X, reset=False)
+        rows = self._check_features(X)
         if isinstance(self.embedder_, str):  # "passthrough"
-            return self._scaled(rows)
-        return self._embeddings(self.embedder_, X, tags)
+            return scaled(rows, self.normalize)
+        return embeddings_by(self.embedder_, X, self.normalize, tags)
 
-    def _check_tags_fit(self, tags):
-        """Whether the embedder takes tags of later images."""
-        inner = getattr(self.embedder_, "estimator", self.embedder_)
-        if tags is not None and not isinstance(inner, HypersphereEmbedder):
+    def _check_tags_fit(self, tags: Any) -> None:
+        """Check that the embedder takes tags of later images, where there are any."""
+        inner = inner_of(self.embedder_)
+        if tags is not None and not takes_tags(inner):
             name = repr(inner) if isinstance(inner, str) else type(inner).__name__
             raise ValueError(
-                f"tags of later images are placed by a HypersphereEmbedder, but embedder_ is "
-                f"{name}; give them to the step that embeds, or leave them out."
+                "tags of later images are placed by a HypersphereEmbedder or TagKernelRegressor, "
+                f"but embedder_ is {name}; give them to the step that embeds, or leave them out."
             )
 
-    def _fitted_rows(self, words, codes):
-        """What is kept for searches of these arrays, which this estimator holds or held."""
+    def _fitted_index(self, words: np.ndarray, codes: np.ndarray) -> search.CodeIndex:
+        """Return the index that is kept of these arrays, which this estimator holds or held."""
         # Set and read in one step each: threads that come at once make equal ones.
-        known_words, known_codes, rows = _FITTED_ROWS.get(self, (None, None, None))
+        known_words, known_codes, index = _FITTED.get(self, (None, None, None))
         if known_words is not words or known_codes is not codes:
-            rows = search.CodeIndex(words, codes)._rows
-            _FITTED_ROWS[self] = words, codes, rows
-        return rows
+            index = search.CodeIndex(words, codes)
+            _FITTED[self] = words, codes, index
+        return index
 
-    def _fit(self, X, y, *, go_on, partial=False, tasks=None):
-        """``fit``; returns the error of a loss that was no number, or None."""
-        if y is None and self.__sklearn_tags__().target_tags.required:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None: it "
-                "learns from tags."
-            )
-        if go_on:
-            self._check_goes_on()
-        random_state = check_random_state(self.random_state)
-        seed = random_state.randint(np.iinfo(np.int32).max)
-        alternation = CodeAlternation(
-            self.n_codebooks,
-            self.n_codewords,
-            period=self.code_update_period,
-            weight=self.quantization_weight,
-            encode_options=self._encode_options,
-            method=self.init,
-            ridge=self.ridge,
-            metric_mix=self.metric_mix,
-            random_state=np.random.RandomState(seed),
-            codebooks=self.codebooks_ if go_on else None,
-            normalize=self.normalize,
-        )
-        statistics = self._statistics if partial and go_on else None
-        n_turns = 1 if partial else int(self.codebook_iters)
-
-        def learned(embedder, embeddings, enhancer, history, alternation=alternation):
-            """What is set at the end."""
-            if getattr(embedder, "kernel_", {}) and embedder.finetune != "head":
-                # Codes so far were of a network that had not been joined with it.
-                alternation.codebooks = alternation.codes = None
-            sums, error = alternation.finish(embeddings, n_turns, statistics)
-            return {
-                **columns_seen(self),
-                "embedder_": embedder,
-                "tag_enhancer_": enhancer,
-                "codebooks_": alternation.codebooks,
-                "codes_": alternation.codes,
-                "metric_": alternation.metric,
-                "prefix_weight_": float(self.prefix_weight),
-                "n_bits_": int(self.n_codebooks) * math.ceil(math.log2(self.n_codewords)),
-                "history_": {**history, "quantization_error": error},
-                "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
-                "_statistics": sums if partial else None,
-            }
-
-        def so_far(embedder, attributes):
-            """The same after an epoch, for a callback that looks; nothing here is changed."""
-            embedder = copy.copy(embedder)
-            vars(embedder).update(attributes)
-            embeddings = self._embeddings(embedder, X)
-            twin = copy.deepcopy(alternation)
-            return learned(embedder, embeddings, attributes["tag_enhancer_"], {}, twin)
-
-        embedder, enhancer, embeddings, history, failure = self._fit_embedder(
-            X, y, alternation, seed, go_on, partial, tasks, so_far
-        )
-        for name, value in learned(embedder, embeddings, enhancer, history).items():
-            setattr(self, name, value)
-        return failure
-
-    def _fit_embedder(self, X, y, alternation, seed, go_on, partial, tasks, so_far):
-        """Fitted embedder and enhancer, embeddings (n, D) of X, history, and error or None."""
-        input_kind(X)  # refuses what has no rows
-        n_rows = num_samples(X)
-        if n_rows < self.n_codewords and not go_on:
-            raise ValueError(
-                f"n_samples={n_rows} should be >= n_codewords={self.n_codewords}; lower "
-                "n_codewords."
-            )
-        if isinstance(self.embedder, str):  # "passthrough"
-            X = self._check_features(X, reset=not go_on)
-            embeddings = self._scaled(X)
-            enhancer = None
-            if self.tag_enhancer is not None:
-                tags = as_rows_of_tags(y)
-                check_consistent_length(X, tags)
-                enhancer = self.tag_enhancer_ if go_on else clone(self.tag_enhancer).fit(tags, None)
-                if enhancer.concept_vectors_.shape[1] == X.shape[1]:
-                    alternation.start(metric_vectors(enhancer, self.normalize))
-            return "passthrough", enhancer, embeddings, {}, None
-
-        self._check_features(X, reset=not go_on)
-        embedder = self._embedder_to_go_on() if go_on else self._new_embedder(seed)
-        failure = None
-        if isinstance(embedder, HypersphereEmbedder):
-            if self.random_state is None and embedder.checkpoint_dir is not None:
-                raise ValueError("checkpoint_dir needs a random_state of the quantizer too.")
-            embeddings, failure = embedder._fit(
-                X,
-                y,
-                alternation=alternation,
-                partial=partial,
-                go_on=go_on,
-                tasks=tasks,
-                outer=functools.partial(so_far, embedder),
-            )
-        else:  # a frozen one, or any other transformer: codebooks are learned afterwards
-            if not go_on:
-                embedder.fit(X, y)
-            embeddings = self._scaled(self._embeddings(embedder, X))
-        inner = getattr(embedder, "estimator", embedder)
-        enhancer = getattr(inner, "tag_enhancer_", None)
-        if enhancer is not None and alternation.metric is None:
-            alternation.start(metric_vectors(enhancer, self.normalize))
-        history = getattr(embedder, "history_", {}) if inner is embedder else {}
-        return embedder, enhancer, embeddings, history, failure
-
-    def _embedder_to_go_on(self):
-        """A copy of the fitted embedder, with the parameters that it has been given since."""
-        embedder = copy.deepcopy(self.embedder_)
-        if isinstance(self.embedder, HypersphereEmbedder):
-            given = self.embedder.get_params(deep=False)
-            for name in ("backbone", "random_state", "tag_enhancer"):
-                given.pop(name)
-            embedder.set_params(**given)
-        return embedder
-
-    def _check_goes_on(self):
-        """Whether the parameters still fit what was learned."""
-        n_codebooks, n_codewords, _ = self.codebooks_.shape
-        check_unchanged("n_codebooks", self.n_codebooks, n_codebooks)
-        check_unchanged("n_codewords", self.n_codewords, n_codewords)
-        was_given, is_given = isinstance(self.embedder_, str), isinstance(self.embedder, str)
-        if was_given != is_given:
-            raise ValueError(
-                f"embedder={self.embedder!r} can't go on from a fit with "
-                f"{'embeddings' if was_given else 'an embedder'}; set it back, or call fit with "
-                "warm_start=False to begin anew."
-            )
-
-    def _new_embedder(self, seed):
-        if self.embedder is not None:
-            embedder = clone(self.embedder)
-            parameters = embedder.get_params(deep=False)
-            if parameters.get("random_state", 0) is None:
-                embedder.set_params(random_state=seed)
-            return embedder
-        return HypersphereEmbedder(
-            self.tag_enhancer,
-            checkpoint_dir=self.checkpoint_dir,
-            device=self.device,
-            random_state=seed,
-            verbose=self.verbose,
-        )
-
-    def _check_features(self, X, reset):
-        """Validate features as scikit-learn does, in this estimator's name; images are not."""
+    def _check_features(self, X: Any) -> Any:
+        """Check features as scikit-learn does, in this estimator's name; images are not."""
         if input_kind(X) == "features":
-            return validate_data(self, X, dtype=_KINDS, reset=reset)
-        if isinstance(self.embedder if reset else self.embedder_, str):
-            raise ValueError(
-                'X holds images, but embedder="passthrough" takes embeddings (n, D); name another '
-                "embedder, or put one before the quantizer in a Pipeline."
-            )
-        if reset:
-            forget_features(self)
+            return validate_data(self, X, dtype=KINDS, reset=False)
+        if isinstance(self.embedder_, str):
+            raise ValueError(IMAGES_PASS_NOT_THROUGH)
         return X
 
-    def _embedding_blocks(self, X, tags=None):
-        """What :meth:`transform` gives, some rows at a time where X is a matrix."""
+    def _embedding_blocks(self, X: Any, tags: Any = None) -> Iterator[np.ndarray]:
+        """Embed images as :meth:`transform` does, some rows at a time where X is a matrix."""
         self._check_tags_fit(tags)
         embedder = self.embedder_
-        if input_kind(X) != "features" or not isinstance(embedder, (str, HypersphereEmbedder)):
-            yield self._embed(X, tags)
-            return
-        rows = self._check_features(X, reset=False)
-        indicator = None
-        if not isinstance(embedder, str):
-            rows, _ = embedder._features(X, reset=False)
-            indicator = None if tags is None else embedder._own_tags(X, tags)
-        for start in range(0, len(rows), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            if isinstance(embedder, str):
-                yield self._scaled(rows[block])
-            else:
-                own = None if indicator is None else indicator[block]
-                yield self._scaled(embedder._forward(rows[block], own))
-
-    def _embeddings(self, embedder, X, tags=None):
-        """What a fitted embedder makes of X, to be quantized."""
-        inner = getattr(embedder, "estimator", embedder)
-        if isinstance(inner, HypersphereEmbedder):
-            return inner.transform(X, tags=tags) if self.normalize else inner._outputs(X, tags)
-        return self._scaled(embedder.transform(X))
-
-    def _scaled(self, embeddings):
-        embeddings = np.asarray(embeddings)
-        out = None
-        if embeddings.dtype == np.float16:
-            out = embeddings = embeddings.astype(np.float32)
-        return normalize_rows(embeddings, out) if self.normalize else embeddings
+        rows = self._check_features(X)
+        if isinstance(embedder, str):
+            for start in range(0, len(rows), _BLOCK):
+                yield scaled(rows[start : start + _BLOCK], self.normalize)
+        elif input_kind(X) == "features" and hasattr(embedder, "iter_outputs"):
+            for block in embedder.iter_outputs(X, tags=tags):
+                yield scaled(block, self.normalize)
+        else:
+            yield embeddings_by(embedder, X, self.normalize, tags)
 
     @property
-    def _encode_options(self):
+    def _encode_options(self) -> dict[str, Any]:
         return {
             "n_sweeps": self.icm_iters,
             "beam_size": self.beam_size,
-            "prefix_weight": self.prefix_weight,
+            "prefix_weight": self.prefix_weight_,
         }
-
-    def _encode(self, embeddings):
-        options = {**self._encode_options, "prefix_weight": self.prefix_weight_}
-        return final_codes(embeddings, self.codebooks_, self.metric_, options)

@@ -23,7 +23,7 @@ from ._vectors import alike_tags
 from ._word_vectors import load_word_vectors
 from .reading import is_missing, read_indicator, read_matrix, read_names
 
-__all__ = ["TagEnhancer"]
+__all__ = ["TagEnhancer", "concept_lengths"]
 
 _ENOUGH_TAGS = 100  # from which on their mean and leading component are those of the language
 
@@ -536,3 +536,16 @@ def _most_frequent(names: np.ndarray, counts: np.ndarray, labels: np.ndarray) ->
     order = np.lexsort((np.arange(len(names)), -counts, labels))
     _, first = np.unique(labels[order], return_index=True)
     return names[order][first]
+
+
+def concept_lengths(enhancer: Any) -> np.ndarray | None:
+    """Return how long (C,) the vectors of each concept's tags are on average.
+
+    None where an enhancer, fitted or in a FrozenEstimator, does not tell.
+    """
+    inner = getattr(enhancer, "estimator", enhancer)
+    if not hasattr(inner, "tag_vectors_"):
+        return None
+    lengths = np.linalg.norm(inner.tag_vectors_.astype(np.float64), axis=1)
+    sums = np.bincount(inner.labels_, lengths, minlength=len(inner.concept_vectors_))
+    return sums / np.bincount(inner.labels_, minlength=len(inner.concept_vectors_))

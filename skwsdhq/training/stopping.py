@@ -1,15 +1,63 @@
 """When to stop before the last epoch, and the rows that say so."""
 
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
-__all__ = ["ValidationStop", "hold_out"]
+from ..persistence.registry import saved
+from ..utils._compat import Interval
+
+__all__ = ["EarlyStopping", "ValidationStop", "hold_out"]
+
+
+@saved()
+class EarlyStopping(BaseEstimator):
+    """Describe when to stop early: as soon as images that are held out gain no more.
+
+    The weights of the epoch where their loss was lowest are taken. ``partial_fit`` takes no part
+    in it.
+
+    Parameters
+    ----------
+    validation_fraction : float, default=0.1
+        Of the tagged images, kept apart from training.
+    n_iter_no_change : int, default=10
+        Epochs in a row without progress after which to stop.
+    tol : float, default=1e-4
+        A smaller fall of the loss is no progress.
+
+    Examples
+    --------
+    >>> from skwsdhq import HypersphereEmbedder
+    >>> from skwsdhq.embedding import EarlyStopping
+    >>> embedder = HypersphereEmbedder(early_stopping=EarlyStopping(0.2), max_iter=200)
+    >>> embedder.set_params(early_stopping__n_iter_no_change=5).early_stopping
+    EarlyStopping(n_iter_no_change=5, validation_fraction=0.2)
+    """
+
+    _parameter_constraints: dict = {
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        validation_fraction: float = 0.1,
+        *,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+    ) -> None:
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
 
 
 class ValidationStop:
-    """Stops when the loss of held-out rows has not fallen for a while, and keeps the best weights.
+    """Stop when the loss of held-out rows has not fallen for a while, and keep the best weights.
 
     Parameters
     ----------
@@ -29,7 +77,7 @@ class ValidationStop:
         self._waited = 0
 
     def update(self, loss: float, weights: Callable[[], Any]) -> bool:
-        """Whether to stop after an epoch with this loss."""
+        """Tell whether to stop after an epoch with this loss."""
         if loss < self._lowest:
             self._lowest, self.best = loss, weights()
         if loss < self._to_beat - self.tol:
@@ -39,7 +87,7 @@ class ValidationStop:
         return self._waited >= self.n_iter_no_change
 
     def state(self) -> dict:
-        """What a run that goes on needs."""
+        """Return what a run that goes on needs."""
         return {
             "lowest": float(self._lowest),
             "to_beat": float(self._to_beat),
@@ -57,7 +105,7 @@ class ValidationStop:
 
 
 def hold_out(tagged: np.ndarray, fraction: float, random_state: Any) -> np.ndarray:
-    """Which rows (n,) to keep apart: that fraction of the tagged ones, at least one of them.
+    """Draw which rows (n,) to keep apart: that fraction of the tagged ones, at least one of them.
 
     Raises
     ------

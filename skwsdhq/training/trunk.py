@@ -1,33 +1,31 @@
 """A network that learns together with the transform layer on top of it, from pictures."""
 
 import copy
+import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import nn
 
 from ..images.resized import side_for_crops
 from ..losses.inputs import directions_and_lengths
-from ..sphere import normalize_rows
-from .network import (
-    _Dropout,
-    arrays_of,
-    forward,
-    network_arrays,
-    prepare_inputs,
-    raised,
-    set_arrays,
-)
+from ..persistence.registry import saved
+from ..utils._compat import Interval, StrOptions
+from .network import Dropout, arrays_of, forward, network_arrays, set_arrays
+from .scaling import Scaling, raised
 
-__all__ = ["FineTuned", "load_trunk_state", "trainable_layers"]
+__all__ = ["FineTuned", "FineTuning", "load_trunk_state", "trainable_layers"]
 
 _LAST_SHARE = 0.25  # of the parameters, which the layers of finetune="last" hold at least
 
 
 def trainable_layers(module: nn.Module, finetune: str) -> list[str]:
-    """Names of the parameters that learn.
+    """Return the names of the parameters that learn.
 
     Parameters
     ----------
@@ -56,7 +54,7 @@ def trainable_layers(module: nn.Module, finetune: str) -> list[str]:
 
 
 def _layers(module: nn.Module, prefix: str = "") -> list[str]:
-    """Names of the layers that a network runs one after the other, as its classes list them."""
+    """Return names of the layers that a network runs in turn, as its classes list them."""
     layers = []
     for name, child in module.named_children():
         if not any(True for _ in child.parameters()):
@@ -69,7 +67,7 @@ def _layers(module: nn.Module, prefix: str = "") -> list[str]:
 
 
 def load_trunk_state(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
-    """A copy of a network with these of its parameters replaced."""
+    """Return a copy of a network with these of its parameters replaced."""
     module = copy.deepcopy(module)
     own = dict(module.named_parameters())
     with torch.no_grad():
@@ -80,8 +78,80 @@ def load_trunk_state(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Modu
     return module
 
 
+@saved(local=("cache_dir",))
+class FineTuning(BaseEstimator):
+    """Describe how a pretrained network learns along with the layers on top of it.
+
+    The layers on top are trained alone first, on frozen features; then everything is. Normalisation
+    layers keep their statistics.
+
+    Parameters
+    ----------
+    layers : {"last", "all"}, default="last"
+        The last layers of the network, as many as hold a quarter of its parameters; or all.
+    head_iter : int, default=20
+        Epochs of the layers on top alone, before those of the whole.
+    rate_factor : float, default=0.1
+        The network's learning rate is that many times that of the layers on top.
+    augment : bool, default=True
+        Whether the network sees random crops (of 7/8 of the picture's side) and mirror images.
+    crop_size : int or None, default=None
+        Side, in pixels, of the pictures that it learns from; None is that of its input. Smaller
+        ones take less time, and serve as well where the network takes any size: 128 for 160, say.
+        Features are always those of pictures of its input's size.
+    micro_batch_size : int or None, default=None
+        Images that go through the network at once, where memory does not hold a batch of them;
+        the loss is that of the whole batch all the same, at the price of a second pass.
+    dtype : {"auto", "float32", "bfloat16"}, default="auto"
+        In which the network multiplies while it learns; ``"auto"`` is bfloat16 where the device is
+        faster by it (a CPU with instructions for it, in steps of 32 images and more), else float32.
+    cache_dir : str, PathLike or None, default=None
+        Folder for resized pictures, so that each file is read once.
+
+    Examples
+    --------
+    >>> from skwsdhq import HypersphereEmbedder
+    >>> from skwsdhq.embedding import FineTuning
+    >>> embedder = HypersphereEmbedder(finetune=FineTuning("all", crop_size=128))
+    >>> embedder.set_params(finetune__head_iter=5).finetune
+    FineTuning(crop_size=128, head_iter=5, layers='all')
+    """
+
+    _parameter_constraints: dict = {
+        "layers": [StrOptions({"last", "all"})],
+        "head_iter": [Interval(Integral, 0, None, closed="left")],
+        "rate_factor": [Interval(Real, 0, None, closed="neither")],
+        "augment": ["boolean"],
+        "crop_size": [Interval(Integral, 1, None, closed="left"), None],
+        "micro_batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "dtype": [StrOptions({"auto", "float32", "bfloat16"})],
+        "cache_dir": [str, os.PathLike, None],
+    }
+
+    def __init__(
+        self,
+        layers: str = "last",
+        *,
+        head_iter: int = 20,
+        rate_factor: float = 0.1,
+        augment: bool = True,
+        crop_size: int | None = None,
+        micro_batch_size: int | None = None,
+        dtype: str = "auto",
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.layers = layers
+        self.head_iter = head_iter
+        self.rate_factor = rate_factor
+        self.augment = augment
+        self.crop_size = crop_size
+        self.micro_batch_size = micro_batch_size
+        self.dtype = dtype
+        self.cache_dir = cache_dir
+
+
 class FineTuned:
-    """A network and the head on top of it, which learn together; a model of :func:`train`.
+    """Train a network and the head on top of it together.
 
     Normalisations keep the statistics that the network came with, so that an image's features
     don't depend on the rest of its batch. Dropout of the network draws from ``generator``.
@@ -94,53 +164,50 @@ class FineTuned:
         Its module is copied.
     images : object with ``rows(indices) -> (b, side, side, 3) uint8`` and ``__len__``
         Pictures at least as large as the network's input; larger ones are cropped.
-    mean, power : ndarray of shape (d,) or None, float
-        See :func:`prepare_inputs`.
+    scaling : Scaling
+        Of the features.
+    tuning : FineTuning
+        Which layers learn, of what crops, and how many images at once.
     embed_features : callable of a Backbone
         Gives the features (n, d) of all images.
-    device : torch.device
     generator : torch.Generator
-    finetune : {"last", "all"}
-    augment : bool
-        Whether crops and flips are drawn; else the middle is cut out.
-    micro_batch_size : int or None
-        Images that go through the network at once. The loss is of the whole batch all the same:
-        its gradient with respect to the features is kept while the images pass a second time.
+        Draws crops and masks; its device is the network's.
     dtype : torch.dtype
         In which the network multiplies; the head and all parameters are float32.
     """
 
     def __init__(
         self,
-        head,
-        backbone,
-        images,
-        mean,
+        head: nn.Sequential,
+        backbone: Any,
+        images: Any,
+        scaling: Scaling,
+        tuning: FineTuning,
         *,
-        power=1.0,
-        embed_features,
-        device,
-        generator,
-        finetune="all",
-        augment=True,
-        micro_batch_size=None,
-        dtype=torch.float32,
-    ):
-        self.head, self.device = head, device
+        embed_features: Callable[[dict[str, np.ndarray]], np.ndarray],
+        generator: torch.Generator,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.head, self.device = head, generator.device
         self.size = backbone.size
-        self.power = power
         self.images = images
-        self.augment = augment
-        self.micro_batch_size = micro_batch_size
+        self.augment = tuning.augment
+        self.micro_batch_size = tuning.micro_batch_size
         self.dtype = dtype
-        self._backbone, self._embed_features = backbone, embed_features
-        self._mean = None if mean is None else np.asarray(mean, dtype=np.float32)
-        self._mean_on_device = None if mean is None else torch.tensor(self._mean, device=device)
+        device = self.device
+        self._embed_features = embed_features
+        mean = scaling.mean
+        self._scaling = scaling
+        if mean is not None:
+            self._scaling = Scaling(np.asarray(mean, dtype=np.float32), scaling.power)
+        self._mean_on_device = (
+            None if mean is None else torch.tensor(self._scaling.mean, device=device)
+        )
         self._generator = generator
         layout = {"memory_format": torch.channels_last}
         module = copy.deepcopy(backbone.module).to(device, torch.float32, **layout).eval()
         _own_dropout(module, generator)
-        learning = set(trainable_layers(module, finetune))
+        learning = set(trainable_layers(module, tuning.layers))
         self._parameters = {}
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in learning)
@@ -157,16 +224,16 @@ class FineTuned:
 
     @property
     def parameters(self) -> list[torch.Tensor]:
-        """What learns below the head."""
+        """Parameters that learn below the head."""
         return list(self._parameters.values())
 
     @staticmethod
     def side(size: int, augment: bool) -> int:
-        """Side of the pictures for a network of that input."""
+        """Return the side of the pictures for a network of that input."""
         return side_for_crops(size) if augment else size
 
     def inputs(self, rows: np.ndarray) -> torch.Tensor:
-        """(b, d) of a step, from crops of these images."""
+        """Return (b, d) of a step, from crops of these images."""
         pixels = self._crops(self.images.rows(rows), draw=self.augment)
         _set_dropout(self._module, True)
         chunk = self.micro_batch_size
@@ -180,7 +247,7 @@ class FineTuned:
         self._kept = (pixels, inputs, before)
         return inputs
 
-    def spread(self) -> None:
+    def backward_to_backbone(self) -> None:
         """Bring the gradient of the last inputs down to the network, chunk by chunk."""
         if self._kept is None:
             return
@@ -194,31 +261,29 @@ class FineTuned:
         self._generator.set_state(after)
 
     def held_inputs(self, rows: np.ndarray) -> torch.Tensor:
-        """(b, d) for a look at the loss: the middle of each image, nothing dropped."""
+        """Return (b, d) for a look at the loss: the middle of each image, nothing dropped."""
         _set_dropout(self._module, False)
         with torch.no_grad():
             return self._prepared(self._crops(self.images.rows(rows), draw=False))
 
-    def embeddings(self, normalize: bool = True) -> np.ndarray:
-        """(n, D) unit rows, of all images as they would be transformed now; or of any length."""
-        inputs = prepare_inputs(self.features(), self._mean, self.power)
-        outputs = forward(inputs, network_arrays(self.head))
-        return normalize_rows(outputs) if normalize else outputs
+    def outputs(self) -> np.ndarray:
+        """Return (n, D) of all images as they would be transformed now, before normalisation."""
+        return forward(self._scaling.inputs(self.features()), network_arrays(self.head))
 
     def features(self) -> np.ndarray:
-        """(n, d) what the network makes of all images now."""
+        """Return (n, d) what the network makes of all images now."""
         return self._embed_features(self.trunk_state())
 
     def whole(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """The outputs: nothing is joined with them before the network has learned."""
+        """Return the outputs: nothing is joined with them before the network has learned."""
         return outputs
 
     def trunk_state(self) -> dict[str, np.ndarray]:
-        """What the network learned, by the name of the parameter."""
+        """Return what the network learned, by the name of the parameter."""
         return dict(zip(self._parameters, arrays_of(self.parameters), strict=True))
 
     def state(self) -> list[np.ndarray]:
-        """All that is learned, as numpy copies."""
+        """Return all that is learned, as numpy copies."""
         return arrays_of([*self.head.parameters(), *self.parameters])
 
     def restore(self, state: list[np.ndarray]) -> None:
@@ -226,13 +291,13 @@ class FineTuned:
         set_arrays([*self.head.parameters(), *self.parameters], state)
 
     def threads(self, batch_size: int) -> AbstractContextManager:
-        """A context for its steps: those of a network are large enough for all threads."""
+        """Return a context for its steps: those of a network are large enough for all threads."""
         return nullcontext()
 
     # --- helpers ------------------------------------------------------------------------
 
     def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(b, d) float32 inputs of the head, from (b, 3, size, size) uint8."""
+        """Return (b, d) float32 inputs of the head, from (b, 3, size, size) uint8."""
         normal = (pixels.to(self.device).float() - self._pixel_mean) / self._pixel_std
         normal = normal.contiguous(memory_format=torch.channels_last)
         low = self.dtype != torch.float32
@@ -240,14 +305,14 @@ class FineTuned:
             features = self._module(normal)
             if features.ndim == 4:
                 features = features.mean(dim=(2, 3))
-        inputs = raised(features.float(), self.power)
+        inputs = raised(features.float(), self._scaling.power)
         if self._mean_on_device is None:
             return inputs
         centred = inputs - self._mean_on_device
         return directions_and_lengths(centred)[0] * centred.shape[1] ** 0.5
 
     def _crops(self, pictures: np.ndarray, draw: bool) -> torch.Tensor:
-        """(b, 3, size, size) uint8 crops: drawn, half of them mirrored; or the middle."""
+        """Return (b, 3, size, size) uint8 crops: drawn, half of them mirrored; or the middle."""
         spare = pictures.shape[1] - self.size
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         middle = spare // 2
@@ -270,10 +335,10 @@ def _own_dropout(module: nn.Module, generator: torch.Generator) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
-                setattr(parent, name, _Dropout(child.p, generator).eval())
+                setattr(parent, name, Dropout(child.p, generator).eval())
 
 
 def _set_dropout(module: nn.Module, on: bool) -> None:
     for layer in module.modules():
-        if isinstance(layer, _Dropout):
+        if isinstance(layer, Dropout):
             layer.train(on)

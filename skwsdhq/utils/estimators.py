@@ -2,20 +2,28 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 __all__ = [
+    "check_unchanged",
     "clone_sharing",
     "columns_seen",
     "fitted_at_once",
     "fitted_now",
     "forget_features",
+    "renamed",
     "snapshot",
+    "takes_tags",
+    "with_attributes",
 ]
+
+_Function = TypeVar("_Function", bound=Callable)
 
 _COLUMNS = ("n_features_in_", "feature_names_in_")
 
@@ -61,6 +69,51 @@ def fitted_now(estimator: Any) -> Any:
     now = snapshot(estimator)
     check_is_fitted(now)
     return now
+
+
+def with_attributes(estimator: Any, attributes: dict[str, Any]) -> Any:
+    """Return a twin of an estimator with these attributes; the estimator stays as it is."""
+    twin = snapshot(estimator)
+    for name, value in attributes.items():
+        setattr(twin, name, value)
+    return twin
+
+
+def takes_tags(estimator: Any) -> bool:
+    """Tell whether an estimator's transform takes the tags of later images."""
+    transform = getattr(estimator, "transform", None)
+    return callable(transform) and "tags" in inspect.signature(transform).parameters
+
+
+def check_unchanged(name: str, value: Any, fitted: Any) -> None:
+    """Check that a parameter still fits what was learned, where a fit goes on from there."""
+    if value != fitted:
+        raise ValueError(
+            f"{name}={value} can't go on from a fit with {name}={fitted}; set it back, or call fit "
+            "with warm_start=False to begin anew."
+        )
+
+
+def renamed(new_names: dict[str, str]) -> Callable[[_Function], _Function]:
+    """Return a decorator of a constructor, which tells who uses an old name of the new one.
+
+    Parameters
+    ----------
+    new_names : dict of str to str
+        By the old name of a parameter, what to write in its place.
+    """
+
+    def decorate(init: _Function) -> _Function:
+        @functools.wraps(init)
+        def tell(*args: Any, **kwargs: Any) -> Any:
+            for name in kwargs:
+                if name in new_names:
+                    raise TypeError(f"{name} is now given as {new_names[name]}.")
+            return init(*args, **kwargs)
+
+        return tell  # type: ignore[return-value]
+
+    return decorate
 
 
 @contextlib.contextmanager

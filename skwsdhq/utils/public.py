@@ -5,6 +5,8 @@ from types import FunctionType
 
 __all__ = ["named_here"]
 
+_TOLD: set[int] = set()  # ids of what has been sent to its home already, by a package below
+
 
 def named_here(package: str) -> None:
     """Set ``__module__`` of the classes and functions that a package gives to its own name.
@@ -24,6 +26,8 @@ def named_here(package: str) -> None:
             continue
         # doctest looks for the examples of a name in the module that it says it is from. This dict
         # sends it to the one that defines it, whose lines it can tell.
-        home = sys.modules[value.__module__]
-        home.__dict__.setdefault("__test__", {}).setdefault(name, value)
+        if id(value) not in _TOLD:
+            _TOLD.add(id(value))
+            home = sys.modules[value.__module__]
+            home.__dict__.setdefault("__test__", {}).setdefault(name, value)
         value.__module__ = package

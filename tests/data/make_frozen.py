@@ -12,6 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
+from skwsdhq.embedding import FineTuning
 from skwsdhq.persistence import FORMAT, save
 
 HERE = Path(__file__).parent
@@ -57,7 +58,10 @@ def quantizer(first, **parameters):
 def tuned(vectors, pictures, tags):
     """Return an embedder whose network has learned; of that, all but matrices is left out."""
     model = embedder(
-        vectors, backbone=NETWORK, finetune="last", head_iter=2, max_iter=2, crop_size=64
+        vectors,
+        backbone=NETWORK,
+        finetune=FineTuning("last", head_iter=2, crop_size=64),
+        max_iter=2,
     ).fit(pictures, tags)
     # Matrices are megabytes. A network that has learned nothing but biases and scales is one too.
     state = {name: array for name, array in model.backbone_state_.items() if array.ndim == 1}

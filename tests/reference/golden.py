@@ -15,6 +15,7 @@ from torch import nn
 from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
 from skwsdhq.backbones import Backbone
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding import FineTuning
 
 
 def _network() -> Backbone:
@@ -110,7 +111,10 @@ def _partial() -> dict:
 def _tuned() -> dict:
     X, tags = _pictures()
     embedder = _embedder(
-        backbone=_network(), finetune="all", max_iter=2, batch_size=20, dtype="float32"
+        backbone=_network(),
+        finetune=FineTuning("all", dtype="float32"),
+        max_iter=2,
+        batch_size=20,
     )
     return _facts(_quantizer(embedder).fit(X, tags), X)
 
@@ -119,7 +123,7 @@ def _paper() -> dict:
     X, tags = _features()
     model = WSDHQuantizer.from_paper(
         mode="code",
-        finetune="head",
+        finetune=None,
         n_bits=16,
         n_codewords=8,
         random_state=0,

@@ -1,0 +1,266 @@
+"""TagKernelRegressor: from features to unit vectors near their tags' concepts, without training."""
+
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from ..images import input_kind
+from ..persistence import PersistenceMixin
+from ..persistence.registry import saved
+from ..sphere import normalize_rows
+from ..tags.concepts import learn_concepts, read_concepts
+from ..training.network import BLOCK
+from ..training.scaling import FeatureScaler, Scaling
+from ..utils._compat import HasMethods, Interval, StrOptions
+from ..utils.estimators import fitted_at_once, fitted_now
+from ..utils.threads import as_outside
+from ._kernel import fit_regression, kernel_embeddings
+from ._later import knows_tags, later_embeddings
+from ._reading import check_tags_given, warn_of_one_concept
+from ._saved_kernel import REQUIRED_OF_REGRESSOR, check_regressor
+
+__all__ = ["TagKernelRegressor", "fit_kernel_to", "placed"]
+
+_KINDS = [np.float32, np.float64]  # of features in a fit; other numbers become float32
+_KINDS_LATER = [*_KINDS, np.float16]  # which becomes float32 block by block
+
+
+@saved(required=REQUIRED_OF_REGRESSOR, check=check_regressor)
+class TagKernelRegressor(
+    PersistenceMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Embed features on the unit sphere near the concepts of their tags, in closed form.
+
+    Regresses the mean of an image's concept vectors on its features, by kernel ridge regression.
+    It trusts a tag as far as images that look alike have similar ones. A fit takes seconds, and
+    finds nearly as much as :class:`HypersphereEmbedder`, which joins a network with it.
+
+    Parameters
+    ----------
+    tag_enhancer : TagEnhancer or None, default=None
+        What makes concepts of tags; cloned in ``fit``, so a fitted one is used as it is only in
+        a :class:`~sklearn.frozen.FrozenEstimator`. None is a ``TagEnhancer()``.
+    gamma : float, default=2.0
+        The kernel of two images is exp(-gamma·(1 − cosine of their features)). At most 1e6.
+    alpha : float, default=1.0
+        Ridge: how noisy an image's mean tag vector is, against how much one differs from another.
+    consistency : "auto" or float, default="auto"
+        A tag counts exp(consistency·cosine), by the cosine of its vector to what a first
+        regression without the image says of it. 0 trusts all tags alike; ``"auto"`` is
+        10·w·(1 − w), with w the share of wrong tags, which is estimated from these cosines.
+    max_landmarks : int, default=4096
+        Images that the kernel compares with. With more tagged ones, so many are drawn, and the
+        regression is fitted to all of them by Nyström's approximation.
+    scaler : FeatureScaler or None, default=None
+        How features are scaled; None is a ``FeatureScaler()``.
+    random_state : int, RandomState instance or None, default=None
+        Draws landmarks, and the exchange of tags by which wrong ones are estimated.
+
+    Attributes
+    ----------
+    tag_enhancer_ : TagEnhancer
+        Fitted.
+    kernel_ : dict
+        ``"landmarks"`` (m, d) unit rows, ``"coefs"`` (m, D), ``"gamma"``, the ``"consistency"`` of
+        tags and the ridge ``"alpha"``; and what places later images by their tags: the
+        ``"noise"`` (m,) of landmarks, ``"mean_target"`` (D,) and ``"mean_trust"``.
+    feature_mean_ : ndarray of shape (d,) or None
+        Subtracted from features that are raised to ``feature_power_``; None without scaling.
+    feature_power_ : float
+        To which features are raised first.
+    n_features_in_ : int
+        d.
+
+    See Also
+    --------
+    HypersphereEmbedder : The same joined with a network, for images too.
+
+    References
+    ----------
+    Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006.
+
+    Examples
+    --------
+    >>> from skwsdhq import TagKernelRegressor
+    >>> from skwsdhq.datasets import make_tagged_images
+    >>> made = make_tagged_images(100, random_state=0)
+    >>> TagKernelRegressor(random_state=0).fit_transform(made.data, made.tags).shape
+    (100, 20)
+    """
+
+    _parameter_constraints: dict = {
+        "tag_enhancer": [HasMethods(["fit", "transform"]), None],
+        # A limit of 64 bits, since float16 can't hold 1e6 and warns where it meets a plain one.
+        "gamma": [Interval(Real, 0, np.float64(1e6), closed="right")],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "consistency": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "max_landmarks": [Interval(Integral, 1, None, closed="left")],
+        "scaler": [HasMethods(["scaling_of"]), None],
+        "random_state": ["random_state"],
+    }
+
+    # Tags of later images reach transform through a Pipeline where routing is on.
+    __metadata_request__transform = {"tags": True}
+
+    def __init__(
+        self,
+        tag_enhancer: Any = None,
+        *,
+        gamma: float = 2.0,
+        alpha: float = 1.0,
+        consistency: float | str = "auto",
+        max_landmarks: int = 4096,
+        scaler: Any = None,
+        random_state: Any = None,
+    ) -> None:
+        self.tag_enhancer = tag_enhancer
+        self.gamma = gamma
+        self.alpha = alpha
+        self.consistency = consistency
+        self.max_landmarks = max_landmarks
+        self.scaler = scaler
+        self.random_state = random_state
+
+    @as_outside
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn the regression from features and tags.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Features.
+        y : tags of n rows
+            In any form that :func:`skwsdhq.tags.check_tags` reads. Rows without tags take no part.
+
+        Returns
+        -------
+        self
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If X and y differ in length, features are not finite, or no row has a known tag.
+        """
+        self._validate_params()
+        check_tags_given(self, y)
+        _refuse_images(X)
+        with fitted_at_once(self) as twin:
+            features = validate_data(twin, X, dtype=_KINDS)
+            seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+            enhancer, indicator = learn_concepts(features, y, self.tag_enhancer)
+            warn_of_one_concept(enhancer, indicator)
+            scaler = FeatureScaler() if self.scaler is None else self.scaler
+            scaling = scaler.scaling_of(features)
+            inputs = scaling.inputs(features)
+            twin.kernel_ = fit_kernel_to(inputs, indicator, enhancer.concept_vectors_, self, seed)
+            twin.tag_enhancer_ = enhancer
+            twin.feature_mean_, twin.feature_power_ = scaling.mean, scaling.power
+        return self
+
+    def transform(self, X: Any, *, tags: Any = None) -> np.ndarray:
+        """Embed features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Features.
+        tags : tags of n rows, default=None
+            Own tags of images that came after the fit, see :meth:`HypersphereEmbedder.transform`.
+
+        Returns
+        -------
+        ndarray of shape (n, D)
+            Unit rows; float64 where X is float64, else float32.
+        """
+        now = fitted_now(self)
+        _refuse_images(X)
+        features = validate_data(now, X, dtype=_KINDS_LATER, reset=False)
+        own = None if tags is None else read_concepts(features, tags, now.tag_enhancer_)
+        scaling = Scaling(now.feature_mean_, now.feature_power_)
+        wide = np.float64 if features.dtype == np.float64 else np.float32
+        embeddings = np.empty((len(features), now._n_features_out), wide)
+        for start in range(0, len(features), BLOCK):
+            block = slice(start, start + BLOCK)
+            inputs = scaling.inputs(features[block].astype(wide, copy=False))
+            embeddings[block] = placed(
+                inputs, now.kernel_, None if own is None else own[block], now.tag_enhancer_
+            )
+        return embeddings
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.kernel_["coefs"].shape[1]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.one_d_labels = True
+        tags.target_tags.two_d_labels = True
+        tags.target_tags.multi_output = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _refuse_images(X: Any) -> None:
+    if input_kind(X) != "features":
+        raise ValueError(
+            "X holds images, but TagKernelRegressor takes features (n, d); put an ImageLoader "
+            "before it in a Pipeline, or use HypersphereEmbedder."
+        )
+
+
+def fit_kernel_to(
+    inputs: np.ndarray,
+    indicator: sparse.csr_array,
+    concept_vectors: np.ndarray,
+    kernel: TagKernelRegressor,
+    seed: int,
+) -> dict[str, Any]:
+    """Return ``kernel_`` of a regression with these parameters, from scaled features (n, d)."""
+    fitted = fit_regression(
+        normalize_rows(inputs),
+        indicator,
+        concept_vectors,
+        gamma=float(kernel.gamma),
+        alpha=float(kernel.alpha),
+        consistency=kernel.consistency,
+        max_landmarks=kernel.max_landmarks,
+        random_state=np.random.RandomState(seed),
+    )
+    return {
+        "landmarks": fitted.landmarks,
+        "coefs": fitted.coefs,
+        "gamma": float(kernel.gamma),
+        "consistency": fitted.consistency,
+        "alpha": float(kernel.alpha),
+        "noise": fitted.noise,
+        "mean_target": fitted.mean_target,
+        "mean_trust": fitted.mean_trust,
+    }
+
+
+def placed(
+    inputs: np.ndarray,
+    kernel: dict[str, Any],
+    own: sparse.csr_array | None = None,
+    enhancer: Any = None,
+) -> np.ndarray:
+    """Return unit rows (n, D) by a regression, from scaled features (n, d).
+
+    ``own`` (n, C) are the concepts of rows that came after the fit, where they are known.
+    """
+    units = normalize_rows(inputs)
+    if own is None:
+        return kernel_embeddings(units, kernel["landmarks"], kernel["coefs"], kernel["gamma"])
+    if not knows_tags(kernel):
+        raise ValueError(
+            "tags of later images are placed by the kernel regression, and this one was fitted by "
+            "an older version that did not keep what it takes; fit it anew, or leave tags out."
+        )
+    return later_embeddings(units, own, enhancer.concept_vectors_, kernel)

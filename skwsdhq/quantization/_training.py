@@ -1,0 +1,296 @@
+"""The training of a WSDHQuantizer: that of its embedder, with codes that learn along."""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import validate_data
+
+from ..embedding import HypersphereEmbedder
+from ..images import input_kind
+from ..sphere import normalize_rows
+from ..tags.enhancer import concept_lengths
+from ..tags.reading import as_rows_of_tags
+from ..utils._compat import num_samples
+from ..utils.estimators import (
+    check_unchanged,
+    columns_seen,
+    forget_features,
+    takes_tags,
+    with_attributes,
+)
+from ..utils.threads import as_outside
+from ._codes import CodeAlternation
+
+__all__ = [
+    "IMAGES_PASS_NOT_THROUGH",
+    "KINDS",
+    "QuantizerTraining",
+    "embeddings_by",
+    "inner_of",
+    "offers_training",
+    "scaled",
+]
+
+KINDS = [np.float32, np.float64, np.float16]  # of feature matrices; other numbers become float32
+IMAGES_PASS_NOT_THROUGH = (
+    'X holds images, but embedder="passthrough" takes embeddings (n, D); name another embedder, or '
+    "put one before the quantizer in a Pipeline."
+)
+
+
+class QuantizerTraining:
+    """Train a quantizer, epoch by epoch of its embedder.
+
+    Parameters
+    ----------
+    quantizer : WSDHQuantizer
+        With the parameters of the training, and the attributes that it goes on from.
+    X, y : images and tags
+        As for ``fit``.
+    resume : {None, "fit", "partial"}, default=None
+        As for :meth:`HypersphereEmbedder.start_training`.
+    """
+
+    def __init__(self, quantizer: Any, X: Any, y: Any, *, resume: str | None = None) -> None:
+        self._quantizer, self._X, self._is_partial = quantizer, X, resume == "partial"
+        if y is None and quantizer.__sklearn_tags__().target_tags.required:
+            raise ValueError(
+                f"{type(quantizer).__name__} requires y to be passed, but the target y is None: it "
+                "learns from tags."
+            )
+        self._resume = resume if hasattr(quantizer, "codebooks_") else None
+        if self._resume:
+            _check_goes_on(quantizer)
+        random_state = check_random_state(quantizer.random_state)
+        seed = random_state.randint(np.iinfo(np.int32).max)
+        self._codes = _new_codes(quantizer, seed, bool(self._resume))
+        input_kind(X)  # refuses what has no rows
+        n_rows = num_samples(X)
+        if n_rows < quantizer.n_codewords and not self._resume:
+            raise ValueError(
+                f"n_samples={n_rows} should be >= n_codewords={quantizer.n_codewords}; lower "
+                "n_codewords."
+            )
+        rows = _checked(quantizer, X, reset=not self._resume)
+        if isinstance(quantizer.embedder, str):  # "passthrough"
+            self._embedder: Any = quantizer.embedder
+            self._inner: Any = _Given(scaled(rows, quantizer.normalize))
+            self._enhancer = self._own_enhancer(rows, y)
+        else:
+            self._embedder = _embedder_to_fit(quantizer, seed, bool(self._resume))
+            self._inner = self._started(X, y, resume)
+            self._enhancer = None
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        """Train, and give the figures of each epoch."""
+        return iter(self._inner)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether an epoch is left, as far as the embedder's training tells."""
+        return getattr(self._inner, "has_more", True)
+
+    @property
+    def failure(self) -> Exception | None:
+        """What went wrong in the embedder's training, once it is as it was before."""
+        return getattr(self._inner, "failure", None)
+
+    @as_outside
+    def attributes(self) -> dict[str, Any]:
+        """Return what a fit that ended now would set, by name. Nothing here is changed."""
+        quantizer = self._quantizer
+        embedder, enhancer, history = self._embedder, self._enhancer, {}
+        if not isinstance(embedder, str):
+            embedder = with_attributes(embedder, self._inner.attributes())
+            inner = inner_of(embedder)
+            enhancer = getattr(inner, "tag_enhancer_", None)
+            history = getattr(embedder, "history_", {}) if inner is embedder else {}
+        codes = copy.deepcopy(self._codes)
+        if enhancer is not None and codes.metric is None and not isinstance(embedder, str):
+            codes.start(inner_of(enhancer).concept_vectors_, concept_lengths(enhancer))
+        if getattr(self._inner, "ends_elsewhere", False):
+            codes.forget()
+        n_turns = 1 if self._is_partial else int(quantizer.codebook_iters)
+        earlier = quantizer._statistics if self._is_partial and self._resume else None
+        sums, error = codes.finish(self._embeddings(embedder), n_turns, earlier)
+        return {
+            **columns_seen(quantizer),
+            "embedder_": embedder,
+            "tag_enhancer_": enhancer,
+            "codebooks_": codes.codebooks,
+            "codes_": codes.codes,
+            "metric_": codes.metric,
+            "prefix_weight_": float(quantizer.prefix_weight),
+            "n_bits_": int(quantizer.n_codebooks) * math.ceil(math.log2(quantizer.n_codewords)),
+            "history_": {**history, "quantization_error": error},
+            "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
+            "_statistics": sums if self._is_partial else None,
+        }
+
+    def _embeddings(self, embedder: Any) -> np.ndarray:
+        """Return what the embedder makes of X as it is now, to be quantized."""
+        if hasattr(self._inner, "outputs"):  # at hand, so that nobody computes them again
+            outputs = self._inner.outputs()
+            return normalize_rows(outputs) if self._quantizer.normalize else outputs
+        return embeddings_by(embedder, self._X, self._quantizer.normalize)
+
+    def _started(self, X: Any, y: Any, resume: str | None) -> Any:
+        """Return the training of the embedder; one without epochs where it does not offer any."""
+        quantizer, embedder = self._quantizer, self._embedder
+        if offers_training(embedder):
+            if quantizer.random_state is None and getattr(embedder, "checkpoint_dir", None):
+                raise ValueError("checkpoint_dir needs a random_state of the quantizer too.")
+            resume = resume if self._resume or resume == "partial" else None
+            return embedder.start_training(X, y, companion=self._codes, resume=resume)
+        # A frozen one, or any other transformer: codebooks are learned afterwards.
+        if not self._resume:
+            embedder.fit(X, y)
+        embeddings = embeddings_by(embedder, X, quantizer.normalize)
+        return _Given(scaled(embeddings, quantizer.normalize))
+
+    def _own_enhancer(self, rows: np.ndarray, y: Any) -> Any:
+        """Return the quantizer's own enhancer, which gives embeddings a metric."""
+        quantizer = self._quantizer
+        if quantizer.tag_enhancer is None:
+            return None
+        tags = as_rows_of_tags(y)
+        check_consistent_length(rows, tags)
+        if self._resume:
+            enhancer = quantizer.tag_enhancer_
+        else:
+            enhancer = clone(quantizer.tag_enhancer).fit(tags, None)
+        if enhancer.concept_vectors_.shape[1] == rows.shape[1]:
+            self._codes.start(enhancer.concept_vectors_, concept_lengths(enhancer))
+        return enhancer
+
+
+class _Given:
+    """Stand for a training where embeddings are there, and no epoch is left."""
+
+    has_more = False
+
+    def __init__(self, embeddings: np.ndarray) -> None:
+        self._embeddings = embeddings
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return iter(())
+
+    def attributes(self) -> dict[str, Any]:
+        """Return nothing to be set."""
+        return {}
+
+    def outputs(self) -> np.ndarray:
+        """Return the embeddings (n, D)."""
+        return self._embeddings
+
+
+def offers_training(embedder: Any) -> bool:
+    """Tell whether a quantizer learns along with an embedder, epoch by epoch.
+
+    The class is asked: a FrozenEstimator hands on the methods of what it keeps from being trained.
+    """
+    return hasattr(type(embedder), "start_training")
+
+
+def inner_of(estimator: Any) -> Any:
+    """Return an estimator as it is in a FrozenEstimator, or any other as it is."""
+    return getattr(estimator, "estimator", estimator)
+
+
+def scaled(embeddings: Any, normalize: bool) -> np.ndarray:
+    """Return embeddings (n, D) as they are quantized: of unit length, or of their own."""
+    embeddings = np.asarray(embeddings)
+    out = None
+    if embeddings.dtype == np.float16:
+        out = embeddings = embeddings.astype(np.float32)
+    return normalize_rows(embeddings, out) if normalize else embeddings
+
+
+def embeddings_by(embedder: Any, X: Any, normalize: bool, tags: Any = None) -> np.ndarray:
+    """Return what a fitted embedder makes of X, to be quantized."""
+    inner = inner_of(embedder)
+    own = {"tags": tags} if takes_tags(inner) else {}
+    if hasattr(inner, "outputs"):
+        outputs = inner.outputs(X, **own)
+        return normalize_rows(outputs, out=outputs) if normalize else outputs
+    return scaled(inner.transform(X, **own) if own else embedder.transform(X), normalize)
+
+
+def _new_codes(quantizer: Any, seed: int, goes_on: bool) -> CodeAlternation:
+    """Return the codes that learn along, new or from the fitted codebooks."""
+    return CodeAlternation(
+        quantizer.n_codebooks,
+        quantizer.n_codewords,
+        period=quantizer.code_update_period,
+        weight=quantizer.quantization_weight,
+        encode_options={
+            "n_sweeps": quantizer.icm_iters,
+            "beam_size": quantizer.beam_size,
+            "prefix_weight": quantizer.prefix_weight,
+        },
+        method=quantizer.init,
+        ridge=quantizer.ridge,
+        metric_mix=quantizer.metric_mix,
+        random_state=np.random.RandomState(seed),
+        codebooks=quantizer.codebooks_ if goes_on else None,
+        normalize=quantizer.normalize,
+    )
+
+
+def _check_goes_on(quantizer: Any) -> None:
+    """Check that the parameters still fit what was learned."""
+    n_codebooks, n_codewords, _ = quantizer.codebooks_.shape
+    check_unchanged("n_codebooks", quantizer.n_codebooks, n_codebooks)
+    check_unchanged("n_codewords", quantizer.n_codewords, n_codewords)
+    was_given = isinstance(quantizer.embedder_, str)
+    if was_given != isinstance(quantizer.embedder, str):
+        raise ValueError(
+            f"embedder={quantizer.embedder!r} can't go on from a fit with "
+            f"{'embeddings' if was_given else 'an embedder'}; set it back, or call fit with "
+            "warm_start=False to begin anew."
+        )
+
+
+def _checked(quantizer: Any, X: Any, *, reset: bool) -> Any:
+    """Return features checked as scikit-learn does, in the quantizer's name; images as they are."""
+    if input_kind(X) == "features":
+        return validate_data(quantizer, X, dtype=KINDS, reset=reset)
+    if isinstance(quantizer.embedder, str):
+        raise ValueError(IMAGES_PASS_NOT_THROUGH)
+    if reset:
+        forget_features(quantizer)
+    return X
+
+
+def _embedder_to_fit(quantizer: Any, seed: int, goes_on: bool) -> Any:
+    """Return the embedder to be fitted, new or a copy of the fitted one."""
+    if goes_on:
+        return _embedder_to_go_on(quantizer)
+    if quantizer.embedder is None:
+        return HypersphereEmbedder(
+            quantizer.tag_enhancer,
+            checkpoint_dir=quantizer.checkpoint_dir,
+            device=quantizer.device,
+            random_state=seed,
+            verbose=quantizer.verbose,
+        )
+    embedder = clone(quantizer.embedder)
+    if embedder.get_params(deep=False).get("random_state", 0) is None:
+        embedder.set_params(random_state=seed)
+    return embedder
+
+
+def _embedder_to_go_on(quantizer: Any) -> Any:
+    """Return a copy of the fitted embedder, with the parameters that it has been given since."""
+    embedder = copy.deepcopy(quantizer.embedder_)
+    if offers_training(quantizer.embedder):
+        given = quantizer.embedder.get_params(deep=False)
+        for name in ("backbone", "random_state", "tag_enhancer"):
+            given.pop(name, None)
+        embedder.set_params(**given)
+    return embedder

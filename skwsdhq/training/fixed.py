@@ -1,0 +1,105 @@
+"""A network that learns on top of features that stay as they are."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..utils.threads import one_openmp_thread
+from .network import arrays_of, forward, network_arrays, set_arrays
+
+__all__ = ["FixedInputs", "turned_towards"]
+
+_DIVISIBLE = 2_000_000_000  # multiplications of a layer product, from which on threads pay
+
+
+class FixedInputs:
+    """Train a network on top of features that stay as they are.
+
+    Parameters
+    ----------
+    head : nn.Sequential
+        From :func:`~skwsdhq.training.network.build_network`.
+    inputs : ndarray of shape (n, d), float32
+        Scaled features.
+    device : torch.device
+        Of the head.
+    fixed : ndarray of shape (n, D), float32, default=None
+        Unit rows that embeddings are joined with, see :func:`turned_towards`.
+    share : float, default=0.0
+        Of these rows in the direction of an embedding.
+    """
+
+    def __init__(
+        self,
+        head: nn.Sequential,
+        inputs: np.ndarray,
+        device: torch.device,
+        fixed: np.ndarray | None = None,
+        share: float = 0.0,
+    ) -> None:
+        self.head, self.device = head, device
+        self._arrays, self._fixed, self._share = inputs, fixed, share
+        self._inputs = torch.from_numpy(inputs).to(device)
+        self._fixed_on_device = None if fixed is None else torch.from_numpy(fixed).to(device)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def inputs(self, rows: np.ndarray) -> torch.Tensor:
+        """Return (b, d) of a step."""
+        return self._inputs[rows]
+
+    def backward_to_backbone(self) -> None:
+        """Do nothing: no network below has made the inputs."""
+
+    def held_inputs(self, rows: np.ndarray) -> torch.Tensor:
+        """Return (b, d) for a look at the loss, without a step."""
+        return self._inputs[rows]
+
+    def outputs(self) -> np.ndarray:
+        """Return (n, D) of all images as they would be transformed now, before normalisation."""
+        outputs = forward(self._arrays, network_arrays(self.head))
+        if self._fixed is None:
+            return outputs
+        lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
+        return turned_towards(outputs, self._fixed, self._share, lengths)
+
+    def whole(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """Return (b, D) of the same direction as the embeddings, from the network's outputs."""
+        if self._fixed_on_device is None:
+            return outputs
+        lengths = outputs.norm(dim=1, keepdim=True)
+        return turned_towards(outputs, self._fixed_on_device[rows], self._share, lengths)
+
+    def state(self) -> list[np.ndarray]:
+        """Return all that is learned, as numpy copies."""
+        return arrays_of(list(self.head.parameters()))
+
+    def restore(self, state: list[np.ndarray]) -> None:
+        """Set what :meth:`state` gave."""
+        set_arrays(list(self.head.parameters()), state)
+
+    def threads(self, batch_size: int) -> AbstractContextManager:
+        """Return a context for its steps.
+
+        One thread for steps too small to be divided, however many others there are: two threads
+        wait for each other after every operation, and on a busy machine they mostly wait; a step
+        of the default network took twenty times as long there. It also makes what is learned the
+        same however many threads a process has; that of larger networks depends on their number.
+        """
+        n_products = batch_size * sum(parameter.numel() for parameter in self.head.parameters())
+        if self.device.type != "cpu" or n_products > _DIVISIBLE:
+            return nullcontext()
+        return one_openmp_thread("torch")
+
+
+def turned_towards(outputs: Any, rows: Any, share: float, lengths: Any) -> Any:
+    """Turn outputs (n, D) of a network towards unit rows, whose share of the direction is given.
+
+    The length is that of the network's outputs, ``lengths`` (n, 1), as far as the two agree. All
+    are arrays of one dtype, or tensors.
+    """
+    return (1 - share) * outputs + share * lengths * rows
