@@ -27,7 +27,13 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline
 
-from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
+from skwsdhq import (
+    HypersphereEmbedder,
+    ImageLoader,
+    TagEnhancer,
+    TagKernelRegressor,
+    WSDHQuantizer,
+)
 from skwsdhq.datasets import load_emoji
 from skwsdhq.metrics import attach_labels, make_retrieval_scorer
 
@@ -56,7 +62,10 @@ enhancer = TagEnhancer(emoji.word_vectors, min_count=5)
 pipeline = Pipeline(
     [
         ("images", ImageLoader("efficientnet_lite0", size=128, memory=memory.name, n_jobs=2)),
-        ("embedder", HypersphereEmbedder(enhancer, max_iter=20, random_state=0)),
+        (
+            "embedder",
+            HypersphereEmbedder(enhancer, max_iter=20, kernel=TagKernelRegressor(), random_state=0),
+        ),
         ("quantizer", WSDHQuantizer("passthrough", n_codebooks=2, random_state=0)),
     ]
 )
@@ -77,7 +86,7 @@ pipeline["images"].fit_transform(emoji.images)
 grid = {
     "embedder__tag_enhancer__tau": [0.7, 0.8, 0.9, 1.0],
     "embedder__kernel_weight": [0.0, 0.8, 1.0],
-    "embedder__kernel_alpha": [0.5, 1.0],
+    "embedder__kernel__alpha": [0.5, 1.0],
 }
 scoring = {
     "groups": make_retrieval_scorer(labels="attached"),
@@ -128,7 +137,7 @@ shape = [len(values) for _, values in sorted(grid.items())]  # in the order of P
 scores = results["mean_test_groups"].reshape(shape)  # alpha, weight, tau
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
 limits = {"vmin": scores.min(), "vmax": scores.max()}
-for axis, alpha, table in zip(axes, grid["embedder__kernel_alpha"], scores, strict=True):
+for axis, alpha, table in zip(axes, grid["embedder__kernel__alpha"], scores, strict=True):
     image = axis.imshow(table, cmap="viridis", aspect="auto", **limits)
     for (row, column), value in np.ndenumerate(table):
         dark = value < scores.min() + 0.6 * np.ptp(scores)
@@ -136,7 +145,7 @@ for axis, alpha, table in zip(axes, grid["embedder__kernel_alpha"], scores, stri
     axis.set_xticks(range(4), grid["embedder__tag_enhancer__tau"])
     axis.set_yticks(range(3), grid["embedder__kernel_weight"])
     axis.set_xlabel("tau, threshold of the tag graph")
-    axis.set_title(f"kernel_alpha = {alpha}")
+    axis.set_title(f"alpha = {alpha}")
 axes[0].set_ylabel("kernel_weight")
 figure.colorbar(image, ax=axes, label="mAP on groups, 16 bits")
 picture = Path(os.environ.get("GRID_SEARCH_PICTURE", "grid_search.png"))

@@ -339,7 +339,7 @@ def test_overrides_and_mistakes():
         WSDHQuantizer.from_paper(mode="text")
     with pytest.raises(ValueError, match="Invalid parameter 'depth'"):
         WSDHQuantizer.from_paper(depth=3)
-    with pytest.raises(ValueError, match=r"finetune=FineTuning\(.* trains a network on images"):
+    with pytest.raises(ValueError, match="finetune='all' trains a network on images"):
         WSDHQuantizer.from_paper(random_state=0).fit(np.eye(256), [["cat"]] * 256)
 
 

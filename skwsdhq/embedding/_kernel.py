@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
@@ -43,7 +44,7 @@ def rbf_kernel(units: np.ndarray, landmarks: np.ndarray, gamma: float) -> np.nda
 
 
 def tag_targets(
-    indicator, concept_vectors: np.ndarray, weights: np.ndarray | None = None
+    indicator: sparse.csr_array, concept_vectors: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Where the tags of each row say that its embedding should be.
 
@@ -68,7 +69,7 @@ def tag_targets(
 
 
 def tag_directions(
-    indicator, concept_vectors: np.ndarray, weights: np.ndarray | None = None
+    indicator: sparse.csr_array, concept_vectors: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the direction (n, D) of the weighted mean of each row's concept vectors, float32."""
     if weights is not None:
@@ -109,7 +110,7 @@ def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.n
 
 def fit_kernel(
     units: np.ndarray,
-    indicator,
+    indicator: sparse.csr_array,
     concept_vectors: np.ndarray,
     *,
     gamma: float,
@@ -176,7 +177,7 @@ class Regression(NamedTuple):
 @on_one_thread
 def fit_regression(
     units: np.ndarray,
-    indicator,
+    indicator: sparse.csr_array,
     concept_vectors: np.ndarray,
     *,
     gamma: float,
@@ -267,7 +268,15 @@ def kernel_embeddings(
     return normalize_rows(out)
 
 
-def _expected(units, landmarks, picked, kernel, targets, gamma, alpha) -> np.ndarray:
+def _expected(
+    units: np.ndarray,
+    landmarks: np.ndarray,
+    picked: np.ndarray,
+    kernel: np.ndarray,
+    targets: np.ndarray,
+    gamma: float,
+    alpha: float,
+) -> np.ndarray:
     """(n, D) what a regression on the landmarks says of each row, its own tags left out."""
     expected = np.empty_like(targets)
     left_out = np.delete(np.arange(len(units)), picked)
@@ -280,7 +289,12 @@ def _expected(units, landmarks, picked, kernel, targets, gamma, alpha) -> np.nda
     return expected
 
 
-def tag_agreement(indicator, concepts, concept_vectors, expected) -> np.ndarray:
+def tag_agreement(
+    indicator: sparse.csr_array,
+    concepts: np.ndarray,
+    concept_vectors: np.ndarray,
+    expected: np.ndarray,
+) -> np.ndarray:
     """Cosine of concepts (nnz,), in the rows of ``indicator``, to what is expected of their row."""
     row = np.repeat(np.arange(indicator.shape[0]), np.diff(indicator.indptr))
     agreement = np.empty(len(row), dtype=np.float32)
@@ -292,14 +306,22 @@ def tag_agreement(indicator, concepts, concept_vectors, expected) -> np.ndarray:
     return agreement
 
 
-def row_trust(indicator, weights) -> np.ndarray:
+def row_trust(indicator: sparse.csr_array, weights: np.ndarray) -> np.ndarray:
     """(n,) how much rows, each with a tag, count by the weights (nnz,) of their tags."""
     counts = np.diff(indicator.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
     return np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
 
 
-def _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha) -> np.ndarray:
+def _nystroem(
+    units: np.ndarray,
+    landmarks: np.ndarray,
+    kernel: np.ndarray,
+    targets: np.ndarray,
+    trust: np.ndarray,
+    gamma: float,
+    alpha: float,
+) -> np.ndarray:
     """(m, D) coefficients of landmarks, fitted to all rows.
 
     With K = LLᵀ over landmarks and Φ = K(rows, landmarks) L⁻ᵀ it is plain ridge regression on Φ;

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
@@ -41,7 +42,10 @@ def knows_tags(kernel: Mapping[str, Any]) -> bool:
 
 @on_one_thread
 def later_embeddings(
-    units: np.ndarray, indicator, concept_vectors: np.ndarray, kernel: Mapping[str, Any]
+    units: np.ndarray,
+    indicator: sparse.csr_array,
+    concept_vectors: np.ndarray,
+    kernel: Mapping[str, Any],
 ) -> np.ndarray:
     """Place rows by their features and their own tags.
 
@@ -75,7 +79,13 @@ def later_embeddings(
     return normalize_rows(placed, out=placed)
 
 
-def _moved(predicted, variance, indicator, concept_vectors, kernel) -> np.ndarray:
+def _moved(
+    predicted: np.ndarray,
+    variance: np.ndarray,
+    indicator: sparse.csr_array,
+    concept_vectors: np.ndarray,
+    kernel: Mapping[str, Any],
+) -> np.ndarray:
     """(n, D) predictions, each moved towards the target of the row's own tags."""
     weights = None
     noise = np.full(len(predicted), kernel["alpha"])

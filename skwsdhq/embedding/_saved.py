@@ -64,8 +64,9 @@ def check_embedder(embedder: Any) -> None:
         check_matrix(matrix, f"coefs_[{layer}]", n_rows=width)
         width = matrix.shape[1]
         check_vector(bias, f"intercepts_[{layer}]", width)
-    n_features = weights[0].shape[0] if weights else None
-    if not weights:
+    if weights:
+        n_features = weights[0].shape[0]
+    else:
         n_features, width = shape_of_kernel(embedder.kernel_)
         need(embedder.kernel_.get("weight") == 1, "layers in coefs_, or a kernel_ of weight 1")
     check_kernel(embedder.kernel_, n_features, width)

@@ -399,4 +399,5 @@ def network_with(backbone: Any, state: dict[str, np.ndarray]) -> Any:
     if not state:
         return backbone
     network = load_backbone(backbone)
-    return dataclasses.replace(network, module=load_trunk_state(network.module, state))
+    module: Any = network.module  # of torch, since it has learned
+    return dataclasses.replace(network, module=load_trunk_state(module, state))

@@ -572,7 +572,7 @@ default="adaptive_margin"
             stopping=stopping if isinstance(stopping, EarlyStopping) else None,
         )
         for part in parts:
-            if hasattr(part, "_parameter_constraints"):
+            if part is not None and hasattr(part, "_parameter_constraints"):
                 part._validate_params()
         for name in ("tag_enhancer", "scaler", "random_state"):
             if getattr(parts.kernel, name) is not None:

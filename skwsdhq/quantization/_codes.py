@@ -165,7 +165,8 @@ class CodeAlternation:
         points = directions_and_lengths(outputs)[0] if self.normalize else outputs
         targets = torch.from_numpy(self.reconstructions(rows)).to(outputs.device)
         if self._on_device is None:
-            metric = np.eye(self.codebooks.shape[2]) if self.metric is None else self.metric
+            n_dims = self._books.shape[2]
+            metric = np.eye(n_dims) if self.metric is None else self.metric
             self._on_device = torch.from_numpy(np.asarray(metric, dtype=np.float32))
         self._on_device = self._on_device.to(outputs.device)
         return _losses.quantization_loss(points, targets, metric=self._on_device)
@@ -201,6 +202,12 @@ class CodeAlternation:
         self.codebooks, self.codes = state["codebooks"], state["codes"]
         self._sum, self._n_rows = 0.0, 0
         self.random_state.set_state(state["random_state"].get_state(legacy=True))
+
+    @property
+    def _books(self) -> np.ndarray:
+        """Codebooks, once there are any."""
+        assert self.codebooks is not None
+        return self.codebooks
 
     def forget(self) -> None:
         """Drop what was learned of outputs that are no more what comes out."""
@@ -246,7 +253,7 @@ class CodeAlternation:
     def _encode(self, embeddings: np.ndarray) -> np.ndarray:
         return _codebooks.encode(
             embeddings,
-            self.codebooks,
+            self._books,
             metric=self.metric,
             codes=None if self.encode_options["beam_size"] else self.codes,
             random_state=self.random_state,
@@ -297,7 +304,7 @@ class CodeAlternation:
             n_turns = 0
         for _ in range(max(n_turns, self.codebooks is None)):
             errors.append(self.update(embeddings, earlier))
-        self.codes = final_codes(embeddings, self.codebooks, self.metric, self.encode_options)
+        self.codes = final_codes(embeddings, self._books, self.metric, self.encode_options)
         statistics = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
         if earlier is not None:
             statistics = tuple(new + old for new, old in zip(statistics, earlier, strict=True))
@@ -305,4 +312,5 @@ class CodeAlternation:
 
     def reconstructions(self, rows: np.ndarray) -> np.ndarray:
         """Return (b, D) what the codes of these rows stand for."""
-        return _codebooks.decode(self.codes[rows], self.codebooks)
+        assert self.codes is not None
+        return _codebooks.decode(self.codes[rows], self._books)

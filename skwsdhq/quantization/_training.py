@@ -104,7 +104,8 @@ class QuantizerTraining:
     def attributes(self) -> dict[str, Any]:
         """Return what a fit that ended now would set, by name. Nothing here is changed."""
         quantizer = self._quantizer
-        embedder, enhancer, history = self._embedder, self._enhancer, {}
+        embedder, enhancer = self._embedder, self._enhancer
+        history: dict[str, list[float]] = {}
         if not isinstance(embedder, str):
             embedder = with_attributes(embedder, self._inner.attributes())
             inner = inner_of(embedder)

@@ -251,7 +251,7 @@ class WSDHQuantizer(
         finetune: str | None = "all",
         **parameters: Any,
     ) -> Self:
-        """The method as it was published, where this library's defaults have gone on from it.
+        """Return the method as it was published, where the defaults have gone on from it.
 
         Word vectors as they are (neither centred nor joined with co-occurrence); one layer with
         tanh on top of AlexNet, all of which learns, at a rate of 3e-4 that is halved every 300
@@ -315,6 +315,7 @@ class WSDHQuantizer(
         Returns
         -------
         self
+            Fitted.
 
         Raises
         ------
@@ -335,18 +336,22 @@ class WSDHQuantizer(
 
     @with_callbacks
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """One more epoch of the network, and one turn of the codebooks, over these images only.
+        """Train the network one more epoch, and the codebooks one turn, over these images only.
 
         Codebooks are updated from the sums over all batches so far, those of earlier batches as
         they were embedded and coded then.
 
         Parameters
         ----------
-        X, y : as for ``fit``
+        X : images or features
+            As for ``fit``.
+        y : tags of n rows
+            As for ``fit``.
 
         Returns
         -------
         self
+            Fitted.
         """
         self._validate_params()
 
@@ -356,11 +361,11 @@ class WSDHQuantizer(
         return fit_by(start, self, X, y, 1)
 
     def transform(self, X: Any, *, tags: Any = None) -> np.ndarray:
-        """Exact embeddings of images, before quantization.
+        """Embed images, before quantization.
 
         Parameters
         ----------
-        X : as for ``fit``
+        X : images or features, as for ``fit``
         tags : tags of n rows, default=None
             Own tags of images that came after the fit, see :meth:`HypersphereEmbedder.transform`.
 
@@ -374,17 +379,18 @@ class WSDHQuantizer(
         return now._embed(X, tags)
 
     def encode(self, X: Any, *, tags: Any = None) -> np.ndarray:
-        """Codes of images.
+        """Code images.
 
         Parameters
         ----------
-        X : as for ``fit``
+        X : images or features, as for ``fit``
         tags : tags of n rows, default=None
             As for :meth:`transform`: codes of later images are better with them.
 
         Returns
         -------
         ndarray of shape (n, M), uint8 (uint16 where K > 256)
+            A code names a codeword of each codebook.
         """
         now = fitted_now(self)
         blocks = now._embedding_blocks(X, tags)
@@ -407,7 +413,7 @@ class WSDHQuantizer(
         return final_codes(Z, now.codebooks_, now.metric_, now._encode_options)
 
     def decode(self, codes: Any) -> np.ndarray:
-        """What codes stand for.
+        """Return what codes stand for.
 
         Parameters
         ----------
@@ -423,11 +429,11 @@ class WSDHQuantizer(
     def kneighbors(
         self, X: Any, n_neighbors: int = 10, *, tags: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The fitted rows most similar to images, by their codes.
+        """Find the fitted rows most similar to images, by their codes.
 
         Parameters
         ----------
-        X : as for ``fit``
+        X : images or features, as for ``fit``
             Queries; their exact embeddings are compared with the rows' codes.
         n_neighbors : int, default=10
             From 1 to the number of fitted rows; checked before X is looked at.
@@ -465,16 +471,17 @@ class WSDHQuantizer(
         Returns
         -------
         CodeIndex
+            Of its own.
         """
         now = fitted_now(self)
         return self._fitted_index(now.codebooks_, now.codes_).copy(ids)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
-        """mAP@``top_k`` with each row a query against all other rows' codes.
+        """Return mAP@``top_k`` with each row a query against all other rows' codes.
 
         Parameters
         ----------
-        X : as for ``fit``
+        X : images or features, as for ``fit``
             Both the queries (exact embeddings) and the database (codes).
         y : tags of n rows
             Rows that share at least one tag are relevant to each other. Tags count as they are,
@@ -511,13 +518,14 @@ class WSDHQuantizer(
         Returns
         -------
         MetadataRequest
+            What each method asks for.
         """
         requests = super().get_metadata_routing()
         if isinstance(self.embedder, str):
             requests.transform.add_request(param="tags", alias=False)
         return requests
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = not (
             isinstance(self.embedder, str) and self.tag_enhancer is None
@@ -529,7 +537,7 @@ class WSDHQuantizer(
         return tags
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.codebooks_.shape[2]
 
     # --- helpers ------------------------------------------------------------------------

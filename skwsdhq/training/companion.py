@@ -18,29 +18,74 @@ class Companion(Protocol):
     """
 
     def start(self, concept_vectors: np.ndarray, lengths: np.ndarray | None = None) -> None:
-        """Take the concepts (C, D), unit rows, and the lengths (C,) of their tags' vectors."""
+        """Take the concepts.
+
+        Parameters
+        ----------
+        concept_vectors : ndarray of shape (C, D)
+            Unit rows.
+        lengths : ndarray of shape (C,), default=None
+            How long the vectors of each concept's tags are on average.
+        """
 
     def parameters(self) -> dict[str, Any]:
-        """Return what the companion depends on, beside the outputs: a run is told by it."""
+        """Return what the companion depends on, beside the outputs.
+
+        Returns
+        -------
+        dict of str to object
+            By which a run that goes on is told from others.
+        """
 
     def penalty(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor | None:
-        """Return a scalar to be added to the loss of these rows (b,), or None for nothing.
+        """Return what is added to the loss of a batch.
 
-        ``outputs`` (b, D) are those of the network, before normalisation.
+        Parameters
+        ----------
+        outputs : Tensor of shape (b, D)
+            Those of the network, before normalisation.
+        rows : ndarray of shape (b,)
+            Numbers of the images.
+
+        Returns
+        -------
+        Tensor or None
+            A scalar; None is nothing.
         """
 
     def after_epoch(self, n_done: int, outputs: Callable[[], np.ndarray]) -> dict[str, float]:
-        """Learn from an epoch; return figures for the history, by name.
+        """Learn from an epoch.
 
-        ``outputs()`` gives those of all rows (n, D); it takes a while, and is for the epochs that
-        need it. ``n_done`` is 1 after the first epoch.
+        Parameters
+        ----------
+        n_done : int
+            Epochs so far, 1 after the first one.
+        outputs : callable
+            Gives those of all rows (n, D). It takes a while, and is for epochs that need it.
+
+        Returns
+        -------
+        dict of str to float
+            Figures for the history, by name.
         """
 
     def state(self) -> Any:
-        """Return what a run that goes on needs."""
+        """Return what a run that goes on needs.
+
+        Returns
+        -------
+        object
+            Numbers, texts, arrays, random states, and lists and dictionaries of them.
+        """
 
     def restore(self, state: Any) -> None:
-        """Set what :meth:`state` gave."""
+        """Set what :meth:`state` gave.
+
+        Parameters
+        ----------
+        state : object
+            From a companion of equal parameters.
+        """
 
 
 class Training(Protocol):
@@ -57,4 +102,10 @@ class Training(Protocol):
         """Train, and give the figures of each epoch."""
 
     def attributes(self) -> dict[str, Any]:
-        """Return what a fit that ended now would set, by name."""
+        """Return what a fit that ended now would set.
+
+        Returns
+        -------
+        dict of str to object
+            Attributes by name.
+        """

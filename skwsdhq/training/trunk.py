@@ -214,7 +214,7 @@ class FineTuned:
             if name in learning:
                 self._parameters[name] = parameter
         self._module = module
-        on_device = {"device": device, "dtype": torch.float32}
+        on_device: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self._pixel_mean = torch.tensor(backbone.mean, **on_device).reshape(1, 3, 1, 1)
         self._pixel_std = torch.tensor(backbone.std, **on_device).reshape(1, 3, 1, 1)
         self._kept: tuple[Any, ...] | None = None
@@ -244,19 +244,19 @@ class FineTuned:
         with torch.no_grad():
             parts = [self._prepared(pixels[i : i + chunk]) for i in range(0, len(rows), chunk)]
         inputs = torch.cat(parts).requires_grad_()
-        self._kept = (pixels, inputs, before)
+        self._kept = (pixels, inputs, before, chunk)
         return inputs
 
     def backward_to_backbone(self) -> None:
         """Bring the gradient of the last inputs down to the network, chunk by chunk."""
         if self._kept is None:
             return
-        pixels, inputs, before = self._kept
+        pixels, inputs, before, chunk = self._kept
         self._kept = None
         after = self._generator.get_state()
         self._generator.set_state(before)  # the same units are dropped again
-        for i in range(0, len(pixels), self.micro_batch_size):
-            rows = slice(i, i + self.micro_batch_size)
+        for i in range(0, len(pixels), chunk):
+            rows = slice(i, i + chunk)
             self._prepared(pixels[rows]).backward(inputs.grad[rows])
         self._generator.set_state(after)
 
@@ -321,9 +321,8 @@ class FineTuned:
         device = self._generator.device
         shape = (3, len(pictures))
         drawn = torch.rand(shape, generator=self._generator, device=device, dtype=torch.float32)
-        drawn = drawn.cpu().numpy()
         crops = []
-        for picture, (down, right, mirrored) in zip(pixels, drawn.T, strict=True):
+        for picture, (down, right, mirrored) in zip(pixels, drawn.T.cpu().numpy(), strict=True):
             top, left = int(down * (spare + 1)), int(right * (spare + 1))
             crop = picture[:, top : top + self.size, left : left + self.size]
             crops.append(crop.flip(2) if mirrored < 0.5 else crop)
@@ -334,11 +333,14 @@ def _own_dropout(module: nn.Module, generator: torch.Generator) -> None:
     """Have a network's dropout draw from a generator of ours, not from torch's global one."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
+            # Not any subclass: one that drops in a way of its own is left alone.
             if type(child) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
-                setattr(parent, name, Dropout(child.p, generator).eval())
+                share: Any = child.p
+                setattr(parent, name, Dropout(share, generator).eval())
 
 
 def _set_dropout(module: nn.Module, on: bool) -> None:
+    """Let a network's dropout drop units, or let all pass."""
     for layer in module.modules():
         if isinstance(layer, Dropout):
             layer.train(on)
