@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..losses import AdaptiveMargin, Contrastive, FixedMargin, MeanTagHinge
+from ..losses.objects import NAMES as LOSSES
 from ..persistence.checks import (
     check_count,
     check_epochs,
@@ -21,7 +21,7 @@ from ._upgrade import parts_from_flat
 __all__ = ["REQUIRED", "check_embedder", "from_format_1"]
 
 # Here and not beside them, since losses stand below files in the order of the rooms.
-for _loss in (AdaptiveMargin, Contrastive, FixedMargin, MeanTagHinge):
+for _loss in LOSSES.values():
     saved()(_loss)
 
 REQUIRED = {

@@ -5,6 +5,7 @@ function of a batch's outputs (b, D) and its rows (b,), a scalar tensor; ``get_p
 scikit-learn's BaseEstimator has it, lets a grid search over its parameters.
 """
 
+import functools
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Protocol, runtime_checkable
@@ -28,7 +29,7 @@ __all__ = ["AdaptiveMargin", "Contrastive", "FixedMargin", "Loss", "MeanTagHinge
 BatchLoss = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 _MANY_CONCEPTS = 8192  # beyond which a batch is held against some of them
-_SOME_CONCEPTS = 512
+_SOME_CONCEPTS = 512  # enough that some of them are near, few enough to be quick
 _OWN_CONCEPTS = 512  # of rows that are held against the same ones
 
 
@@ -74,6 +75,7 @@ class _Margin(BaseEstimator):
         callable
             From tensors (b, D) and row numbers (b,) to a scalar tensor.
         """
+        # A copy: torch would share the memory of an array that the enhancer keeps.
         vectors = torch.from_numpy(np.array(concept_vectors)).to(device)
         pair_loss, n_hard = self._pair_loss()
         if len(vectors) > _MANY_CONCEPTS:
@@ -154,7 +156,39 @@ class FixedMargin(_Margin):
         return pair_loss, n_hard
 
 
-class MeanTagHinge(BaseEstimator):
+class _MeanTags(BaseEstimator):
+    """Hold each image against the mean of its tags."""
+
+    def start(
+        self, concept_vectors: np.ndarray, indicator: sparse.csr_array, device: torch.device
+    ) -> BatchLoss:
+        """Return the loss of a batch as a function of its outputs and its rows.
+
+        Parameters
+        ----------
+        concept_vectors : ndarray of shape (C, D), float32
+            Unit rows.
+        indicator : csr_array of shape (n, C)
+            Concepts of all rows.
+        device : torch.device
+            Of the outputs.
+
+        Returns
+        -------
+        callable
+            From tensors (b, D) and row numbers (b,) to a scalar tensor.
+        """
+        mean_loss = self._mean_loss()
+        means = normalize_rows(np.asarray(indicator @ concept_vectors, dtype=np.float32))
+        targets = torch.from_numpy(means).to(device)
+        return lambda outputs, rows: mean_loss(outputs, targets[rows])
+
+    def _mean_loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return a function of outputs (b, D) and the directions of their mean tags (b, D)."""
+        raise NotImplementedError
+
+
+class MeanTagHinge(_MeanTags):
     """Pull an image to the mean of its tags, away from the means of the batch's other images.
 
     The hinge of WDHT.
@@ -175,30 +209,11 @@ class MeanTagHinge(BaseEstimator):
     def __init__(self, margin: float = 0.5) -> None:
         self.margin = margin
 
-    def start(
-        self, concept_vectors: np.ndarray, indicator: sparse.csr_array, device: torch.device
-    ) -> BatchLoss:
-        """Return the loss of a batch as a function of its outputs and its rows.
-
-        Parameters
-        ----------
-        concept_vectors : ndarray of shape (C, D), float32
-            Unit rows.
-        indicator : csr_array of shape (n, C)
-            Concepts of all rows.
-        device : torch.device
-            Of the outputs.
-
-        Returns
-        -------
-        callable
-            From tensors (b, D) and row numbers (b,) to a scalar tensor.
-        """
-        means, margin = _mean_tags(concept_vectors, indicator, device), float(self.margin)
-        return lambda outputs, rows: mean_tag_hinge_loss(outputs, means[rows], margin=margin)
+    def _mean_loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        return functools.partial(mean_tag_hinge_loss, margin=float(self.margin))
 
 
-class Contrastive(BaseEstimator):
+class Contrastive(_MeanTags):
     """Pull an image to the mean of its tags, by a softmax over the means of the batch.
 
     Parameters
@@ -212,29 +227,11 @@ class Contrastive(BaseEstimator):
     def __init__(self, temperature: float = 0.3) -> None:
         self.temperature = temperature
 
-    def start(
-        self, concept_vectors: np.ndarray, indicator: sparse.csr_array, device: torch.device
-    ) -> BatchLoss:
-        """Return the loss of a batch as a function of its outputs and its rows.
-
-        Parameters
-        ----------
-        concept_vectors : ndarray of shape (C, D), float32
-            Unit rows.
-        indicator : csr_array of shape (n, C)
-            Concepts of all rows.
-        device : torch.device
-            Of the outputs.
-
-        Returns
-        -------
-        callable
-            From tensors (b, D) and row numbers (b,) to a scalar tensor.
-        """
-        means, temperature = _mean_tags(concept_vectors, indicator, device), float(self.temperature)
-        return lambda outputs, rows: contrastive_loss(outputs, means[rows], temperature=temperature)
+    def _mean_loss(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        return functools.partial(contrastive_loss, temperature=float(self.temperature))
 
 
+# Every loss of the package by the name that a user may give; files know these classes.
 NAMES: dict[str, type] = {
     "adaptive_margin": AdaptiveMargin,
     "fixed_margin": FixedMargin,
@@ -246,14 +243,6 @@ NAMES: dict[str, type] = {
 def loss_of(loss: Any) -> Any:
     """Return a loss object: the default one of a name, any other object as it is."""
     return NAMES[loss]() if isinstance(loss, str) else loss
-
-
-def _mean_tags(
-    concept_vectors: np.ndarray, indicator: sparse.csr_array, device: torch.device
-) -> torch.Tensor:
-    """Return the direction (n, D) of the mean of each row's concept vectors."""
-    means = normalize_rows(np.asarray(indicator @ concept_vectors, dtype=np.float32))
-    return torch.from_numpy(means).to(device)
 
 
 class _AgainstSome:
@@ -276,7 +265,7 @@ class _AgainstSome:
 
     def __call__(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         vectors = self._vectors
-        step = -(-len(vectors) // _SOME_CONCEPTS)
+        step = -(-len(vectors) // _SOME_CONCEPTS)  # every so manieth
         n_own = int(np.diff(self._indicator.indptr)[rows].sum())
         n_rows = -(-len(rows) // max(1, round(n_own / _OWN_CONCEPTS)))
         means, terms = [], []
@@ -288,7 +277,7 @@ class _AgainstSome:
             chosen = vectors[torch.from_numpy(columns).to(vectors.device)]
             means.append(self._pair_loss(outputs[start : start + n_rows], chosen, own))
             terms.append(_n_terms(position, len(columns), self._n_hard))
-        if len(means) == 1:
+        if len(means) == 1:  # as a rule: the batch was not divided
             return means[0]
         # A part counts by its terms, so that the whole is their mean whatever the parts are.
         shares = [n / max(1, sum(terms)) for n in terms]
@@ -297,7 +286,7 @@ class _AgainstSome:
 
 def _n_terms(position: np.ndarray, n_concepts: int, n_hard_negatives: int | None) -> int:
     """Count pairs of a positive and a negative, from the row of each positive."""
-    counts = np.bincount(position)
+    counts = np.bincount(position)  # positives of each row
     n_negatives = n_concepts - counts
     if n_hard_negatives is not None:
         n_negatives = np.minimum(n_negatives, n_hard_negatives)
@@ -306,6 +295,7 @@ def _n_terms(position: np.ndarray, n_concepts: int, n_hard_negatives: int | None
 
 def pairs(indicator: sparse.csr_array, rows: np.ndarray) -> torch.Tensor:
     """Return (2, P) position in the batch and concept of every positive, sorted."""
+    # By hand, since slicing a sparse matrix for each batch takes longer than its loss.
     starts, stops = indicator.indptr[rows], indicator.indptr[rows + 1]
     lengths = stops - starts
     position = np.repeat(np.arange(len(rows)), lengths)
