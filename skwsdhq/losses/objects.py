@@ -159,6 +159,8 @@ class FixedMargin(_Margin):
 class _MeanTags(BaseEstimator):
     """Hold each image against the mean of its tags."""
 
+    _parameter_constraints: dict = {}  # of a loss without parameters
+
     def start(
         self, concept_vectors: np.ndarray, indicator: sparse.csr_array, device: torch.device
     ) -> BatchLoss:
