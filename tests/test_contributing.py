@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A diff, and the test that the page names below it.
 DIFFS = {
+    "loss": ["tests/test_distance.py"],
     "engine": ["tests/test_search.py", "-k", "blocks"],
     "backbone": ["tests/test_thumbnail.py"],
     "metric": ["skwsdhq/metrics/_scores.py", "-k", "reciprocal"],
