@@ -333,7 +333,7 @@ def test_a_device_that_is_not_here(made, fitted, tmp_path):
 FROZEN = runpy.run_path(str(DATA / "make_frozen.py"))
 KINDS_OF_MODELS = [
     "embeddings", "enhancer", "frozen", "kernel_alone", "loader", "network_alone", "partial",
-    "pipeline", "quantizer", "tuned", "unnormalised",
+    "parts", "pipeline", "quantizer", "regressor", "tuned", "unnormalised",
 ]  # fmt: skip
 FORMAT_1 = ["pipeline", "quantizer"]
 FILES = [
@@ -342,13 +342,7 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        1,
-        pytest.param(2, marks=pytest.mark.xfail(reason="format 2 still changes", strict=True)),
-    ],
-)
+@pytest.mark.parametrize("number", [1, 2])
 def test_each_format_has_a_file_of_each_kind(number):
     assert number <= FORMAT
     kinds = [kind for found, kind in FILES if found == number]

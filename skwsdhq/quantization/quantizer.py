@@ -331,7 +331,8 @@ class WSDHQuantizer(
         def start(twin: Any) -> QuantizerTraining:
             return QuantizerTraining(twin, X, y, resume=resume)
 
-        n_epochs = getattr(inner, "max_epochs", 0) if offers_training(inner) else 0
+        # None: nobody knows how many.
+        n_epochs = getattr(inner, "max_epochs", None) if offers_training(inner) else 0
         return fit_by(start, self, X, y, n_epochs)
 
     @with_callbacks

@@ -258,7 +258,9 @@ def go_through(training: Any, tasks: EpochTasks, attributes: Callable[[], dict[s
 
 
 @as_outside
-def fit_by(start: Callable[[Any], Any], estimator: Any, X: Any, y: Any, n_epochs: int) -> Any:
+def fit_by(
+    start: Callable[[Any], Any], estimator: Any, X: Any, y: Any, n_epochs: int | None
+) -> Any:
     """Fit an estimator by a training, all at once; return the estimator.
 
     Parameters
@@ -270,8 +272,8 @@ def fit_by(start: Callable[[Any], Any], estimator: Any, X: Any, y: Any, n_epochs
         Fitted in place.
     X, y : what is fitted
         Told to callbacks.
-    n_epochs : int
-        At most.
+    n_epochs : int or None
+        At most; None where nobody knows.
 
     Raises
     ------

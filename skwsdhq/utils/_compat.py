@@ -55,15 +55,16 @@ class EpochTasks:
     Parameters
     ----------
     estimator : estimator
-    n_epochs : int
+    n_epochs : int or None
     X, y : object
         What is fitted.
     """
 
-    def __init__(self, estimator: Any, n_epochs: int, X: Any, y: Any) -> None:
+    def __init__(self, estimator: Any, n_epochs: int | None, X: Any, y: Any) -> None:
         self._estimator, self._data = estimator, {"X": X, "y": y}
         self._context: Any = None
         self._epoch: Any = None
+        self._n_left = float("inf") if n_epochs is None else n_epochs
         # scikit-learn gives this method to estimators with callbacks, from 1.9 on.
         if hasattr(estimator, "_init_callback_context"):
             self._context = estimator._init_callback_context(max_subtasks=n_epochs)
@@ -71,7 +72,10 @@ class EpochTasks:
 
     def begin(self) -> None:
         """Tell that an epoch begins."""
-        if self._context is not None:
+        # A training that does not tell whether it has more is asked for one more than it has.
+        self._epoch = None
+        if self._context is not None and self._n_left:
+            self._n_left -= 1
             self._epoch = self._context.subcontext(task_name="epoch")
             self._epoch.call_on_fit_task_begin(estimator=self._estimator, **self._data)
 

@@ -12,7 +12,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from skwsdhq import HypersphereEmbedder, ImageLoader, TagEnhancer, WSDHQuantizer
-from skwsdhq.embedding import FineTuning
+from skwsdhq.embedding import (
+    AdamSchedule,
+    EarlyStopping,
+    FeatureScaler,
+    FineTuning,
+    TagKernelRegressor,
+)
+from skwsdhq.losses import FixedMargin
 from skwsdhq.persistence import FORMAT, save
 
 HERE = Path(__file__).parent
@@ -69,6 +76,18 @@ def tuned(vectors, pictures, tags):
     return model
 
 
+def of_parts(vectors):
+    """Return an embedder all of whose parts are given, and none the default one."""
+    return embedder(
+        vectors,
+        loss=FixedMargin(0.4, n_hard_negatives=5),
+        kernel=TagKernelRegressor(gamma=1.5, alpha=0.5, consistency=1.0, max_landmarks=20),
+        scaler=FeatureScaler(0.7),
+        optimizer=AdamSchedule(0.9, n_drops=1, weight_decay=0.01, max_grad_norm=5.0),
+        early_stopping=EarlyStopping(0.2, n_iter_no_change=20),
+    )
+
+
 def models():
     """Return fitted models by the name of their kind."""
     features, tags, vectors, pictures = data()
@@ -86,6 +105,10 @@ def models():
         "frozen": quantizer(fixed).fit(features, tags),
         "kernel_alone": quantizer(embedder(vectors, kernel_weight=1)).fit(features, tags),
         "network_alone": quantizer(embedder(vectors, kernel_weight=0)).fit(features, tags),
+        "parts": quantizer(of_parts(vectors)).fit(features, tags),
+        "regressor": quantizer(TagKernelRegressor(TagEnhancer(vectors), random_state=0)).fit(
+            features, tags
+        ),
         "unnormalised": quantizer(embedder(vectors), normalize=False).fit(features, tags),
         "partial": goes_on.partial_fit(features, tags),
         "tuned": tuned(vectors, pictures, tags[:8]),
