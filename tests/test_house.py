@@ -108,15 +108,16 @@ def test_verbs_are_told_from_nouns(docstring, expected):
 
 # Limits of the table: a limit moves towards the better side only.
 LIMITS = {
-    "parameters of the largest constructor": 43,
-    "% of functions with a complexity over 10": 7,
-    "functions that ruff finds too complex": 4,
-    "% of functions with more than 7 parameters": 3.6,
-    "functions of more than 50 lines of code": 4,
+    "parameters of the largest constructor": 20,
+    "% of functions with a complexity over 10": 5.5,
+    "functions that ruff finds too complex": 1,
+    "% of functions with more than 7 parameters": 3,
+    "functions of more than 50 lines of code": 0,
     "circles of imports": 0,
     "circles with imports inside functions": 0,
+    "uses of another package's privates": 0,
 }
-AT_LEAST = {"comments a thousand lines": 36, "% of docstrings that begin with a verb": 70}
+AT_LEAST = {"comments a thousand lines": 36, "% of docstrings that begin with a verb": 80}
 
 
 def test_measures_are_as_good_as_they_were():
