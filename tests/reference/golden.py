@@ -43,9 +43,15 @@ def _pictures() -> tuple[np.ndarray, list]:
     return flat.reshape(-1, 28, 28, 3).astype(np.uint8), tags[:60]
 
 
+def _enhancer() -> TagEnhancer:
+    """Return one whose vectors are given: learned ones turn about from machine to machine."""
+    vectors = make_tagged_images(240, n_features=24, random_state=3).word_vectors
+    return TagEnhancer(vectors, cooccurrence_weight=0, remove_components=None)
+
+
 def _embedder(**parameters: Any) -> HypersphereEmbedder:
     given = {"hidden_layer_sizes": (16,), "max_iter": 6, "batch_size": 64, "random_state": 0}
-    return HypersphereEmbedder(TagEnhancer(), **{**given, **parameters})
+    return HypersphereEmbedder(_enhancer(), **{**given, **parameters})
 
 
 def _quantizer(embedder: Any, **parameters: Any) -> WSDHQuantizer:
@@ -122,6 +128,7 @@ def _tuned() -> dict:
 def _paper() -> dict:
     X, tags = _features()
     model = WSDHQuantizer.from_paper(
+        make_tagged_images(240, n_features=24, random_state=3).word_vectors,
         mode="code",
         finetune=None,
         n_bits=16,
@@ -153,6 +160,16 @@ MODELS: dict[str, Callable[[], dict[str, np.ndarray]]] = {
 def learned() -> dict[str, np.ndarray]:
     """Return what all models learn, by their name and the array's."""
     return {f"{kind}: {k}": v for kind, make in MODELS.items() for k, v in make().items()}
+
+
+def summary(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what all machines agree on: similarities of some rows, and the course of losses."""
+    rows = np.asarray(found["transform"][:40], dtype=np.float64)
+    kept = {"similarities": rows @ rows.T}
+    for name, values in found.items():
+        if name.endswith((".loss", ".learning_rate", ".validation_loss", "_error")):
+            kept[name] = np.asarray(values, dtype=np.float64)
+    return {name: array.astype(np.float32) for name, array in kept.items()}
 
 
 def main(task: str, path: str) -> int:
