@@ -14,12 +14,19 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
+from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.baselines import CCAITQ, WDHTHasher
 from skwsdhq.codebooks import learn_codebooks
+from skwsdhq.embedding import AdamSchedule, EarlyStopping, FeatureScaler, FineTuning
+from skwsdhq.losses import Contrastive, MeanTagHinge
+from skwsdhq.losses.objects import loss_of
 from skwsdhq.search import CodeIndex
 from skwsdhq.sphere import normalize_rows
-from skwsdhq.training import loop as _training
+from skwsdhq.training.fixed import FixedInputs
+from skwsdhq.training.loop import Lesson, run_epoch
+from skwsdhq.training.network import build_network, forward, network_arrays
+from skwsdhq.training.optimizer import Steps, parameter_groups
+from skwsdhq.training.scaling import prepare_inputs
 
 
 @dataclass
@@ -147,11 +154,7 @@ def unnormalized(embedder_of, supervised):
 
     def method(split, bits):
         embedder = embedder_of(split).fit(split.X, split.tags)
-        arrays = list(zip(embedder.coefs_, embedder.intercepts_, strict=True))
-        rows, queries = (
-            _training.forward(_training.prepare_inputs(x, embedder.feature_mean_), arrays)
-            for x in (split.X, split.queries)
-        )
+        rows, queries = embedder.outputs(split.X), embedder.outputs(split.queries)
         vectors = np.asarray(embedder.tag_enhancer_.concept_vectors_, dtype=np.float64)
         # Σ has to be of full rank to encode in it.
         metric = vectors.T @ vectors if supervised else None
@@ -175,11 +178,9 @@ def classifier(split, bits, *, n_epochs=80, learning_rate=1e-3, n_dims=64):
     enhancer = enhancer_of(split).fit(split.tags)
     indicator = enhancer.transform(split.tags)
     mean = split.X.mean(axis=0)
-    inputs, asked = (
-        _training.prepare_inputs(x, mean).astype(np.float32) for x in (split.X, split.queries)
-    )
+    inputs, asked = (prepare_inputs(x, mean).astype(np.float32) for x in (split.X, split.queries))
     generator = torch.Generator().manual_seed(split.seed)
-    network = _training.build_network((inputs.shape[1], 1024, indicator.shape[1]), 0.5, generator)
+    network = build_network((inputs.shape[1], 1024, indicator.shape[1]), 0.5, generator)
     targets = torch.from_numpy(indicator.toarray())
 
     def loss(outputs, rows):
@@ -187,23 +188,20 @@ def classifier(split, bits, *, n_epochs=80, learning_rate=1e-3, n_dims=64):
         probabilities = ((outputs + 1) / 2).clamp(1e-6, 1 - 1e-6)
         return torch.nn.functional.binary_cross_entropy(probabilities, targets[rows])
 
-    optimizer = _training.make_optimizer(network, learning_rate, 1.0, 0.0)
-    for _ in _training.train(
-        _training.FixedInputs(network, inputs, generator.device),
-        optimizer,
-        np.diff(indicator.indptr) > 0,
+    tagged, batch_size = np.flatnonzero(np.diff(indicator.indptr)), 256
+    factor = AdamSchedule().factor(n_epochs, -(-len(tagged) // batch_size))
+    lesson = Lesson(
+        FixedInputs(network, inputs, generator.device),
+        Steps(parameter_groups(network), learning_rate, factor=factor),
         loss,
-        n_epochs=n_epochs,
-        batch_size=256,
-        generator=generator,
-        decay=0.5,
-        n_drops=3,
-    ):
-        pass
-    arrays = _training.network_arrays(network)
-    rows, queries = (
-        np.sqrt(((_training.forward(x, arrays) + 1) / 2).clip(0)) for x in (inputs, asked)
+        tagged,
+        n_epochs,
+        batch_size,
     )
+    for epoch in range(n_epochs):
+        run_epoch(lesson, epoch, generator)
+    arrays = network_arrays(network)
+    rows, queries = (np.sqrt(((forward(x, arrays) + 1) / 2).clip(0)) for x in (inputs, asked))
     pca = PCA(min(n_dims, *rows.shape), svd_solver="randomized", random_state=0).fit(rows)
     rows, queries = (normalize_rows(pca.transform(x)).astype(np.float32) for x in (rows, queries))
     yield 0, queries, rows
@@ -243,7 +241,33 @@ def ours(split):
         for name, value in parameters.items()
     }
     embedder = HypersphereEmbedder(enhancer, random_state=split.seed)
-    return WSDHQuantizer(embedder, random_state=split.seed).set_params(**parameters)
+    own = {name: parameters.pop(name) for name in list(parameters) if name.startswith("embedder__")}
+    quantizer = WSDHQuantizer(embedder, random_state=split.seed).set_params(**parameters)
+    set_embedder(quantizer.embedder, {k.removeprefix("embedder__"): v for k, v in own.items()})
+    return quantizer
+
+
+def set_embedder(embedder, parameters):
+    """Set parameters; those of a part that stands for a default one, as loss__temperature, too."""
+    whole = {name: value for name, value in parameters.items() if "__" not in name}
+    embedder.set_params(**whole)  # first: loss=contrastive before loss__temperature=0.2
+    for name in {name.partition("__")[0] for name in parameters} & set(PARTS):
+        part = getattr(embedder, name)
+        if not hasattr(part, "get_params"):
+            embedder.set_params(**{name: PARTS[name](part)})
+    nested = {name: value for name, value in parameters.items() if "__" in name}
+    return embedder.set_params(**nested)
+
+
+# The object that a parameter's name, flag or None stands for.
+PARTS = {
+    "loss": loss_of,
+    "kernel": lambda _: TagKernelRegressor(),
+    "scaler": lambda _: FeatureScaler(),
+    "optimizer": lambda _: AdamSchedule(),
+    "finetune": lambda layers: FineTuning() if layers is None else FineTuning(layers),
+    "early_stopping": lambda _: EarlyStopping(),
+}
 
 
 def ours_two_stage(split, bits):
@@ -265,7 +289,7 @@ def from_paper(split):
     """The paper's method, a hidden layer standing for those of a network that would learn."""
     return WSDHQuantizer.from_paper(
         split.word_vectors,
-        finetune="head",
+        finetune=None,
         random_state=split.seed,
         embedder__random_state=split.seed,
     )
@@ -295,8 +319,6 @@ def dvsq(split):
     enhancer = enhancer_of(split, tau=1.0, eps=0.0, cooccurrence_weight=0, remove_components=None)
     return HypersphereEmbedder(
         enhancer,
-        loss="adaptive_margin",
-        gamma=1.0,
         kernel_weight=0.0,
         random_state=split.seed,
         **SCHEDULE,
@@ -310,19 +332,19 @@ METHODS = {
     # Ablations of "ours two-stage": four times as fast as those of the joint training.
     "network alone": two_stage(embedder(kernel_weight=0.0)),
     "kernel alone": two_stage(embedder(kernel_weight=1.0)),
-    "all tags trusted alike": two_stage(embedder(tag_consistency=0.0)),
+    "all tags trusted alike": two_stage(embedder(kernel=TagKernelRegressor(consistency=0.0))),
     "no graph": two_stage(embedder({"tau": 1.0, "eps": 0.0})),
     "no co-occurrence": two_stage(embedder({"cooccurrence_weight": 0})),
     "tag vectors not centred": two_stage(embedder({"remove_components": None})),
-    "features as they are": two_stage(embedder(feature_power=1.0)),
+    "features as they are": two_stage(embedder(scaler=FeatureScaler(power=1.0))),
     "no normalisation": unnormalized(embedder(kernel_weight=0.0), supervised=False),
     "WDHT binary": hashed(
         lambda split, n_bits: WDHTHasher(enhancer_of(split), n_bits=n_bits, random_state=split.seed)
     ),
     # Two margins: on validation rows each is the better one on half of the sets of labels.
-    "WDHT loss .7, our codes": two_stage(network(loss="wdht", margin=0.7)),
-    "WDHT loss 1.5, our codes": two_stage(network(loss="wdht", margin=1.5)),
-    "contrastive": two_stage(network(loss="contrastive", temperature=1.0)),
+    "WDHT loss .7, our codes": two_stage(network(loss=MeanTagHinge(0.7))),
+    "WDHT loss 1.5, our codes": two_stage(network(loss=MeanTagHinge(1.5))),
+    "contrastive": two_stage(network(loss=Contrastive(1.0))),
     "DVSQ-style": unnormalized(dvsq, supervised=True),
     "CCA-ITQ": hashed(
         lambda split, n_bits: CCAITQ(enhancer_of(split), n_bits=n_bits, random_state=split.seed)

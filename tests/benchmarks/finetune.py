@@ -6,11 +6,12 @@
 
 A tenth of the pictures are queries, against all others, from whose tags was learned; labels are the
 folders of the first and of the two first levels. With ``--part validation`` a fifth of those others
-are the queries instead: choose parameters there. "frozen" is ``finetune="head"``, "tuned" is
+are the queries instead: choose parameters there. "frozen" is ``finetune=None``, "tuned" is
 ``finetune="all"`` with the parameters of ``TUNED``. "told" is "frozen" with queries where their own
 tags, which no method sees, say that they should be: what could be gained by guessing tags better.
 ``--param`` holds for all, as ``embedder__NAME``, ``quantizer__NAME`` or ``size``, the side of the
-network's input in pixels. The embedder is fitted first, the codebooks on what it gives.
+network's input in pixels; ``embedder__finetune__NAME`` holds for "tuned" alone. The embedder is
+fitted first, the codebooks on what it gives.
 
 Each row of the CSV is of one fit, number of bits (0 is uncompressed) and level. A fit that the CSV
 has is not repeated, and with ``--checkpoint-dir`` one that was stopped goes on (its seconds count
@@ -33,12 +34,14 @@ from pathlib import Path
 
 import numpy as np
 from _harness import append_rows, environment, read_rows
+from _quality_methods import set_embedder
 from quality import _parameter, word_vectors
 from sklearn.model_selection import train_test_split
 
 from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
 from skwsdhq.backbones import extract_features, load_backbone
 from skwsdhq.datasets import load_openclipart
+from skwsdhq.embedding import FineTuning
 from skwsdhq.metrics import mean_average_precision
 from skwsdhq.search import CodeIndex
 from skwsdhq.sphere import normalize_rows
@@ -49,13 +52,13 @@ LEVELS = ("first level", "second level")
 VARIANTS = ("frozen", "tuned", "told")
 TUNED = {
     "size": 160,
-    "embedder__crop_size": 128,
+    "embedder__finetune__crop_size": 128,
     "embedder__max_iter": 4,
-    "embedder__head_iter": 40,
+    "embedder__finetune__head_iter": 40,
     "embedder__batch_size": 16,
     "embedder__learning_rate": 1e-3,
-    "embedder__backbone_factor": 0.1,
-    "embedder__dtype": "float32",
+    "embedder__finetune__rate_factor": 0.1,
+    "embedder__finetune__dtype": "float32",
 }
 
 
@@ -76,6 +79,10 @@ def parameters_of(args, variant):
         start = f"{kind}__"
         own[kind] = {
             k.removeprefix(start): given.pop(k) for k in list(given) if k.startswith(start)
+        }
+    if variant != "tuned":
+        own["embedder"] = {
+            k: v for k, v in own["embedder"].items() if not k.startswith("finetune__")
         }
     if given:
         raise SystemExit(f"--param {sorted(given)}: not size, embedder__… or quantizer__….")
@@ -113,12 +120,12 @@ def run(data, seed, variant, args):
     embedder = HypersphereEmbedder(
         TagEnhancer(word_vectors(args.word_vectors)),
         backbone=network,
-        finetune="all" if variant == "tuned" else "head",
-        cache_dir=args.cache_dir,
+        finetune=FineTuning("all", cache_dir=args.cache_dir) if variant == "tuned" else None,
         checkpoint_dir=args.checkpoint_dir,
         random_state=seed,
         verbose=args.verbose,
-    ).set_params(**embedding)
+    )
+    set_embedder(embedder, embedding)
     seconds, _ = timed(embedder.fit, images, tags)
     seconds += np.multiply(extracting, len(images) / len(data.images))
     rows, vectors = embedder.transform(images), embedder.transform(asked)

@@ -50,21 +50,28 @@ def large_problem(path):
 PROBLEMS = {"emoji": emoji_problem, "20,000 x 1280": large_problem}
 
 
-# Parts of a fit, by file and function: time within them, and not within another part.
+# Parts of a fit, by the end of a file's path and function: time within them, and not within another
+# part.
 PARTS = {
-    "tags to concepts": [("_tag_enhancer.py", "fit")],
-    "kernel regression": [("_kernel.py", "fit_kernel"), ("_embedder.py", "_regressed")],
-    "layers": [("~", "<built-in method torch._C._nn.linear>"), ("_training_network.py", "forward")],
-    "margin loss": [("losses.py", "cosine_margin_loss")],
-    "gradients": [("_tensor.py", "backward")],
-    "optimizer": [("_training_network.py", "step")],
-    "codes": [("codebooks.py", "encode")],
+    "tags to concepts": [("tags/enhancer.py", "fit")],
+    "kernel regression": [
+        ("embedding/regressor.py", "fit_kernel_to"),
+        ("embedding/regressor.py", "placed"),
+    ],
+    "layers": [
+        ("~", "<built-in method torch._C._nn.linear>"),
+        ("training/network.py", "forward"),
+    ],
+    "margin loss": [("losses/_functions.py", "cosine_margin_loss")],
+    "gradients": [("torch/_tensor.py", "backward")],
+    "optimizer": [("training/optimizer.py", "step")],
+    "codes": [("codebooks/_functions.py", "encode")],
     "codebooks": [
-        ("codebooks.py", "init_codebooks"),
-        ("codebooks.py", "refill_empty_codewords"),
-        ("codebooks.py", "quantization_error"),
-        ("_codebooks_update.py", "codebook_statistics"),
-        ("_codebooks_update.py", "solve_codebooks"),
+        ("codebooks/_functions.py", "init_codebooks"),
+        ("codebooks/_functions.py", "refill_empty_codewords"),
+        ("codebooks/_functions.py", "quantization_error"),
+        ("codebooks/_update.py", "codebook_statistics"),
+        ("codebooks/_update.py", "solve_codebooks"),
     ],
 }
 
@@ -90,7 +97,7 @@ def profile(name, path):
         seconds = sum(
             cumulative
             for (file, _, function), (_, _, _, cumulative, _) in stats.stats.items()
-            if any(file.rpartition("/")[2] == f and function == g for f, g in functions)
+            if any(file.endswith(f) and function == g for f, g in functions)
         )
         left -= seconds
         print(f"  {part:20s} {seconds:7.2f} s  {seconds / whole:6.1%}")

@@ -3,7 +3,7 @@
     python tests/benchmarks/quality.py --features CACHE --output results.csv
     python tests/benchmarks/quality.py --datasets emoji --methods ours "WDHT binary" --bits 16 32
     python tests/benchmarks/quality.py --methods ours --part validation --label contrastive \\
-        --param embedder__loss=contrastive
+        --param embedder__loss=contrastive embedder__loss__temperature=0.2
 
 All methods get the same features, splits and word vectors. Five folds, so that every picture is a
 query once, against the codes of the other folds, from whose tags was learned. With
@@ -224,7 +224,7 @@ def work_to_do(args, done):
                             "words": args.word_vectors,
                             "parameters": args.parameters if method.startswith("ours") else {},
                         }
-                        if method.startswith("features"):
+                        if method in ("features", "features, PCA"):  # nothing is compressed
                             wanted = [0]
                         else:
                             wanted = args.bits
