@@ -29,7 +29,12 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
     """
     if "codebooks_" not in attributes:
         return parameters, attributes
-    return parameters, {"prefix_weight_": 0.0, "_statistics": None, **attributes}
+    return parameters, {
+        "prefix_weight_": 0.0,
+        "_statistics": None,
+        "tag_calibration_": None,
+        **attributes,
+    }
 
 
 def check_quantizer(quantizer: Any) -> None:
@@ -62,6 +67,7 @@ def check_quantizer(quantizer: Any) -> None:
     if quantizer.tag_enhancer_ is not None:
         check_nested(quantizer.tag_enhancer_, "tag_enhancer_", None)
     _check_columns(quantizer, embedder, n_dims)
+    _check_calibration(quantizer)
     n_bits = n_codebooks * math.ceil(math.log2(n_codewords))
     need(quantizer.n_bits_ == n_bits, f"n_bits_ of {n_bits}")
     check_epochs(quantizer)
@@ -82,3 +88,22 @@ def _check_columns(quantizer: Any, embedder: Any, n_dims: int) -> None:
     inner = getattr(embedder, "estimator", embedder)
     expected = getattr(inner, "n_features_in_", None)
     need(n_columns == expected, f"n_features_in_ of {expected}, as its embedder_ has")
+
+
+def _check_calibration(quantizer: Any) -> None:
+    """Check what turns nearness to concepts into probabilities; older files hold none."""
+    known = getattr(quantizer, "tag_calibration_", None)
+    if known is None:
+        return
+    numbers = ("slope", "count_slope", "intercept")
+    need(isinstance(known, dict) and set(known) == {"counts", *numbers}, "a whole tag_calibration_")
+    for name in numbers:
+        need(
+            isinstance(known[name], float) and math.isfinite(known[name]),
+            f"a finite {name} in tag_calibration_",
+        )
+    enhancer = quantizer.tag_enhancer_
+    vectors: Any = getattr(getattr(enhancer, "estimator", enhancer), "concept_vectors_", None)
+    need(vectors is not None, "concepts beside tag_calibration_")
+    check_integers(known["counts"], "counts of tag_calibration_", (len(vectors),), None)
+    need(vectors.shape[1] == quantizer.codebooks_.shape[2], "concepts as wide as codewords")

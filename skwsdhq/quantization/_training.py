@@ -11,8 +11,10 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
 
 from ..embedding import HypersphereEmbedder
+from ..embedding.left_out import left_out_embeddings
 from ..images import input_kind
 from ..sphere import normalize_rows
+from ..tags.concepts import read_concepts
 from ..tags.enhancer import concept_lengths
 from ..tags.reading import as_rows_of_tags
 from ..utils._compat import num_samples
@@ -25,6 +27,7 @@ from ..utils.estimators import (
 )
 from ..utils.threads import as_outside
 from ._codes import CodeAlternation
+from ._suggest import learn_calibration
 
 __all__ = [
     "IMAGES_PASS_NOT_THROUGH",
@@ -57,7 +60,8 @@ class QuantizerTraining:
     """
 
     def __init__(self, quantizer: Any, X: Any, y: Any, *, resume: str | None = None) -> None:
-        self._quantizer, self._X, self._is_partial = quantizer, X, resume == "partial"
+        self._quantizer, self._X, self._y = quantizer, X, y
+        self._is_partial = resume == "partial"
         if y is None and quantizer.__sklearn_tags__().target_tags.required:
             raise ValueError(
                 f"{type(quantizer).__name__} requires y to be passed, but the target y is None: it "
@@ -131,7 +135,37 @@ class QuantizerTraining:
             "history_": {**history, "quantization_error": error},
             "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
             "_statistics": sums if self._is_partial else None,
+            "tag_calibration_": self._calibration(embedder, enhancer),
         }
+
+    def _calibration(self, embedder: Any, enhancer: Any) -> dict[str, Any] | None:
+        """Return how near concepts become probable tags; None where there is nothing to learn."""
+        if self._is_partial and getattr(self._quantizer, "tag_calibration_", None):
+            return self._quantizer.tag_calibration_  # of the fit before, of more rows than these
+        vectors = getattr(inner_of(enhancer), "concept_vectors_", None)
+        if vectors is None or self._y is None:
+            return None
+        indicator = read_concepts(self._X, self._y, enhancer)
+        embeddings = self._left_out(embedder, indicator)
+        if embeddings is None:
+            embeddings = self._embeddings(embedder)
+        if embeddings.shape[1] != vectors.shape[1]:
+            return None
+        return learn_calibration(embeddings, indicator, vectors)
+
+    def _left_out(self, embedder: Any, indicator: Any) -> np.ndarray | None:
+        """Return embeddings of rows as if training had not seen them, where these are at hand."""
+        kernel = getattr(embedder, "kernel_", None) if offers_training(embedder) else None
+        tagged = np.flatnonzero(np.diff(indicator.indptr))
+        if not kernel or self._is_partial or len(tagged) != len(kernel["landmarks"]):
+            return None
+        left_out = left_out_embeddings(kernel)
+        if left_out is None:
+            return None
+        # Rows without tags take no part in what is learned of them.
+        rows = np.zeros((indicator.shape[0], left_out.shape[1]), dtype=left_out.dtype)
+        rows[tagged] = left_out
+        return rows
 
     def _embeddings(self, embedder: Any) -> np.ndarray:
         """Return what the embedder makes of X as it is now, to be quantized."""

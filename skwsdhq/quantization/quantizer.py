@@ -29,6 +29,7 @@ from ..utils._compat import (
 from ..utils.estimators import fitted_now, takes_tags
 from ._codes import final_codes
 from ._paper import paper_parameters
+from ._queries import query_rows, suggested
 from ._saved import REQUIRED, check_quantizer, from_format_1
 from ._training import (
     IMAGES_PASS_NOT_THROUGH,
@@ -141,6 +142,10 @@ class WSDHQuantizer(
         By which the codebooks were learned, and codes are chosen.
     n_bits_ : int
         Bits of a code, M·⌈log2 K⌉.
+    tag_calibration_ : dict or None
+        By which ``suggest_tags`` turns nearness into probabilities: ``"counts"`` (C,) of the
+        concepts, ``"slope"``, ``"count_slope"`` and ``"intercept"`` of the logit. None without
+        concepts that embeddings can be compared with.
     n_iter_ : int
         Epochs of the network, or turns of the codebooks where no network was trained.
     history_ : dict of str to list of float
@@ -450,12 +455,117 @@ class WSDHQuantizer(
         """
         now = fitted_now(self)
         index = self._fitted_index(now.codebooks_, now.codes_)
-        n_neighbors = check_k(n_neighbors, "n_neighbors")
-        if n_neighbors > len(index):
-            raise ValueError(
-                f"n_neighbors={n_neighbors} should be <= the {len(index)} fitted rows."
-            )
+        n_neighbors = _check_neighbors(n_neighbors, index)
         return index.search(now._embed(X, tags), n_neighbors)
+
+    def embed_query(self, X: Any = None, tags: Any = None, weight: float = 0.5) -> np.ndarray:
+        """Embed what is looked for: pictures, words, or both at once.
+
+        Parameters
+        ----------
+        X : images or features of q queries, default=None
+            As for ``fit``.
+        tags : words of q queries, default=None
+            As for :meth:`TagEnhancer.embed`. One query of words beside several pictures, or one
+            picture beside several, goes with each of them.
+        weight : float, default=0.5
+            Of the words where there are both, from 0 (the picture alone) to 1.
+
+        Returns
+        -------
+        ndarray of shape (q, D), float32
+            Unit rows, for :meth:`search.CodeIndex.search`.
+        """
+        now = fitted_now(self)
+        return query_rows(now, self, X, tags, weight)
+
+    def kneighbors_of_tags(
+        self, tags: Any, n_neighbors: int = 10, *, X: Any = None, weight: float = 0.5
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the fitted rows that words fit best, by their codes.
+
+        Parameters
+        ----------
+        tags : words of q queries
+            As for :meth:`TagEnhancer.embed`.
+        n_neighbors : int, default=10
+            From 1 to the number of fitted rows.
+        X : images or features of q queries, default=None
+            To be looked for together with the words.
+        weight : float, default=0.5
+            Of the words, see :meth:`embed_query`.
+
+        Returns
+        -------
+        similarities, indices : ndarray of shape (q, n_neighbors)
+            As :meth:`kneighbors` gives them.
+
+        Examples
+        --------
+        >>> from skwsdhq import WSDHQuantizer
+        >>> from skwsdhq.datasets import make_tagged_images
+        >>> made = make_tagged_images(200, random_state=0)
+        >>> quantizer = WSDHQuantizer(n_codebooks=2, n_codewords=16, random_state=0)
+        >>> quantizer.fit(made.data, made.tags).kneighbors_of_tags(["c0_t0"], 3)[1].shape
+        (1, 3)
+        """
+        now = fitted_now(self)
+        index = self._fitted_index(now.codebooks_, now.codes_)
+        n_neighbors = _check_neighbors(n_neighbors, index)
+        return index.search(query_rows(now, self, X, tags, weight), n_neighbors)
+
+    def suggest_tags(
+        self, X: Any, n_tags: int = 5, *, tags: Any = None, prior_weight: float = 0.25
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Suggest tags for images, with how likely a person is to agree.
+
+        Parameters
+        ----------
+        X : images or features, as for ``fit``
+        n_tags : int, default=5
+            Of each image.
+        tags : tags of n rows, default=None
+            Own tags, which place the images better (see :meth:`transform`) and are not suggested.
+        prior_weight : float, default=0.25
+            From 0 to 1: how far frequent tags go before rare ones. At 1 those are suggested that
+            are most likely, which often are the same few.
+
+        Returns
+        -------
+        names : ndarray of shape (n, t), object
+            The most likely first; t is ``n_tags``, or the number of concepts. None where an
+            image has all others.
+        scores : ndarray of shape (n, t), float32
+            Probabilities, as rows that the fit left out have shown them.
+
+        Raises
+        ------
+        ValueError
+            If there are no concepts that embeddings can be compared with.
+        """
+        now = fitted_now(self)
+        return suggested(now, self, now._embed(X, tags), n_tags, prior_weight, tags)
+
+    def suggest_tags_of_codes(
+        self, codes: Any, n_tags: int = 5, *, prior_weight: float = 0.25
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Suggest tags for what codes stand for.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n, M), integers
+        n_tags : int, default=5
+            Of each row.
+        prior_weight : float, default=0.25
+            As for :meth:`suggest_tags`.
+
+        Returns
+        -------
+        names, scores : ndarray of shape (n, t)
+            As :meth:`suggest_tags` gives them.
+        """
+        now = fitted_now(self)
+        return suggested(now, self, now.decode(codes), n_tags, prior_weight, None)
 
     def index(self, ids: Any = None) -> search.CodeIndex:
         """Return an index over the codes of the fitted rows.
@@ -599,3 +709,11 @@ class WSDHQuantizer(
             "beam_size": self.beam_size,
             "prefix_weight": self.prefix_weight_,
         }
+
+
+def _check_neighbors(n_neighbors: Any, index: search.CodeIndex) -> int:
+    """Return a number of neighbours that an index has."""
+    n_neighbors = check_k(n_neighbors, "n_neighbors")
+    if n_neighbors > len(index):
+        raise ValueError(f"n_neighbors={n_neighbors} should be <= the {len(index)} fitted rows.")
+    return n_neighbors

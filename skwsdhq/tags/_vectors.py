@@ -13,17 +13,23 @@ from ..utils.text import split_words
 from ..utils.threads import one_openmp_thread
 
 __all__ = [
+    "ENOUGH_TAGS",
     "alike_tags",
+    "common_directions",
     "join_vectors",
+    "n_common_components",
     "ppmi",
     "remove_common_components",
     "tag_cooccurrence",
     "tag_vectors",
     "vectors_from_cooccurrence",
     "vectors_from_neighbors",
+    "whole_vector",
+    "without_directions",
 ]
 
 
+ENOUGH_TAGS = 100  # from which on their mean and leading component are those of the language
 _MAX_ROW = 1000  # tags of a row that count in pairs, a million of them
 # From so many pairs or tags on, tags of the same samples are counted as one.
 _MANY_PAIRS = 1 << 23
@@ -246,12 +252,11 @@ def tag_vectors(names: Iterable[str], word_vectors: Any) -> tuple[np.ndarray, np
 
 def _words_mean(tag: str, word_vectors: Any) -> np.ndarray | None:
     """Return the vector of a tag, or the mean over its words; None where none is known."""
-    words = split_words(tag)
-    whole = _look_up((tag, tag.lower(), "_".join(words), "-".join(words)), word_vectors)
+    whole = whole_vector(tag, word_vectors)
     if whole is not None:
         return whole
     known = []
-    for word in words:
+    for word in split_words(tag):
         forms = (word, re.sub(r"['’]s$", "", word), *re.split(r"['’]", word))
         vector = _look_up(forms, word_vectors)
         if vector is not None:
@@ -259,6 +264,12 @@ def _words_mean(tag: str, word_vectors: Any) -> np.ndarray | None:
     if len({vector.size for vector in known}) > 1:
         raise ValueError(f"the words of tag {tag!r} have vectors of different lengths.")
     return np.mean(known, axis=0) if known else None
+
+
+def whole_vector(tag: str, word_vectors: Any) -> np.ndarray | None:
+    """Return the vector (D,) that a tag has as a whole; None where it has none."""
+    words = split_words(tag)
+    return _look_up((tag, tag.lower(), "_".join(words), "-".join(words)), word_vectors)
 
 
 def _look_up(forms: Iterable[str], word_vectors: Any) -> np.ndarray | None:
@@ -330,15 +341,51 @@ def remove_common_components(vectors: np.ndarray, n_components: int = 1) -> np.n
     ndarray of shape (T, D)
         A row that would vanish, as all do when T is 1, is left as it was.
     """
-    centred = vectors - vectors.mean(axis=0)
-    if n_components:
-        _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-        leading = axes[:, ::-1][:, :n_components].astype(vectors.dtype)  # (D, k), unit columns
+    return without_directions(vectors, common_directions(vectors, n_components))
+
+
+def common_directions(
+    vectors: np.ndarray, n_components: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean (D,) of vectors and their leading principal components (D, k).
+
+    With ``n_components`` None the mean is zeros, and there are no components.
+    """
+    if n_components is None:
+        return np.zeros_like(vectors[0]), np.zeros((vectors.shape[1], 0), dtype=vectors.dtype)
+    mean = vectors.mean(axis=0)
+    if not n_components:
+        return mean, np.zeros((vectors.shape[1], 0), dtype=vectors.dtype)
+    centred = vectors - mean
+    _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    return mean, axes[:, ::-1][:, :n_components].astype(vectors.dtype)  # (D, k), unit columns
+
+
+def without_directions(
+    vectors: np.ndarray, directions: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Return vectors (n, D) less the mean and the components of :func:`common_directions`.
+
+    A row that would vanish is left as it was.
+    """
+    mean, leading = directions
+    centred = vectors - mean
+    if leading.shape[1]:
         centred = centred - (centred @ leading) @ leading.T
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     # What is left of a row may be rounding alone: it would be a direction without meaning.
     vanished = np.linalg.norm(centred, axis=1, keepdims=True) <= 1e-5 * length
     return np.where(vanished, vectors, centred)
+
+
+def n_common_components(asked: int | str | None, given: bool, n_tags: int) -> int | None:
+    """Return how many components of tag vectors to remove; ``"auto"`` says what pays.
+
+    ``given`` tells word vectors that were given from those that are learned.
+    """
+    if asked == "auto":
+        return 1 if given and n_tags >= ENOUGH_TAGS else None
+    return None if asked is None else int(asked)
 
 
 def join_vectors(given: np.ndarray, learned: np.ndarray, weight: float) -> np.ndarray:

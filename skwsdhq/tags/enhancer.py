@@ -15,17 +15,16 @@ from ..persistence import PersistenceMixin
 from ..persistence.registry import saved
 from ..sphere import normalize_rows
 from ..utils._compat import Interval, StrOptions, check_feature_names_in
-from ..utils.estimators import clone_sharing
+from ..utils.estimators import clone_sharing, fitted_now
 from ..utils.text import clean_name
 from ..utils.warn import warn_caller
 from ._saved import REQUIRED, check_enhancer, from_format_1, vectors_name
-from ._vectors import alike_tags
+from ._vectors import ENOUGH_TAGS, alike_tags, n_common_components
 from ._word_vectors import load_word_vectors
+from .queries import embed_queries, words_of
 from .reading import is_missing, read_indicator, read_matrix, read_names
 
 __all__ = ["TagEnhancer", "concept_lengths"]
-
-_ENOUGH_TAGS = 100  # from which on their mean and leading component are those of the language
 
 
 @saved(
@@ -302,6 +301,43 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"concepts have {concepts.shape[1]} columns; expected {n_concepts}.")
         return _tags.tags_to_lists(concepts, self.concept_names_)
 
+    def embed(self, tags: Any) -> np.ndarray:
+        """Embed words among the concepts, to be searched for.
+
+        A tag of the fit is its concept's vector. Another word is placed by its word vector, where
+        ``word_vectors`` are still here (a file does not hold them), and a compound that is neither
+        by the mean of its words, all of which should be known.
+
+        Parameters
+        ----------
+        tags : str, mapping, or sequence of q queries
+            A query is a word, a sequence of words of which those that begin with "-" count against
+            it, or a mapping of words to weights. A list of texts is that many queries: one of
+            several words is ``[["beach", "-people"]]``.
+
+        Returns
+        -------
+        ndarray of shape (q, D), float32
+            Unit rows: the normalised, weighted sums of the words' vectors.
+
+        Raises
+        ------
+        ValueError
+            If nothing knows a word, with known ones that are spelt nearly so; if a query has no
+            word, or its words cancel each other.
+
+        Examples
+        --------
+        >>> from skwsdhq import TagEnhancer
+        >>> vectors = {"dog": [1, 0], "car": [0, 1], "wolf": [0.8, 0.6]}
+        >>> enhancer = TagEnhancer(vectors).fit([["dog"], ["car"]])
+        >>> enhancer.embed(["dog", "wolf", ["dog", "-car"]]).round(2)
+        array([[ 1.  ,  0.  ],
+               [ 0.8 ,  0.6 ],
+               [ 0.71, -0.71]], dtype=float32)
+        """
+        return embed_queries(words_of(self, fitted_now(self)), tags)
+
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the concepts.
 
@@ -459,7 +495,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         """Join given vectors with those learned from co-occurrence, where these have a weight."""
         weight = self.cooccurrence_weight
         if weight == "auto":
-            weight = 1.0 if len(vectors) >= _ENOUGH_TAGS else 0.0
+            weight = 1.0 if len(vectors) >= ENOUGH_TAGS else 0.0
         if self.word_vectors is None or not weight:
             return vectors
         learned = together.vectors(int(self.vector_size))
@@ -467,13 +503,12 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
 
     def _centre(self, vectors: np.ndarray) -> np.ndarray:
         """Remove what all vectors have in common, where that is asked for or pays."""
-        n_components = self.remove_components
-        if n_components == "auto":
-            given = self.word_vectors is not None
-            n_components = 1 if given and len(vectors) >= _ENOUGH_TAGS else None
+        n_components = n_common_components(
+            self.remove_components, self.word_vectors is not None, len(vectors)
+        )
         if n_components is None:
             return vectors
-        return _tags.remove_common_components(vectors, int(n_components))
+        return _tags.remove_common_components(vectors, n_components)
 
 
 class _Together:

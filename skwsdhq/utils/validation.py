@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_numbers", "check_choice", "check_finite", "check_number", "check_whole"]
+__all__ = [
+    "as_numbers",
+    "check_choice",
+    "check_finite",
+    "check_number",
+    "check_share",
+    "check_whole",
+]
 
 
 def check_whole(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
@@ -76,6 +83,14 @@ def check_number(
         limit = f">= {minimum:g}" if minimum > -math.inf else f"> {above:g}"
         raise ValueError(f"{name}={value!r} should be finite and {limit}.")
     return float(value)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return a number from 0 to 1, or raise an error that names it."""
+    share = check_number(name, value, minimum=0)
+    if share > 1:
+        raise ValueError(f"{name}={value!r} should lie from 0 to 1.")
+    return share
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:

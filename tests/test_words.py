@@ -1,0 +1,367 @@
+"""Queries of words, and suggestions of tags."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+
+from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer, load
+from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding.left_out import left_out_embeddings
+from skwsdhq.persistence import LoadError
+from skwsdhq.quantization._suggest import Suggester, learn_calibration, nearness, whitened
+from skwsdhq.sphere import normalize_rows
+
+VECTORS = {
+    "beach": [1.0, 0.0, 0.0],
+    "people": [0.0, 1.0, 0.0],
+    "dog": [0.0, 0.0, 1.0],
+    "golden": [0.6, 0.0, 0.8],
+    "wolf": [0.0, 0.6, 0.8],
+    "café": [0.8, 0.6, 0.0],
+}
+TAGS = [["beach", "people"], ["dog"], ["beach"], ["people", "dog"]]
+
+
+@pytest.fixture(scope="module")
+def enhancer():
+    return TagEnhancer(VECTORS).fit(TAGS)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_tagged_images(240, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(made):
+    embedder = HypersphereEmbedder(max_iter=2, hidden_layer_sizes=(16,))
+    quantizer = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=16, random_state=0)
+    return quantizer.fit(made.data, made.tags)
+
+
+# --- words ------------------------------------------------------------------------------
+
+
+def test_words_that_the_fit_knows_and_others(enhancer):
+    rows = enhancer.embed(["beach", " Wolf", "golden wolf", "Golden_Dog", "wolf's dog"])
+    half = np.sqrt(0.5)
+    assert_allclose(rows[0], [1, 0, 0])
+    assert_allclose(rows[1], [0, 0.6, 0.8], atol=1e-6)
+    assert_allclose(rows[2], normalize_rows(np.array([[0.6, 0.6, 1.6]]))[0], atol=1e-6)
+    assert_allclose(rows[3], normalize_rows(np.array([[0.6, 0, 1.8]]))[0], atol=1e-6)
+    assert_allclose(rows[4], normalize_rows(np.array([[0, 0.6, 1.8]]))[0], atol=1e-6)
+    assert rows.dtype == np.float32
+    signed = enhancer.embed([["beach", "-people"], ("beach", "dog"), {"beach": 3, "dog": -4}])
+    assert_allclose(signed, [[half, -half, 0], [half, 0, half], [0.6, 0, -0.8]], atol=1e-6)
+
+
+def test_one_word_and_one_mapping_are_one_query(enhancer):
+    assert_array_equal(enhancer.embed("beach"), enhancer.embed(["beach"]))
+    assert_array_equal(enhancer.embed({"beach": 2.0}), enhancer.embed([["beach"]]))
+    assert enhancer.embed([]).shape == (0, 3)
+    # A list of texts is as many queries, as it is as many rows of tags elsewhere.
+    assert_allclose(enhancer.embed(["beach", "-people"]), [[1, 0, 0], [0, -1, 0]])
+
+
+def test_a_combined_and_a_decomposed_accent_are_one_word(enhancer):
+    assert_array_equal(enhancer.embed("cafe\u0301"), enhancer.embed("caf\u00e9"))
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("beech", "did you mean 'beach'"),
+        ("qqqqq", "none is spelt alike"),
+        ("beach qqqqq", "no word vector is known for 'beach qqqqq'"),
+        ([["beach", "-beach"]], "cancel each other"),
+        ([{"beach": 0}], "cancel each other"),
+        ([[]], "at least one word"),
+        ([{}], "at least one word"),
+        ([""], "not empty"),
+        ([["beach", 3]], "got 3"),
+        ([{"beach": np.nan}], "weight of 'beach' should be finite"),
+    ],
+)
+def test_queries_that_say_nothing(enhancer, query, message):
+    with pytest.raises(ValueError, match=message):
+        enhancer.embed(query)
+
+
+def test_queries_of_another_kind(enhancer):
+    with pytest.raises(TypeError, match="a query should be a word"):
+        enhancer.embed([3])
+    with pytest.raises(NotFittedError):
+        TagEnhancer(VECTORS).embed("beach")
+
+
+def test_an_enhancer_without_word_vectors_knows_its_tags_alone(enhancer, tmp_path):
+    enhancer.save(tmp_path / "enhancer")
+    loaded = load(tmp_path / "enhancer")
+    assert_array_equal(loaded.embed(["beach", "dog beach"]), enhancer.embed(["beach", "dog beach"]))
+    with pytest.raises(ValueError, match="'wolf' is none of the 3 tags of the fit"):
+        loaded.embed("wolf")
+
+
+def test_a_tag_that_is_placed_anew_lands_where_the_fit_has_it():
+    """A word left out of the fit is near where a fit with it has it: joined, centred, drawn."""
+    random = np.random.RandomState(0)
+    names = [f"t{t}" for t in range(120)]
+    centres = random.randn(6, 12)
+    vectors = {name: centres[t % 6] + 0.3 * random.randn(12) for t, name in enumerate(names)}
+    rows = [
+        [names[t] for t in range(g, 120, 6) if random.rand() < 0.4 or t == g]
+        for _ in range(40)
+        for g in range(6)
+    ]
+    whole = TagEnhancer(vectors).fit(rows)
+    less = TagEnhancer(vectors, stop_tags=["t7"]).fit(rows)
+    assert whole.concept_vectors_.shape[1] > 12  # joined with what occurs together
+    found = less.embed("t7")
+    own_group = less.embed([f"t{t}" for t in range(1, 120, 6) if t != 7])
+    other = less.embed([f"t{t}" for t in range(2, 120, 6)])
+    assert (found @ own_group.T).mean() > (found @ other.T).mean() + 0.5
+    assert (own_group @ found.T).mean() > 0.8
+
+
+def test_a_refit_forgets_the_words_of_the_fit_before():
+    enhancer = TagEnhancer(VECTORS).fit(TAGS)
+    enhancer.embed("wolf")
+    enhancer.set_params(word_vectors={"wolf": [0.0, 1.0], "cat": [1.0, 0.0]}).fit(
+        [["wolf"], ["cat"]]
+    )
+    assert_allclose(enhancer.embed("wolf"), [[0, 1]])
+
+
+# --- search -----------------------------------------------------------------------------
+
+
+def test_words_find_what_carries_them(made, fitted):
+    tag = made.tags[0][0]
+    similarities, rows = fitted.kneighbors_of_tags([tag, tag.upper()], 20)
+    assert similarities.shape == rows.shape == (2, 20)
+    assert_array_equal(rows[0], rows[1])
+    group = tag.split("_")[0]
+    of_group = [any(t.startswith(group + "_") for t in made.tags[row]) for row in rows[0]]
+    assert np.mean(of_group) > 0.8
+    query = fitted.embed_query(tags=[tag])
+    assert_array_equal(fitted.index().search(query, 20)[1], rows[:1])
+
+
+def test_pictures_and_words_mix(made, fitted):
+    words, pictures = fitted.embed_query(tags=["c0_t0"]), fitted.embed_query(made.data[:3])
+    mixed = fitted.embed_query(made.data[:3], ["c0_t0"], 0.25)
+    assert_allclose(mixed, normalize_rows(0.75 * pictures + 0.25 * words), atol=1e-6)
+    assert_allclose(fitted.embed_query(made.data[:3], ["c0_t0"], 0), pictures, atol=1e-6)
+    assert_allclose(np.linalg.norm(mixed, axis=1), 1, atol=1e-6)
+    found = fitted.kneighbors_of_tags(["c0_t0"], 4, X=made.data[:3], weight=0.25)
+    assert_array_equal(found[1], fitted.index().search(mixed, 4)[1])
+
+
+def test_bad_queries_of_a_quantizer(made, fitted):
+    with pytest.raises(ValueError, match="both are None"):
+        fitted.embed_query()
+    with pytest.raises(ValueError, match="3 pictures and 2 queries of words"):
+        fitted.embed_query(made.data[:3], ["c0_t0", "c1_t0"])
+    with pytest.raises(ValueError, match="weight"):
+        fitted.embed_query(made.data[:3], ["c0_t0"], 1.5)
+    with pytest.raises(ValueError, match="n_neighbors=999"):
+        fitted.kneighbors_of_tags("c0_t0", 999)
+    with pytest.raises(NotFittedError):
+        WSDHQuantizer().kneighbors_of_tags("c0_t0")
+
+
+def test_an_embedder_without_concepts_says_so(made):
+    plain = WSDHQuantizer("passthrough", n_codebooks=2, n_codewords=16).fit(made.data)
+    for call in (
+        lambda: plain.embed_query(tags=["c0_t0"]),
+        lambda: plain.suggest_tags(made.data),
+        lambda: plain.suggest_tags_of_codes(plain.codes_),
+    ):
+        with pytest.raises(ValueError, match="no concepts"):
+            call()
+    other = WSDHQuantizer(
+        "passthrough",
+        n_codebooks=2,
+        n_codewords=16,
+        tag_enhancer=TagEnhancer(
+            {
+                t: np.eye(3)[n % 3]
+                for n, t in enumerate(sorted({t for row in made.tags for t in row}))
+            }
+        ),
+    ).fit(made.data, made.tags)
+    assert other.tag_calibration_ is None
+    with pytest.raises(ValueError, match="one sphere"):
+        other.suggest_tags(made.data)
+
+
+# --- suggestions ------------------------------------------------------------------------
+
+
+def test_whitened_by_hand():
+    """Two orthogonal concepts, one on three times as many images: directions stay their own."""
+    rows = whitened(np.eye(2, dtype=np.float32), np.array([3, 1]))
+    ridge = 0.03 / 2
+    assert_allclose(rows, np.diag([(0.75 + ridge) ** -0.5, (0.25 + ridge) ** -0.5]), rtol=1e-6)
+    near = nearness(np.array([[3.0, 4.0], [0.0, 0.0]]), np.eye(2, dtype=np.float32))
+    assert_allclose(near, [[3 / 12.5**0.5, 4 / 12.5**0.5], [0, 0]], rtol=1e-6)
+
+
+def test_rows_left_out_are_those_of_fits_without_them(made):
+    """By a fit for each row: the closed form leaves out its own target alone."""
+    n = 30
+    model = TagKernelRegressor(consistency=0, random_state=0).fit(made.data[:n], made.tags[:n])
+    kernel = model.kernel_
+    gram = np.exp(
+        -kernel["gamma"] * (1 - kernel["landmarks"] @ kernel["landmarks"].T.astype(float))
+    )
+    targets = gram @ kernel["coefs"] + kernel["noise"][:, None] * kernel["coefs"]
+    found = left_out_embeddings(kernel)
+    for i in (0, 7, n - 1):
+        others = np.delete(np.arange(n), i)
+        fitted = gram[np.ix_(others, others)] + np.diag(kernel["noise"][others])
+        expected = gram[i, others] @ np.linalg.solve(fitted, targets[others])
+        assert_allclose(found[i], expected / np.linalg.norm(expected), atol=1e-4)
+    assert left_out_embeddings({k: v for k, v in kernel.items() if k != "noise"}) is None
+
+
+def test_suggestions_are_what_images_carry(made, fitted):
+    names, scores = fitted.suggest_tags(made.data, 3)
+    assert names.shape == scores.shape == (240, 3)
+    assert scores.dtype == np.float32
+    assert (np.diff(scores, axis=1) <= 0).all()
+    right = [
+        name.split("_")[0] == tags[0].split("_")[0]
+        for name, tags in zip(names[:, 0], made.clean_tags, strict=True)
+    ]
+    assert np.mean(right) > 0.9
+    of_codes, _ = fitted.suggest_tags_of_codes(fitted.codes_, 3)
+    assert (of_codes[:, 0] == names[:, 0]).mean() > 0.3
+
+
+def test_scores_are_as_likely_as_they_say():
+    """Images that the fit has not seen carry what was suggested as often as the scores tell."""
+    made = make_tagged_images(900, random_state=1)
+    model = WSDHQuantizer(
+        TagKernelRegressor(random_state=0), n_codebooks=2, n_codewords=16, random_state=0
+    ).fit(made.data[:600], made.tags[:600])
+    names, scores = model.suggest_tags(made.data[600:], 8, prior_weight=1)
+    carried = np.array(
+        [[name in tags for name in row] for row, tags in zip(names, made.tags[600:], strict=True)]
+    )
+    assert abs(scores.mean() - carried.mean()) < 0.05
+    thirds = np.array_split(np.argsort(scores, axis=None), 3)
+    means = [carried.ravel()[part].mean() for part in thirds]
+    assert means[0] < means[1] < means[2]
+    assert means[0] < 0.2 < 0.7 < means[2]
+
+
+def test_a_prior_weight_brings_frequent_concepts():
+    vectors = np.eye(3, dtype=np.float32)
+    calibration = {
+        "counts": np.array([1000, 10, 10]), "slope": 1.0, "count_slope": 1.0, "intercept": -5.0
+    }  # fmt: skip
+    suggester = Suggester(vectors, np.array(["often", "rare", "third"]), calibration)
+    embedding = np.array([[0.5, 0.6, 0.1]], dtype=np.float32)
+    assert suggester.suggest(embedding, 1, 0.0)[0][0, 0] == "rare"
+    names, scores = suggester.suggest(embedding, 3, 1.0)
+    assert names[0, 0] == "often"
+    assert (scores > 0).all()
+    own = sparse.csr_array(np.array([[1.0, 0, 1]]))
+    names, scores = suggester.suggest(embedding, 3, 1.0, own)
+    assert names[0].tolist() == ["rare", None, None]
+    assert scores[0, 1:].tolist() == [0, 0]
+
+
+def test_own_tags_are_not_suggested(made, fitted):
+    names, _ = fitted.suggest_tags(made.data[:20], 4, tags=made.tags[:20])
+    assert not any(set(row) & set(tags) for row, tags in zip(names, made.tags[:20], strict=True))
+
+
+def test_bad_input_of_suggestions(made, fitted):
+    with pytest.raises(ValueError, match="n_tags"):
+        fitted.suggest_tags(made.data, 0)
+    with pytest.raises(ValueError, match="prior_weight"):
+        fitted.suggest_tags(made.data, prior_weight=2)
+    with pytest.raises(NotFittedError):
+        WSDHQuantizer().suggest_tags(made.data)
+    assert fitted.suggest_tags(made.data[:2], 10_000)[0].shape[1] == len(
+        fitted.tag_enhancer_.concept_names_
+    )
+
+
+def test_nothing_to_calibrate_by(made):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alike = WSDHQuantizer(
+            TagKernelRegressor(TagEnhancer({"a": [1.0, 0.0]})), n_codebooks=1, n_codewords=4
+        ).fit(made.data[:50], [["a"]] * 50)
+    assert alike.tag_calibration_ is None
+    with pytest.raises(ValueError, match="does not know how likely"):
+        alike.suggest_tags(made.data)
+    assert learn_calibration(made.data, sparse.csr_array((240, 3)), np.eye(3)) is None
+
+
+def test_a_frozen_embedder_is_calibrated_by_the_rows_of_this_fit(made, fitted):
+    frozen = WSDHQuantizer(
+        FrozenEstimator(fitted.embedder_), n_codebooks=2, n_codewords=16, random_state=0
+    ).fit(made.data[:100], made.tags[:100])
+    assert frozen.tag_calibration_["counts"].max() < fitted.tag_calibration_["counts"].max()
+    assert frozen.suggest_tags(made.data[:3])[0].shape == (3, 5)
+
+
+def test_partial_fits_keep_the_calibration_of_the_fit(made):
+    embedder = HypersphereEmbedder(max_iter=1, hidden_layer_sizes=(8,), random_state=0)
+    model = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=8, random_state=0)
+    first = model.fit(made.data, made.tags).tag_calibration_
+    assert model.partial_fit(made.data[:50], made.tags[:50]).tag_calibration_ is first
+    fresh = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=8, random_state=0)
+    assert fresh.partial_fit(made.data, made.tags).suggest_tags(made.data[:2])[0].shape == (2, 5)
+
+
+def test_files_hold_the_calibration_and_are_checked(made, fitted, tmp_path):
+    path = tmp_path / "model.safetensors"
+    fitted.save(path)
+    loaded = load(path)
+    for ours, theirs in zip(
+        loaded.suggest_tags(made.data), fitted.suggest_tags(made.data), strict=True
+    ):
+        assert_array_equal(ours, theirs)
+    known = dict(fitted.tag_calibration_)
+    for change in (
+        {"slope": np.nan}, {"slope": 1}, {"counts": known["counts"][:-1]}, {"more": 1.0},
+        {"counts": -known["counts"]},
+    ):  # fmt: skip
+        wrong = load(path)
+        wrong.tag_calibration_ = {**known, **change}
+        try:
+            wrong.save(path.with_suffix(".bad"))
+        except ValueError:
+            continue  # what is no number is not even written
+        with pytest.raises(LoadError):
+            load(path.with_suffix(".bad"))
+
+
+def test_threads_ask_at_once(made, fitted):
+    errors = []
+
+    def ask():
+        try:
+            for _ in range(5):
+                fitted.suggest_tags(made.data[:4])
+                fitted.kneighbors_of_tags("c0_t0", 3)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
