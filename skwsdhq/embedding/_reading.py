@@ -21,6 +21,7 @@ def check_tags_given(estimator: Any, y: Any) -> None:
 
 def warn_of_one_concept(enhancer: Any, indicator: sparse.csr_array) -> None:
     """Warn where several images have tags, and all of these are one concept."""
+    # One tagged image alone is a fair use: it can't be told apart from others anyway.
     if indicator.shape[1] == 1 and np.count_nonzero(np.diff(indicator.indptr)) > 1:
         warn_caller(
             f"all tags are one concept, {enhancer.concept_names_[0]!r}: nothing tells images "

@@ -40,6 +40,7 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
     parameters = parts_from_flat(parameters)
     if "coefs_" not in attributes:
         return parameters, attributes
+    # Values that say: as it was before there was such a thing.
     added = {
         "feature_power_": 1.0,
         "kernel_": {},
@@ -47,6 +48,7 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
         "_optimizer_state": None,
         "_generator_state": None,
     }
+    # What the file has stands; only what it lacks is added.
     attributes = {**added, **attributes}
     if attributes["kernel_"]:
         attributes["kernel_"] = {"consistency": math.nan, **attributes["kernel_"]}
@@ -60,6 +62,7 @@ def check_embedder(embedder: Any) -> None:
     need(isinstance(biases, list) and len(biases) == len(weights), "a bias for each layer")
     need(weights or embedder.kernel_, "layers in coefs_, or a kernel_")
     width = None
+    # Each layer takes what the one before gives.
     for layer, (matrix, bias) in enumerate(zip(weights, biases, strict=True)):
         check_matrix(matrix, f"coefs_[{layer}]", n_rows=width)
         width = matrix.shape[1]
@@ -67,6 +70,7 @@ def check_embedder(embedder: Any) -> None:
     if weights:
         n_features = weights[0].shape[0]
     else:
+        # Without a network, the regression tells what is taken and given.
         n_features, width = shape_of_kernel(embedder.kernel_)
         need(embedder.kernel_.get("weight") == 1, "layers in coefs_, or a kernel_ of weight 1")
     check_kernel(embedder.kernel_, n_features, width)
@@ -78,6 +82,7 @@ def check_embedder(embedder: Any) -> None:
         need(embedder.n_features_in_ == n_features, "n_features_in_ features that are taken")
     check_nested(embedder.tag_enhancer_, "tag_enhancer_", width)
     images = embedder.backbone_ is not None
+    # An embedder was fitted to images or to features, never to both.
     need(not (images and hasattr(embedder, "n_features_in_")), "a backbone_ or n_features_in_")
     check_epochs(embedder)
     trunk = embedder.backbone_state_
@@ -89,6 +94,7 @@ def check_embedder(embedder: Any) -> None:
 
 
 def _check_trunk(state: Any) -> None:
+    """Raise LoadError where what a backbone has learned is no arrays by name."""
     need(isinstance(state, dict), "parameters by name in backbone_state_")
     for name, array in state.items():
         known = isinstance(name, str) and isinstance(array, np.ndarray)
@@ -97,8 +103,10 @@ def _check_trunk(state: Any) -> None:
 
 
 def _check_optimizer(state: Any, weights: list, biases: list, trunk: dict) -> None:
+    """Raise LoadError where Adam's moments are not of the shapes of what learns."""
     if state is None:
         return
+    # Moments come in the order of parameter_groups: torch's weights are (out, in).
     layers = zip(weights, biases, strict=True)
     shapes = [shape for matrix, bias in layers for shape in (matrix.T.shape, bias.shape)]
     shapes += [array.shape for array in trunk.values() if array.ndim > 1]

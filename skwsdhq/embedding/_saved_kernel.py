@@ -28,6 +28,7 @@ def check_regressor(regressor: Any) -> None:
 
 def shape_of_kernel(kernel: Any) -> tuple[int, int]:
     """Return the features and the dimensions of a regression, as its arrays say."""
+    # Before anything is asked of the arrays: a file may hold anything.
     known = isinstance(kernel, dict) and all(
         isinstance(kernel.get(name), np.ndarray) and kernel[name].ndim == 2
         for name in ("landmarks", "coefs")

@@ -94,6 +94,7 @@ class EmbedderTraining:
     ) -> None:
         self._embedder, self._parts, self._material = embedder, parts, material
         self._companion, self._is_partial = companion, resume == "partial"
+        # The first partial_fit, or a warm start without a fit, begins like any other.
         self._goes_on = resume is not None and hasattr(embedder, "coefs_")
         self._generator = self._new_generator()
         self._kernel = self._first_kernel()
@@ -138,6 +139,7 @@ class EmbedderTraining:
         material, model = self._material, self._model
         tuned = isinstance(model, FineTuned)
         arrays = [] if model is None else network_arrays(model.head)
+        # Moments are twice as large as the weights; who won't go on does without.
         keep = self._is_partial or self._embedder.warm_start
         steps = self._session.lesson.steps if keep and model is not None else None
         state = self._generator.get_state().numpy().copy() if keep and model is not None else None
@@ -171,6 +173,7 @@ class EmbedderTraining:
 
     def _new_generator(self) -> torch.Generator:
         """Return torch's random numbers of this run, or those that the last one has left."""
+        # Draws on the device, so that batches need not travel.
         device = resolve_device(self._embedder.device)
         generator = torch.Generator(device).manual_seed(self._material.seed)
         state = getattr(self._embedder, "_generator_state", None) if self._goes_on else None
@@ -183,12 +186,14 @@ class EmbedderTraining:
         if self._parts.tuning is not None:
             return {}
         if self._is_partial:
+            # A batch says little of all images: the regression of the last fit stays.
             return self._embedder.kernel_ if self._goes_on else {}
         return self._fitted_kernel(self._material.features)
 
     def _fitted_kernel(self, features: np.ndarray) -> dict[str, Any]:
         """Return ``kernel_``, fitted to these features of the images."""
         weight, material = float(self._embedder.kernel_weight), self._material
+        # A share of 0 is a network alone.
         if not weight:
             return {}
         inputs = material.scaling.inputs(features)
@@ -207,6 +212,7 @@ class EmbedderTraining:
                 "checkpoint_dir needs a random_state: without one a run that goes on can't be "
                 "told from a new one."
             )
+        # A companion that learns otherwise makes another run of it.
         codes = None if self._companion is None else self._companion.parameters()
         rows = (material.indicator.indptr, material.indicator.indices)
         told = fingerprint(
@@ -234,6 +240,7 @@ class EmbedderTraining:
         for name, part in named.items():
             if hasattr(part, "get_params"):
                 given[name] = type(part).__qualname__
+                # By what it holds: two equal parts are one run.
                 own = part.get_params()
                 given |= {f"{name}__{key}": own[key] for key in sorted(own)}
             else:
@@ -249,9 +256,11 @@ class EmbedderTraining:
         tuning, embedder, material = self._parts.tuning, self._embedder, self._material
         head = self._new_head()
         loss = self._parts.loss.start(material.concepts, material.indicator, self._generator.device)
+        # partial_fit is one epoch, whatever max_iter says.
         n_epochs = 1 if self._is_partial else int(embedder.max_iter)
         if tuning is None:
             return [self._lesson(self._on_features(head, self._kernel), loss, n_epochs)]
+        # The same head in both lessons: what the first has taught it stays.
         last = self._lesson(self._fine_tuned(head, tuning), loss, n_epochs)
         if self._goes_on or self._is_partial or not tuning.head_iter:
             return [last]
@@ -265,6 +274,7 @@ class EmbedderTraining:
         arrays = None
         if self._goes_on and embedder.coefs_:
             fitted = tuple(len(bias) for bias in embedder.intercepts_[:-1])
+            # Else the fitted layers would stand, in silence, for those that are asked for.
             check_unchanged("hidden_layer_sizes", hidden, fitted)
             arrays = list(zip(embedder.coefs_, embedder.intercepts_, strict=True))
         sizes = (material.features.shape[1], *hidden, material.concepts.shape[1])
@@ -273,6 +283,7 @@ class EmbedderTraining:
     def _on_features(self, head: torch.nn.Sequential, kernel: dict[str, Any]) -> FixedInputs:
         """Return the head on frozen features, its outputs joined with the regression's."""
         inputs = self._material.scaling.inputs(self._material.features)
+        # The network learns in float32, whatever the features are.
         inputs = inputs.astype(np.float32, copy=False)
         joined = (placed(inputs, kernel), kernel["weight"]) if kernel else ()
         return FixedInputs(head, inputs, self._generator.device, *joined)

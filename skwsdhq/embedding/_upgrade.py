@@ -86,6 +86,7 @@ def parts_from_flat(flat: dict[str, Any]) -> dict[str, Any]:
     """
     given = dict(flat)
     loss = given.get("loss", "adaptive_margin")
+    # Flat parameters stood for all losses; a loss takes those that it has.
     of_loss = {name: given.pop(name) for name in _OF_LOSSES if name in given}
     if isinstance(loss, str) and loss in LOSSES:
         known = LOSSES[loss]().get_params()
@@ -95,10 +96,12 @@ def parts_from_flat(flat: dict[str, Any]) -> dict[str, Any]:
         own = {new: given.pop(old) for old, new in names.items() if old in given}
         if name == "finetune":
             layers = given.pop("finetune", "head")
+            # Nothing of the backbone learned, and its parameters meant nothing.
             if layers == "head":
                 continue
             given |= _part(name, kind(layers, **own), layers)
         elif name == "early_stopping":
+            # Without early stopping its parameters meant nothing.
             if given.pop(name, False):
                 given |= _part(name, kind(**own), True)
         else:
@@ -109,6 +112,7 @@ def parts_from_flat(flat: dict[str, Any]) -> dict[str, Any]:
 def _part(name: str, part: Any, default: Any) -> dict[str, Any]:
     """Return a part by the name of its parameter, or what stands for it where it is the default."""
     positional = (part.layers,) if isinstance(part, FineTuning) else ()
+    # None and names say the same in fewer words, and follow later defaults.
     if part.get_params() == type(part)(*positional).get_params():
         return {} if default is None else {name: default}
     return {name: part}

@@ -221,7 +221,7 @@ default="adaptive_margin"
     __metadata_request__transform = {"tags": True}
 
     @renamed(NEW_NAMES)
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parameters of the estimator
         self,
         tag_enhancer: Any = None,
         *,
@@ -301,6 +301,7 @@ default="adaptive_margin"
         parts = self._parts()
         resume = "fit" if self.warm_start else None
 
+        # A twin: what a fit that fails has set should not be seen on this estimator.
         def start(twin: Any) -> EmbedderTraining:
             return EmbedderTraining(twin, parts, twin._material(X, y, resume), resume=resume)
 
@@ -429,6 +430,7 @@ default="adaptive_margin"
         input_kind(X)  # refuses what has no rows
         n_rows, n_done = num_samples(X), 0
         for block in self.iter_outputs(X, tags=tags):
+            # One block is all: no copy.
             if len(block) == n_rows:
                 return block
             if not n_done:
@@ -452,6 +454,7 @@ default="adaptive_margin"
         ndarray of shape (b, D)
             Of consecutive rows.
         """
+        # Of one moment, where another thread fits meanwhile.
         now = fitted_now(self)
         own = None if tags is None else now._own_concepts(X, tags)
         if not now.ten_crop or input_kind(X) == "features" or now.backbone_ is None:
@@ -465,6 +468,7 @@ default="adaptive_margin"
 
         network = network_with(now.backbone_, now.backbone_state_)
         options = {"device": now.device, "verbose": now.verbose}
+        # The mean over crops is of what the network gives, so it embeds each crop within.
         yield features_and_skipped(X, network, ten_crop=True, then=embedded, **options)[0]
 
     def outputs_of_features(
@@ -506,6 +510,7 @@ default="adaptive_margin"
             With these parameters.
         """
         for name in params:
+            # scikit-learn would only say that there is no such parameter.
             if name in NEW_NAMES:
                 raise ValueError(f"{name} is now given as {NEW_NAMES[name]}.")
         return super().set_params(**params)
@@ -527,6 +532,7 @@ default="adaptive_margin"
     @property
     def max_epochs(self) -> int:
         """Epochs of a fit, at most; those of the head before the backbone's included."""
+        # A fit without a network has no epochs for callbacks to count.
         if self.has_no_network:
             return 0
         tuning = self._tuning
@@ -571,9 +577,11 @@ default="adaptive_margin"
             tuning=self._tuning,
             stopping=stopping if isinstance(stopping, EarlyStopping) else None,
         )
+        # A loss of the user's own may check its parameters, or not.
         for part in parts:
             if part is not None and hasattr(part, "_parameter_constraints"):
                 part._validate_params()
+        # One of these in the kernel would be ignored in silence.
         for name in ("tag_enhancer", "scaler", "random_state"):
             if getattr(parts.kernel, name) is not None:
                 raise ValueError(
@@ -598,10 +606,13 @@ default="adaptive_margin"
                 f"finetune={layers!r} trains a network on images, but X is a feature "
                 "matrix; pass images, or set finetune=None."
             )
+        # Features by the network as the last fit has left it.
         backbone = self.backbone_ if goes_on else self._resolved_backbone(kind)
         features = self._features(X) if goes_on else self._new_features(X, backbone)
+        # One seed: torch, landmarks and held-out rows all draw from it.
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         if goes_on:
+            # Concepts and scale are fixed by the first fit: the layers know no others.
             enhancer, scaling = self.tag_enhancer_, self._scaling
             indicator = concepts_to_learn(X, y, enhancer)
         else:
@@ -634,6 +645,7 @@ default="adaptive_margin"
             # float16 becomes float32 block by block.
             kinds = [np.float32, np.float64, np.float16]
             features = validate_data(self, X, dtype=kinds, reset=False)
+            # Fitted to images: scikit-learn has no count of columns to compare with.
             if not hasattr(self, "n_features_in_"):
                 self._check_features_of_images(features)
             return features
@@ -656,6 +668,7 @@ default="adaptive_margin"
             )
 
     def _check_width(self, features: np.ndarray) -> None:
+        """Raise an error where the backbone gives other features than in the fit."""
         if features.shape[1] != self._width[0]:
             raise ValueError(
                 f"the backbone gives {features.shape[1]} features; {self._width[0]} were fitted."
@@ -674,11 +687,13 @@ default="adaptive_margin"
 
     def _embedded(self, inputs: np.ndarray, own: sparse.csr_array | None) -> np.ndarray:
         """Return (b, D) of scaled features: the network's outputs, turned to the regression's."""
+        # No network: the regression's rows are of unit length as they are.
         if not self.coefs_:
             return placed(inputs, self.kernel_, own, self.tag_enhancer_)
         outputs = forward(inputs, list(zip(self.coefs_, self.intercepts_, strict=True)))
         if not self.kernel_:
             return outputs
+        # The network's length stays: the published codes, without normalisation, hold it.
         lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
         rows = placed(inputs, self.kernel_, own, self.tag_enhancer_)
         return turned_towards(outputs, rows, self.kernel_["weight"], lengths)

@@ -150,8 +150,10 @@ class TagKernelRegressor(
         self._validate_params()
         check_tags_given(self, y)
         _refuse_images(X)
+        # Attributes appear all at once: threads that transform see the old model or the new one.
         with fitted_at_once(self) as twin:
             features = validate_data(twin, X, dtype=_KINDS)
+            # As an embedder draws its own, so that both have the same landmarks.
             seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
             enhancer, indicator = learn_concepts(features, y, self.tag_enhancer)
             warn_of_one_concept(enhancer, indicator)
@@ -184,6 +186,7 @@ class TagKernelRegressor(
         own = None if tags is None else read_concepts(features, tags, now.tag_enhancer_)
         scaling = Scaling(now.feature_mean_, now.feature_power_)
         wide = np.float64 if features.dtype == np.float64 else np.float32
+        # In blocks: the kernel of all rows with all landmarks would take more memory than X.
         embeddings = np.empty((len(features), now._n_features_out), wide)
         for start in range(0, len(features), BLOCK):
             block = slice(start, start + BLOCK)
@@ -208,6 +211,7 @@ class TagKernelRegressor(
 
 
 def _refuse_images(X: Any) -> None:
+    """Raise an error that says where images go."""
     if input_kind(X) != "features":
         raise ValueError(
             "X holds images, but TagKernelRegressor takes features (n, d); put an ImageLoader "
@@ -224,6 +228,7 @@ def fit_kernel_to(
 ) -> dict[str, Any]:
     """Return ``kernel_`` of a regression with these parameters, from scaled features (n, d)."""
     fitted = fit_regression(
+        # Unit rows: the kernel is of cosines.
         normalize_rows(inputs),
         indicator,
         concept_vectors,
@@ -231,6 +236,7 @@ def fit_kernel_to(
         alpha=float(kernel.alpha),
         consistency=kernel.consistency,
         max_landmarks=kernel.max_landmarks,
+        # A generator of its own: how many numbers it draws changes nobody else's.
         random_state=np.random.RandomState(seed),
     )
     return {
@@ -255,6 +261,7 @@ def placed(
 
     ``own`` (n, C) are the concepts of rows that came after the fit, where they are known.
     """
+    # The kernel is of cosines.
     units = normalize_rows(inputs)
     if own is None:
         return kernel_embeddings(units, kernel["landmarks"], kernel["coefs"], kernel["gamma"])

@@ -28,10 +28,12 @@ def paper_parameters(
         raise ValueError(f"mode={mode!r} should be 'paper' or 'code'.")
     if finetune not in ("all", "last", None):
         raise ValueError(f"finetune={finetune!r} should be 'all', 'last' or None.")
+    # Where text and code differ, "code" follows the authors' program, see the user guide.
     code = mode == "code"
     quantizer: dict[str, Any] = {
         "n_codebooks": n_bits // 8,
         "n_codewords": 256,
+        # lambda, T in ICM and so on as published; beams and prefixes are this library's.
         "quantization_weight": 1e-4,
         "code_update_period": 2,
         "icm_iters": 3,
@@ -47,6 +49,7 @@ def paper_parameters(
     embedder: dict[str, Any] = {
         "backbone": "alexnet",
         "loss": AdaptiveMargin(gamma=1.0),
+        # The regression is this library's.
         "kernel_weight": 0.0,
         "scaler": FeatureScaler(power=1.0),
         "optimizer": AdamSchedule(decay=0.5),
@@ -61,6 +64,7 @@ def paper_parameters(
         embedder |= {
             "finetune": FineTuning(finetune, head_iter=0, rate_factor=1.0),
             "hidden_layer_sizes": (),
+            # The layer stands on fc7 as it is, as one layer of a network on the next.
             "scaler": FeatureScaler(power=1.0, scale=False),
             "optimizer": AdamSchedule(decay=0.5, drop_period=300, last_layer_factor=factor),
         }

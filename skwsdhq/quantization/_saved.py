@@ -45,6 +45,7 @@ def check_quantizer(quantizer: Any) -> None:
     possible = n_codebooks >= 1 and 2 <= n_codewords <= 65536 and n_dims >= 1
     need(possible, "2 to 65536 codewords in at least one codebook")
     codes = quantizer.codes_
+    # The number of rows is the file's to say; all else follows from the codebooks.
     shaped = isinstance(codes, np.ndarray) and codes.ndim == 2
     need(shaped, "a matrix of codes_")
     check_integers(codes, "codes_", (len(codes), n_codebooks), n_codewords)
@@ -55,12 +56,14 @@ def check_quantizer(quantizer: Any) -> None:
     if quantizer.metric_ is not None:
         check_matrix(quantizer.metric_, "metric_", n_dims, n_dims)
         metric = quantizer.metric_
+        # Encoding takes it for VᵀV.
         need(np.allclose(metric, metric.T) and (np.diag(metric) >= 0).all(), "a symmetric metric_")
     prefix = quantizer.prefix_weight_
     need(isinstance(prefix, float) and 0 <= prefix <= 1e6, "a prefix_weight_ from 0 to 1e6")
     embedder = quantizer.embedder_
     if embedder != "passthrough":
         check_nested(embedder, "embedder_", None)
+        # A FrozenEstimator keeps the embedder within.
         inner = getattr(embedder, "estimator", embedder)
         if hasattr(inner, "tag_enhancer_"):
             check_nested(inner.tag_enhancer_, "tag_enhancer_ of embedder_", n_dims)
@@ -73,6 +76,7 @@ def check_quantizer(quantizer: Any) -> None:
     check_epochs(quantizer)
     statistics = quantizer._statistics
     if statistics is not None:
+        # Of partial_fit, which goes on from them.
         need(isinstance(statistics, tuple) and len(statistics) == 2, "counts and sums")
         counts, sums = statistics
         check_matrix(counts, "counts", n_codebooks * n_codewords, n_codebooks * n_codewords)

@@ -67,10 +67,12 @@ class QuantizerTraining:
                 f"{type(quantizer).__name__} requires y to be passed, but the target y is None: it "
                 "learns from tags."
             )
+        # A first partial_fit, or a warm start without a fit, begins anew.
         self._resume = resume if hasattr(quantizer, "codebooks_") else None
         if self._resume:
             _check_goes_on(quantizer)
         random_state = check_random_state(quantizer.random_state)
+        # Embedder and codes share it: one random_state makes both repeatable.
         seed = random_state.randint(np.iinfo(np.int32).max)
         self._codes = _new_codes(quantizer, seed, bool(self._resume))
         input_kind(X)  # refuses what has no rows
@@ -83,11 +85,13 @@ class QuantizerTraining:
         rows = _checked(quantizer, X, reset=not self._resume)
         if isinstance(quantizer.embedder, str):  # "passthrough"
             self._embedder: Any = quantizer.embedder
+            # No network learns: the codebooks are all there is to do.
             self._inner: Any = _Given(scaled(rows, quantizer.normalize))
             self._enhancer = self._own_enhancer(rows, y)
         else:
             self._embedder = _embedder_to_fit(quantizer, seed, bool(self._resume))
             self._inner = self._started(X, y, resume)
+            # The embedder's, once it is fitted.
             self._enhancer = None
 
     def __iter__(self) -> Iterator[dict[str, float]]:
@@ -115,11 +119,15 @@ class QuantizerTraining:
             inner = inner_of(embedder)
             enhancer = getattr(inner, "tag_enhancer_", None)
             history = getattr(embedder, "history_", {}) if inner is embedder else {}
+        # Of a copy: callbacks ask in the middle, and the training goes on.
         codes = copy.deepcopy(self._codes)
         if enhancer is not None and codes.metric is None and not isinstance(embedder, str):
+            # An embedder that trains alone has told the codes of no concepts.
             codes.start(inner_of(enhancer).concept_vectors_, concept_lengths(enhancer))
         if getattr(self._inner, "ends_elsewhere", False):
+            # Codes have followed outputs that are no more: they begin anew.
             codes.forget()
+        # A turn a batch; the sums of earlier batches count along.
         n_turns = 1 if self._is_partial else int(quantizer.codebook_iters)
         earlier = quantizer._statistics if self._is_partial and self._resume else None
         sums, error = codes.finish(self._embeddings(embedder), n_turns, earlier)
@@ -133,6 +141,7 @@ class QuantizerTraining:
             "prefix_weight_": float(quantizer.prefix_weight),
             "n_bits_": int(quantizer.n_codebooks) * math.ceil(math.log2(quantizer.n_codewords)),
             "history_": {**history, "quantization_error": error},
+            # Epochs where there were any, else turns of the codebooks.
             "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
             "_statistics": sums if self._is_partial else None,
             "tag_calibration_": self._calibration(embedder, enhancer),
@@ -242,6 +251,7 @@ def scaled(embeddings: Any, normalize: bool) -> np.ndarray:
     embeddings = np.asarray(embeddings)
     out = None
     if embeddings.dtype == np.float16:
+        # The copy is ours: scaled in place.
         out = embeddings = embeddings.astype(np.float32)
     return normalize_rows(embeddings, out) if normalize else embeddings
 
@@ -249,6 +259,7 @@ def scaled(embeddings: Any, normalize: bool) -> np.ndarray:
 def embeddings_by(embedder: Any, X: Any, normalize: bool, tags: Any = None) -> np.ndarray:
     """Return what a fitted embedder makes of X, to be quantized."""
     inner = inner_of(embedder)
+    # Other transformers have no such argument.
     own = {"tags": tags} if takes_tags(inner) else {}
     if hasattr(inner, "outputs"):
         outputs = inner.outputs(X, **own)
@@ -315,6 +326,7 @@ def _embedder_to_fit(quantizer: Any, seed: int, goes_on: bool) -> Any:
             verbose=quantizer.verbose,
         )
     embedder = clone(quantizer.embedder)
+    # One that the user has seeded keeps its seed.
     if embedder.get_params(deep=False).get("random_state", 0) is None:
         embedder.set_params(random_state=seed)
     return embedder
@@ -324,6 +336,7 @@ def _embedder_to_go_on(quantizer: Any) -> Any:
     """Return a copy of the fitted embedder, with the parameters that it has been given since."""
     embedder = copy.deepcopy(quantizer.embedder_)
     if offers_training(quantizer.embedder):
+        # As of today: max_iter may have changed since the last fit.
         given = quantizer.embedder.get_params(deep=False)
         for name in ("backbone", "random_state", "tag_enhancer"):
             given.pop(name, None)

@@ -201,7 +201,7 @@ class WSDHQuantizer(
     __metadata_request__score = {"labels": True}
     __metadata_request__transform = {"tags": True}
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parameters of the estimator
         self,
         embedder: Any = None,
         *,
@@ -298,6 +298,7 @@ class WSDHQuantizer(
         (2, 1.0, 'alexnet')
         """
         own, embedding, enhancing = paper_parameters(n_bits, mode, finetune)
+        # They mean nothing for a quantizer whose embedder is given, as it is here.
         for name in ("checkpoint_dir", "device", "verbose"):
             if name in parameters:
                 embedding[name] = parameters[name]
@@ -330,6 +331,7 @@ class WSDHQuantizer(
             As for :meth:`HypersphereEmbedder.fit`; the codes are those of the last good epoch.
         """
         self._validate_params()
+        # To count epochs before the training begins, for callbacks.
         inner = HypersphereEmbedder() if self.embedder is None else self.embedder
         resume = "fit" if self.warm_start else None
 
@@ -399,6 +401,7 @@ class WSDHQuantizer(
             A code names a codeword of each codebook.
         """
         now = fitted_now(self)
+        # Codes are small: embeddings of all rows need not be there at once.
         blocks = now._embedding_blocks(X, tags)
         return np.concatenate([now.encode_embeddings(rows) for rows in blocks])
 
@@ -454,6 +457,7 @@ class WSDHQuantizer(
             Rows of ``codes_``; of equal similarities the smaller first.
         """
         now = fitted_now(self)
+        # By the arrays of one moment, where another thread fits meanwhile.
         index = self._fitted_index(now.codebooks_, now.codes_)
         n_neighbors = _check_neighbors(n_neighbors, index)
         return index.search(now._embed(X, tags), n_neighbors)
@@ -585,6 +589,7 @@ class WSDHQuantizer(
             Of its own.
         """
         now = fitted_now(self)
+        # A copy: what the user adds or removes is not seen by kneighbors.
         return self._fitted_index(now.codebooks_, now.codes_).copy(ids)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> float:
@@ -608,10 +613,12 @@ class WSDHQuantizer(
             From 0 to 1. Queries with nothing relevant among the other rows are left out.
         """
         now = fitted_now(self)
+        # Labels judge where there are any: tags are what was learned from.
         judged = y if labels is None else labels
         if judged is None:
             raise ValueError("score needs tags (y) or labels to judge by; both are None.")
         embeddings = now._embed(X)
+        # Rows are embedded once, as queries and as the database.
         codes = now.encode_embeddings(embeddings)
         return metrics.mean_average_precision(
             embeddings,
@@ -663,6 +670,7 @@ class WSDHQuantizer(
 
     def _check_tags_fit(self, tags: Any) -> None:
         """Check that the embedder takes tags of later images, where there are any."""
+        # The frozen one is asked itself.
         inner = inner_of(self.embedder_)
         if tags is not None and not takes_tags(inner):
             name = repr(inner) if isinstance(inner, str) else type(inner).__name__
@@ -700,6 +708,7 @@ class WSDHQuantizer(
             for block in embedder.iter_outputs(X, tags=tags):
                 yield scaled(block, self.normalize)
         else:
+            # Images come in batches already, and other transformers at once.
             yield embeddings_by(embedder, X, self.normalize, tags)
 
     @property

@@ -20,7 +20,7 @@ _FEW = 1000  # numbers of an array that counts as their list does, as a paramete
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash, 32 digits, of values; equal ones have the same whatever kind of object they are.
+    """Return a hash, 32 digits, of values: equal ones have the same, whatever kind they are.
 
     Numbers, texts, paths, arrays, and lists, tuples, sets or dictionaries of them count by what
     they hold: ``np.int64(16)`` is 16, a tuple is the list of its items. Any other object counts by
@@ -32,14 +32,25 @@ def fingerprint(*parts: Any) -> str:
     return seal.hexdigest()[:32]
 
 
+def _plain(part: Any) -> Any:
+    """Return what numpy holds as Python does, where a parameter may be either."""
+    if isinstance(part, np.generic) or (isinstance(part, np.ndarray) and part.ndim == 0):
+        part = part.item()
+    if isinstance(part, os.PathLike):
+        return os.fspath(part)
+    if not isinstance(part, np.ndarray):
+        return part
+    # Floats stay an array: a list of them would not tell float32 from float64.
+    is_short = part.ndim == 1 and part.size <= _FEW and part.dtype.kind in "iubU"
+    return part.tolist() if is_short else part
+
+
 def _add(seal: Any, part: Any) -> None:
-    if isinstance(part, np.ndarray) and part.ndim == 0:
-        part = part.item()
-    if isinstance(part, np.generic):
-        part = part.item()
-    if isinstance(part, np.ndarray) and part.ndim == 1 and part.size <= _FEW:
-        part = part.tolist() if part.dtype.kind in "iubU" else part
+    """Have a seal hash a value, and what it holds."""
+    part = _plain(part)
+    # Kind and length come first: [[1], 2] and [[1, 2]] would read alike without.
     if isinstance(part, np.ndarray) and part.dtype != object:
+        # Of one order of bytes, so that a folder may move to another kind of machine.
         little = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<"))
         seal.update(f"array {little.dtype.str} {part.shape} ".encode())
         seal.update(little.reshape(-1).view(np.uint8).data)
@@ -53,18 +64,17 @@ def _add(seal: Any, part: Any) -> None:
         for item in part:
             _add(seal, item)
     elif isinstance(part, (set, frozenset)):
-        _add(seal, sorted(part, key=repr))
+        _add(seal, sorted(part, key=repr))  # the order of a set differs between processes
     elif part is None or isinstance(part, (bool, int, float, complex, str, bytes)):
         text = repr(part).encode()
         seal.update(b"%d " % len(text) + text)
-    elif isinstance(part, os.PathLike):
-        _add(seal, os.fspath(part))
     else:
+        # Anything else by its pickle.
         _add(seal, [type(part).__qualname__, joblib.hash(part)])
 
 
 class Checkpoint:
-    """A file in a folder, named by what the run is: other parameters or data use another one.
+    """Keep a run's state in a file named by what the run is: other parameters use another one.
 
     Parameters
     ----------
@@ -79,13 +89,14 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None where there is none.
+        """Return the state that was saved last; None where there is none.
 
         Raises
         ------
         LoadError
             If the file is damaged.
         """
+        # A first run, or one with other parameters or data.
         if not self.path.exists():
             return None
         try:
@@ -96,16 +107,18 @@ class Checkpoint:
         except (
             LoadError, ValueError, TypeError, AttributeError, OverflowError, RecursionError,
         ) as error:  # fmt: skip
+            # All come from bytes that are not what was written: one error tells the way out.
             raise self.refusal(error) from error
 
     def refusal(self, error: Exception) -> LoadError:
-        """What to raise of a file that is damaged, or that contradicts itself or the run."""
+        """Return the error for a file that is damaged, or contradicts itself or the run."""
         return LoadError(
             f"checkpoint {self.path} can't be loaded: {error} Delete it to start anew."
         )
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the state at once: a crash leaves the earlier one."""
+        # As models are saved: nothing in the file is run when it is read.
         writer = Writer()
         text = json.dumps(writer.value(state, "state"), allow_nan=False)
         write_sealed(self.path, writer.arrays, {"state": text})

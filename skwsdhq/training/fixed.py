@@ -42,6 +42,7 @@ class FixedInputs:
     ) -> None:
         self.head, self.device = head, device
         self._arrays, self._fixed, self._share = inputs, fixed, share
+        # Once, not batch by batch: to a device the way would take longer than the step.
         self._inputs = torch.from_numpy(inputs).to(device)
         self._fixed_on_device = None if fixed is None else torch.from_numpy(fixed).to(device)
 
@@ -61,6 +62,7 @@ class FixedInputs:
 
     def outputs(self) -> np.ndarray:
         """Return (n, D) of all images as they would be transformed now, before normalisation."""
+        # By numpy, as `transform` does it: codes are then those of what it gives.
         outputs = forward(self._arrays, network_arrays(self.head))
         if self._fixed is None:
             return outputs
@@ -91,6 +93,7 @@ class FixedInputs:
         same however many threads a process has; that of larger networks depends on their number.
         """
         n_products = batch_size * sum(parameter.numel() for parameter in self.head.parameters())
+        # A GPU has no threads of ours; a large step gains more than waiting costs.
         if self.device.type != "cpu" or n_products > _DIVISIBLE:
             return nullcontext()
         return one_openmp_thread("torch")

@@ -91,33 +91,41 @@ def run_epoch(
     """
     model, rows = lesson.model, lesson.rows
     model.head.train()
+    # Drawn on the device whose generator it is: seeds of devices differ.
     shuffled = torch.randperm(len(rows), generator=generator, device=model.device)
     order = rows[shuffled.cpu().numpy()]
+    # The rate that history tells is that of the last step, as it was when the step was made.
     total, rate = 0.0, lesson.steps.rate
     with model.threads(lesson.batch_size):
         for start in range(0, len(order), lesson.batch_size):
             batch = order[start : start + lesson.batch_size]
             rate = lesson.steps.rate
+            # Apart from each other: history and early stopping follow the loss alone.
             loss, penalty = _losses(lesson, batch)
             parts = [float(part.detach()) for part in (loss, penalty) if part is not None]
+            # Before the step, so that the weights stay finite.
             if not np.isfinite(parts).all():
                 raise FloatingPointError(
                     f"the loss became {sum(parts)} in epoch {n_done + 1} of {lesson.n_epochs}, "
                     f"batch {start // lesson.batch_size + 1} of {lesson.n_steps}; lower "
                     f"learning_rate={lesson.steps.learning_rate:g}."
                 )
+            # By rows: the last batch is smaller than the others.
             total += parts[0] * len(batch)
             lesson.steps.zero_grad()
             (loss if penalty is None else loss + penalty).backward()
+            # The gradient stops at the head's inputs where these were made chunk by chunk.
             model.backward_to_backbone()
             lesson.steps.step()
             if advance is not None:
                 advance(start + len(batch))
+    # Dropout off, for whatever looks at the model until the next epoch.
     model.head.eval()
     figures = {"loss": total / max(len(order), 1), "learning_rate": rate}
     if lesson.held is not None:
         figures["validation_loss"] = _mean_loss(lesson, lesson.held)
     if lesson.companion is not None:
+        # Not called here: outputs of all rows cost a pass, and codes need it every other epoch.
         figures |= lesson.companion.after_epoch(n_done + 1, model.outputs)
     return figures
 
@@ -134,6 +142,7 @@ def _losses(lesson: Lesson, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tens
 def _mean_loss(lesson: Lesson, rows: np.ndarray) -> float:
     """Return the loss of these rows, without dropout; a batch counts by its rows."""
     total, model = 0.0, lesson.model
+    # In batches, as in training: a loss that compares the rows of a batch sees as many of them.
     with torch.no_grad():
         for start in range(0, len(rows), lesson.batch_size):
             batch = rows[start : start + lesson.batch_size]

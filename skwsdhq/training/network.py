@@ -42,9 +42,11 @@ class Dropout(nn.Module):
         """Drop units of a batch, and scale the others up, while training."""
         if not self.training or not self.n_dropped:
             return x
+        # ceil(numel / 8) words of eight bytes
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.generator)
         kept = words.view(torch.uint8)[: x.numel()].reshape(x.shape) >= self.n_dropped
+        # The others are scaled up, so that a unit's mean stays what it is without dropout.
         return x * kept.to(x.dtype).mul_(256 / (256 - self.n_dropped))
 
 
@@ -71,6 +73,7 @@ def build_network(
     device = generator.device
     layers: list[nn.Module] = []
     for k, (n_in, n_out) in enumerate(pairwise(layer_sizes)):
+        # Not drawn by torch, whose global generator belongs to the user.
         linear = nn.utils.skip_init(nn.Linear, n_in, n_out, device=device, dtype=torch.float32)
         with torch.no_grad():
             if arrays is None:
@@ -113,12 +116,14 @@ def forward(inputs: np.ndarray, arrays: Sequence[tuple[np.ndarray, np.ndarray]])
     ndarray of shape (n, D), of the dtype of ``inputs``
     """
     dtype = inputs.dtype
+    # In the dtype of the features: float64 in gives float64 out.
     layers = [(w.astype(dtype, copy=False), b.astype(dtype, copy=False)) for w, b in arrays]
     outputs = np.empty((len(inputs), len(layers[-1][1])), dtype)
     for start in range(0, len(inputs), BLOCK):
         x = inputs[start : start + BLOCK]
         for weights, bias in layers[:-1]:
             x = product(x, weights)
+            # In place: the block of a hidden layer is the largest array here.
             x += bias
             np.maximum(x, 0, out=x)
         out = product(x, layers[-1][0], out=outputs[start : start + BLOCK])

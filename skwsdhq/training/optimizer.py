@@ -97,6 +97,7 @@ class AdamSchedule(BaseEstimator):
         decay, n_drops, n_epochs = float(self.decay), int(self.n_drops), int(n_epochs)
         if self.drop_period is not None:
             period = int(self.drop_period)
+            # As the published runs count: by batches, whatever an epoch holds.
             return lambda step: decay ** (step // period)
         n_steps = max(n_steps, 1)
         return lambda step: decay ** (min(step // n_steps, n_epochs) * (n_drops + 1) // n_epochs)
@@ -116,6 +117,7 @@ def parameter_groups(
     twenty times. ``trunk`` holds the parameters of a network below that learns along, at
     ``trunk_factor`` times the rate.
     """
+    # One layer alone is no last one: the rate is then simply its own.
     *below, last = [layer for layer in network if isinstance(layer, nn.Linear)]
     factor = last_layer_factor if below or trunk else 1.0
     bias_factor = 2 * factor if factor != 1 else 1.0
@@ -165,6 +167,7 @@ class Steps:
                 {
                     "params": list(parameters),
                     "lr": self.learning_rate * float(own),
+                    # Where LambdaLR starts from; it asks for it when a run goes on in the middle.
                     "initial_lr": self.learning_rate * float(own),
                     "weight_decay": float(decay),
                 }
@@ -179,6 +182,7 @@ class Steps:
         self._schedule = self._scheduled()
 
     def _scheduled(self) -> Any:
+        """Return torch's schedule, at the step where this one is."""
         schedule = torch.optim.lr_scheduler.LambdaLR
         return schedule(self._adam, self._factor, last_epoch=self._n_scheduled - 1)
 
@@ -194,6 +198,7 @@ class Steps:
     def step(self) -> None:
         """Move the parameters once, and the schedule on."""
         if self._max_norm is not None:
+            # Of all groups together, whatever their rates.
             torch.nn.utils.clip_grad_norm_(self.parameters, self._max_norm)
         self._adam.step()
         self._n_scheduled += 1
@@ -201,6 +206,7 @@ class Steps:
 
     def state(self) -> dict[str, Any]:
         """Return moments and the number of steps, as numpy."""
+        # Not torch's own state dict: files hold plain arrays, in the order of the groups.
         known = [self._adam.state.get(p, {}) for p in self.parameters]
         n_steps = max((int(s["step"]) for s in known if "step" in s), default=0)
         # Before the first step torch has no moments; they are zero.
@@ -225,6 +231,7 @@ class Steps:
         n_steps = state["n_steps"]
         if type(n_steps) is not int or n_steps < 0:
             raise ValueError(f"Adam has done {n_steps!r} steps.")
+        # Checked in copies first, so that an error leaves the optimizer as it was.
         means = [torch.zeros_like(p) for p in self.parameters]
         squares = [torch.zeros_like(p) for p in self.parameters]
         set_arrays(means, state["means"])
@@ -233,5 +240,6 @@ class Steps:
             step = torch.tensor(float(n_steps), device=parameter.device)
             self._adam.state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
         if n_scheduled is not None:
+            # torch's schedule knows no way back; a new one begins at that step.
             self._n_scheduled = n_scheduled
             self._schedule = self._scheduled()

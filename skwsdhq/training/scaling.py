@@ -21,6 +21,7 @@ def raised(features: Any, power: float) -> Any:
     if power == 1:
         return features
     # Below 1 a few large features no longer outvote the many small ones.
+    # The slope of |x|^p at 0 is infinite for p < 1, and a network below would get it as a gradient.
     size = abs(features)
     size = (size + _SOFT) ** power - _SOFT**power
     return size * (np.sign(features) if isinstance(features, np.ndarray) else features.sign())
@@ -34,6 +35,7 @@ def prepare_inputs(features: np.ndarray, mean: np.ndarray | None, power: float =
     """
     if mean is None:
         return raised(features, power)
+    # A float64 mean would turn float32 features into float64.
     mean = mean.astype(features.dtype, copy=False)
     centred = raised(features, power) - mean
     return normalize_rows(centred) * features.dtype.type(features.shape[1] ** 0.5)
@@ -144,10 +146,12 @@ class FeatureScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         power = float(self.power)
         if not self.scale:
             return Scaling(None, power)
+        # Summed in float64: millions of float32 rows would lose digits.
         mean = raised(features, power).mean(axis=0, dtype=np.float64)
         return Scaling(mean.astype(features.dtype), power)
 
     def __sklearn_is_fitted__(self) -> bool:
+        # mean_ may be None in a fitted one.
         return hasattr(self, "n_features_in_")
 
     def __sklearn_tags__(self) -> Any:

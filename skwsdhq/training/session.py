@@ -75,6 +75,7 @@ class Session:
         self.failure: FloatingPointError | None = None
         self.is_over = self.has_ended = self._has_warned = False
         self._number = self._n_done = 0
+        # What goes back in place when an epoch breaks off: lesson, weights, a companion's state.
         self._last: tuple[Any, ...] | None = None
         self._run: LongRun | None = None
         self._first = 0  # epoch of the lesson that the log was told in
@@ -109,12 +110,14 @@ class Session:
                     bar.update(len(self.figures) - bar.n)
                     try:
                         yield figures
+                    # Thrown in by close(); it has to leave here again.
                     except GeneratorExit:  # the caller wants no more
                         self.is_over = True
                         raise
                     finally:
                         self._save()
             except (KeyboardInterrupt, FloatingPointError) as error:
+                # Not in _train: Ctrl-C may also come while the checkpoint is written.
                 self._break_off(error)
             finally:
                 self.has_ended = True
@@ -123,6 +126,7 @@ class Session:
 
     def _train(self) -> dict[str, float]:
         """Train for an epoch of the lesson whose turn it is."""
+        # A lesson of 0 epochs is passed over.
         while self._n_done == self.lesson.n_epochs:
             self._number, self._n_done, self._run = self._number + 1, 0, None
         lesson = self.lesson
@@ -136,6 +140,7 @@ class Session:
             None if companion is None else companion.state(),
         )
         if self._stopping is not None and lesson is self.lessons[-1]:
+            # Only the last lesson stops early: its loss is that of the whole model.
             self.is_over = self._stopping.update(figures["validation_loss"], lesson.model.state)
         return figures
 
@@ -145,6 +150,7 @@ class Session:
             return None
         n_rows, n_done = len(lesson.rows), self._n_done
         if self._run is None:
+            # A run that goes on tells how long the rest takes, not the whole.
             n_left, self._first = lesson.n_epochs - n_done, n_done
             what = (
                 f"{self._announced_as} on {n_rows} images for {n_left} epochs on "
@@ -156,6 +162,7 @@ class Session:
 
     def _break_off(self, error: BaseException) -> None:
         """Undo what an epoch that broke off has changed; keep its error, or tell of Ctrl-C."""
+        # No whole epoch to go back to: the error is the user's.
         if not self.figures or self._last is None:
             raise error
         lesson, weights, learned = self._last
@@ -163,6 +170,7 @@ class Session:
         if lesson.companion is not None:
             lesson.companion.restore(learned)
         if isinstance(error, FloatingPointError):
+            # Raised by whoever fits, once the estimator has the attributes of the last epoch.
             self.failure = error
             return
         warn_caller(
@@ -201,6 +209,7 @@ class Session:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Set the state that :meth:`_save` kept; any error says that it is none of this run."""
+        # Each is looked at: a damaged file, or one of another run, may read well.
         number, n_done, figures = saved["number"], saved["n_done"], saved["figures"]
         if not (type(number) is int and 0 <= number < len(self.lessons)):
             raise ValueError(f"it is in stage {number!r} of {len(self.lessons)}.")
@@ -223,6 +232,7 @@ class Session:
             lesson.companion.restore(saved["companion"])
         if self._stopping is not None:
             self._stopping.restore(saved["stop"])
+        # The run may break off again before its first whole epoch.
         self._last = (lesson, saved["model"], saved["companion"])
 
 
@@ -240,6 +250,7 @@ def go_through(training: Any, tasks: EpochTasks, attributes: Callable[[], dict[s
     """
     epochs = iter(training)
     try:
+        # A training that does not tell is asked for the next epoch until there is none.
         while getattr(training, "has_more", True):
             tasks.begin()
             if next(epochs, None) is None or tasks.end(attributes):
@@ -280,6 +291,7 @@ def fit_by(
     FloatingPointError
         The training's failure, once the estimator is fitted as it was before it.
     """
+    # Of the estimator itself: callbacks know it by what they were set on.
     tasks = EpochTasks(estimator, n_epochs, X, y)
     with fitted_at_once(estimator) as twin:
         training = start(twin)
@@ -287,6 +299,7 @@ def fit_by(
         for name, value in training.attributes().items():
             setattr(twin, name, value)
     tasks.close()
+    # After the attributes are set: the user keeps the model of the last good epoch.
     failure = getattr(training, "failure", None)
     if failure is not None:
         raise failure

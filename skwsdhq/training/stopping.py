@@ -78,6 +78,7 @@ class ValidationStop:
 
     def update(self, loss: float, weights: Callable[[], Any]) -> bool:
         """Tell whether to stop after an epoch with this loss."""
+        # Two marks: any fall gives better weights, but only one of `tol` counts as progress.
         if loss < self._lowest:
             self._lowest, self.best = loss, weights()
         if loss < self._to_beat - self.tol:
@@ -89,6 +90,7 @@ class ValidationStop:
     def state(self) -> dict:
         """Return what a run that goes on needs."""
         return {
+            # Infinite before the first epoch, which files can hold.
             "lowest": float(self._lowest),
             "to_beat": float(self._to_beat),
             "waited": self._waited,
@@ -113,6 +115,7 @@ def hold_out(tagged: np.ndarray, fraction: float, random_state: Any) -> np.ndarr
         If nothing would be left to learn from.
     """
     rows = np.flatnonzero(tagged)
+    # Of the tagged ones: the others have no loss to look at.
     n_held = max(1, round(fraction * len(rows)))
     if n_held >= len(rows):
         raise ValueError(

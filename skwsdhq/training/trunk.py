@@ -39,11 +39,13 @@ def trainable_layers(module: nn.Module, finetune: str) -> list[str]:
     list of str
         In the module's order.
     """
+    # In the order of the module, which is that of the arrays in a checkpoint.
     names = [name for name, _ in module.named_parameters()]
     if finetune == "all":
         return names
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     total, held, chosen = sum(sizes.values()), 0, set()
+    # From the end, layer by layer, until they hold their share.
     for layer in reversed(_layers(module)):
         own = [name for name in names if name == layer or name.startswith(f"{layer}.")]
         chosen.update(own)
@@ -57,6 +59,7 @@ def _layers(module: nn.Module, prefix: str = "") -> list[str]:
     """Return names of the layers that a network runs in turn, as its classes list them."""
     layers = []
     for name, child in module.named_children():
+        # Activations and pools learn nothing.
         if not any(True for _ in child.parameters()):
             continue
         if isinstance(child, nn.Sequential | nn.ModuleList):
@@ -74,6 +77,7 @@ def load_trunk_state(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Modu
         for name, array in state.items():
             if name not in own or tuple(own[name].shape) != array.shape:
                 raise ValueError(f"the network has no parameter {name!r} of shape {array.shape}.")
+            # A copy: torch warns of arrays that are read-only.
             own[name].copy_(torch.from_numpy(np.array(array)))
     return module
 
@@ -195,6 +199,7 @@ class FineTuned:
         self.micro_batch_size = tuning.micro_batch_size
         self.dtype = dtype
         device = self.device
+        # Given from above: extraction belongs to a room higher up.
         self._embed_features = embed_features
         mean = scaling.mean
         self._scaling = scaling
@@ -204,6 +209,7 @@ class FineTuned:
             None if mean is None else torch.tensor(self._scaling.mean, device=device)
         )
         self._generator = generator
+        # Convolutions on a CPU are faster in this order of the axes.
         layout = {"memory_format": torch.channels_last}
         module = copy.deepcopy(backbone.module).to(device, torch.float32, **layout).eval()
         _own_dropout(module, generator)
@@ -240,9 +246,11 @@ class FineTuned:
         if chunk is None or chunk >= len(rows):
             self._kept = None
             return self._prepared(pixels)
+        # The second pass has to drop the same units as the first.
         before = self._generator.get_state()
         with torch.no_grad():
             parts = [self._prepared(pixels[i : i + chunk]) for i in range(0, len(rows), chunk)]
+        # A leaf: the gradient of the head ends here, and goes on chunk by chunk afterwards.
         inputs = torch.cat(parts).requires_grad_()
         self._kept = (pixels, inputs, before, chunk)
         return inputs
@@ -304,10 +312,12 @@ class FineTuned:
         with torch.autocast(self.device.type, self.dtype) if low else nullcontext():
             features = self._module(normal)
             if features.ndim == 4:
+                # A network without its own pooling gives a map; extraction takes its mean as well.
                 features = features.mean(dim=(2, 3))
         inputs = raised(features.float(), self._scaling.power)
         if self._mean_on_device is None:
             return inputs
+        # The mean before tuning: the head has been trained on rows that are so centred.
         centred = inputs - self._mean_on_device
         return directions_and_lengths(centred)[0] * centred.shape[1] ** 0.5
 
@@ -320,6 +330,7 @@ class FineTuned:
             return pixels[:, :, middle : middle + self.size, middle : middle + self.size]
         device = self._generator.device
         shape = (3, len(pictures))
+        # For all pictures at once: three numbers each, down, right and mirrored.
         drawn = torch.rand(shape, generator=self._generator, device=device, dtype=torch.float32)
         crops = []
         for picture, (down, right, mirrored) in zip(pixels, drawn.T.cpu().numpy(), strict=True):
@@ -331,6 +342,7 @@ class FineTuned:
 
 def _own_dropout(module: nn.Module, generator: torch.Generator) -> None:
     """Have a network's dropout draw from a generator of ours, not from torch's global one."""
+    # Lists, since children are replaced on the way.
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             # Not any subclass: one that drops in a way of its own is left alone.
