@@ -34,7 +34,9 @@ def fingerprint(*parts: Any) -> str:
 
 def _plain(part: Any) -> Any:
     """Return what numpy holds as Python does, where a parameter may be either."""
-    if isinstance(part, np.generic) or (isinstance(part, np.ndarray) and part.ndim == 0):
+    if isinstance(part, np.ndarray) and part.ndim == 0:
+        part = part.item()
+    if isinstance(part, np.generic):  # also what an array of objects held
         part = part.item()
     if isinstance(part, os.PathLike):
         return os.fspath(part)
