@@ -12,11 +12,13 @@ from scipy import sparse
 from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.embedding._kernel import (
-    fit_kernel,
+    evident_alpha,
+    fit_regression,
     kernel_embeddings,
     leave_one_out,
     rbf_kernel,
     tag_targets,
+    word_weights,
     wrong_share,
 )
 from skwsdhq.embedding._upgrade import parts_from_flat
@@ -39,8 +41,8 @@ def problem(seed, n=25, d=6, n_concepts=7, n_dims=4):
 
 def fitted(units, indicator, vectors, asked, **options):
     options = {**OPTIONS, "random_state": np.random.RandomState(0), **options}
-    landmarks, coefs, _ = fit_kernel(units, indicator, vectors, **options)
-    return kernel_embeddings(asked, landmarks, coefs, options["gamma"])
+    found = fit_regression(units, indicator, vectors, **options)
+    return kernel_embeddings(asked, found.landmarks, found.coefs, options["gamma"])
 
 
 # --- the regression -------------------------------------------------------------------------
@@ -126,7 +128,7 @@ def test_landmarks_stand_in_for_all_rows():
 def test_nystroem_is_ridge_regression_on_the_landmarks_kernel():
     units, _, indicator, vectors = problem(2, n=50)
     random = np.random.RandomState(0)
-    landmarks, coefs, _ = fit_kernel(
+    landmarks, coefs, *_ = fit_regression(
         units, indicator, vectors, gamma=2.0, alpha=0.7, consistency=0.0, max_landmarks=12,
         random_state=random,
     )  # fmt: skip
@@ -284,3 +286,55 @@ def test_noise_of_tags_costs_less_with_it(made):
     by_tags = normalize_rows(tag_targets(indicator, enhancer.concept_vectors_))
     gap = [s[same].mean() - s[~same].mean() for s in (found @ found.T, by_tags @ by_tags.T)]
     assert gap[0] > gap[1]
+
+
+# --- what words tell, and the ridge that tags speak for ----------------------------------------
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), specificity=st.sampled_from([0.5, 1.0, 2.0]))
+def test_words_weigh_as_the_loops_say(seed, specificity):
+    _, concepts, indicator, _ = problem(seed)
+    expected = reference.word_weights(concepts, indicator.shape[1], specificity)
+    assert_allclose(word_weights(indicator, specificity), expected, rtol=1e-4)
+
+
+def test_a_word_that_stands_beside_any_other_weighs_less():
+    """Of two words as frequent, one goes with two others, one with all."""
+    rows = [[0, 2], [0, 3]] * 10 + [[1, c] for c in range(2, 12)] * 2
+    indicator = np.zeros((len(rows), 12))
+    for row, own in zip(indicator, rows, strict=True):
+        row[own] = 1
+    kind, sky, *_ = word_weights(sparse.csr_array(indicator), 0.5)
+    assert kind > 1.02 * sky
+    assert_array_equal(word_weights(sparse.csr_array(indicator), 0.0), np.ones(12))
+
+
+def test_words_that_stand_alone_weigh_alike():
+    assert_array_equal(word_weights(sparse.csr_array(np.eye(5)), 0.5), np.ones(5))
+
+
+def test_alpha_is_the_root_of_the_likeliest_ridge():
+    random = np.random.RandomState(0)
+    units = normalize_rows(random.normal(size=(60, 5)))
+    gram = rbf_kernel(units, units, 2.0)
+    for noise, least, most in ((0.01, 0.5, 0.5), (1.0, 0.6, 1.6), (25.0, 2.0, 2.0)):
+        drawn = random.multivariate_normal(np.zeros(60), gram + noise * np.eye(60), size=40).T
+        likelihoods = [
+            reference.evidence(gram, drawn, alpha) for alpha in np.geomspace(0.01, 10, 31)
+        ]
+        likeliest = np.geomspace(0.01, 10, 31)[int(np.argmax(likelihoods))]
+        found = evident_alpha(gram, drawn)
+        assert found == pytest.approx(np.clip(np.sqrt(likeliest), 0.5, 2))
+        assert least <= found <= most
+
+
+def test_noise_raises_alpha(made):
+    random = np.random.RandomState(0)
+    pool = [tag for row in made.tags for tag in row]
+    noisy = [[pool[random.randint(len(pool))] for _ in row] for row in made.tags]
+    clean, other = (embedder(kernel_weight=1).fit(made.data, t).kernel_ for t in (made.tags, noisy))
+    assert 0.5 <= clean["alpha"] < other["alpha"] <= 2
+    fixed = embedder(kernel=TagKernelRegressor(alpha=0.7, specificity=0)).fit(made.data, made.tags)
+    assert fixed.kernel_["alpha"] == 0.7
+    assert_array_equal(fixed.kernel_["word_weights"], 1)

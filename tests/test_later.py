@@ -195,7 +195,7 @@ def test_after_saving(made, model, tmp_path):
 
 def test_models_of_before_say_so(made, model):
     twin = pickle.loads(pickle.dumps(model.embedder_))
-    for name in ("alpha", "noise", "mean_target", "mean_trust"):
+    for name in ("alpha", "noise", "mean_target", "mean_trust", "word_weights"):
         del twin.kernel_[name]
     twin.transform(made.data[:3])
     with pytest.raises(ValueError, match=r"an older version .* fit it anew"):

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..images.kind import input_kind
 from ..images.resized import ResizedImages, side_for_crops
-from .networks import LITE0, is_own, load_backbone, name_of, resolve_device
+from ..utils.validation import check_choice
+from .networks import LITE0, is_own, load_backbone, name_of, resolve_backbone, resolve_device
 from .run import compute_dtype, features_of
 
 __all__ = ["extract_features", "features_and_skipped"]
@@ -24,6 +25,7 @@ def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
     background: str | Sequence[int] = "white",
     on_error: str = "raise",
     ten_crop: bool = False,
+    features: str = "final",
     verbose: int = 0,
 ) -> Any:
     """Extract features of images by a frozen network.
@@ -61,6 +63,11 @@ def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
         Whether features are the mean over ten crops of the network's size (four corners, the
         middle, and their mirror images) of a picture 8/7 as large (256 pixels for 224 and 227),
         which takes ten times as long. Else the picture is seen once, at the network's size.
+    features : {"final", "stages"}, default="final"
+        What the network's last layer gives; or, side by side with it, what its later stages see:
+        the mean and the maximum over the places of each, every part scaled to one sum. Nearly twice
+        as many numbers find more, of images that come later most of all. Known for EfficientNet,
+        MobileNet, ConvNeXt, ResNet and ViT by name.
     verbose : int, default=0
         1 shows a progress bar, and tells the log "skwsdhq.backbones" how many images a second it
         took. At any value, with 100 images or more, that log says (at INFO) what begins and, after
@@ -91,9 +98,10 @@ def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
     >>> extract_features(pictures, mean_colour, on_error="skip")
     (array([[7., 7., 7.]], dtype=float32), array([0]))
     """
-    features, skipped = features_and_skipped(
+    check_choice("features", features, ("final", "stages"))
+    found, skipped = features_and_skipped(
         images,
-        backbone,
+        resolve_backbone(backbone, features),
         batch_size=batch_size,
         device=device,
         dtype=dtype,
@@ -104,9 +112,9 @@ def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
         verbose=verbose,
     )
     if on_error == "raise":
-        return features
-    rows = np.setdiff1d(np.arange(len(features)), list(skipped))
-    return features[rows], rows
+        return found
+    rows = np.setdiff1d(np.arange(len(found)), list(skipped))
+    return found[rows], rows
 
 
 def features_and_skipped(  # noqa: PLR0913 - those of extract_features, and what callers add

@@ -82,6 +82,10 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
     ten_crop : bool, default=False
         Whether features are the mean over ten crops, see
         :func:`skwsdhq.backbones.extract_features`. Needs a network.
+    features : {"auto", "final", "stages"}, default="auto"
+        What the network's last layer gives, or what its later stages see beside it, see
+        :func:`skwsdhq.backbones.extract_features`. ``"auto"`` is the stages with
+        ``backbone="auto"``, and else what the backbone is.
     verbose : int, default=0
         1 shows progress, with images a second.
 
@@ -124,6 +128,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         "background": "no_validation",
         "on_error": [StrOptions({"raise", "skip"})],
         "ten_crop": ["boolean"],
+        "features": [StrOptions({"auto", "final", "stages"})],
         "verbose": ["verbose"],
     }
 
@@ -140,6 +145,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         background: Any = "white",
         on_error: Any = "raise",
         ten_crop: bool = False,
+        features: str = "auto",
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -152,6 +158,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         self.background = background
         self.on_error = on_error
         self.ten_crop = ten_crop
+        self.features = features
         self.verbose = verbose
 
     @with_callbacks
@@ -189,7 +196,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
             self.backbone_, self.n_features_out_ = None, X.shape[1]
             self._passes = True  # features go through as they are
             return
-        backbone = resolve_backbone(self.backbone)
+        backbone = resolve_backbone(self.backbone, self.features)
         if backbone is None and self.ten_crop:
             raise ValueError("ten_crop=True needs a network; backbone is None.")
         width = None

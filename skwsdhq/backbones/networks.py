@@ -1,5 +1,6 @@
 """Pretrained networks that turn images into features, and how they are found."""
 
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from ._caffe import MEAN_RGB, SIZE, load_alexnet
+from ._stages import PREFIX, Stages
 
 __all__ = [
     "LITE0",
@@ -93,9 +95,22 @@ def resolve_auto() -> str:
     )
 
 
-def resolve_backbone(backbone: Any) -> Any:
-    """Return the backbone itself; for ``"auto"`` the name that :func:`resolve_auto` finds."""
-    return resolve_auto() if isinstance(backbone, str) and backbone == "auto" else backbone
+def resolve_backbone(backbone: Any, features: str = "final") -> Any:
+    """Return the backbone itself; for ``"auto"`` the name that :func:`resolve_auto` finds.
+
+    With ``features="stages"`` it is the name of its stages; ``"auto"`` is these where the backbone
+    is ``"auto"`` too, and else what the backbone says.
+    """
+    is_auto = isinstance(backbone, str) and backbone == "auto"
+    found = resolve_auto() if is_auto else backbone
+    if features == "final" or (features == "auto" and not is_auto) or found is None:
+        return found
+    if not isinstance(found, str):
+        raise ValueError(
+            "features='stages' needs a backbone with a name; give the stages of a network of your "
+            "own as its output, or set features='final'."
+        )
+    return found if found.startswith(PREFIX) else f"{PREFIX}{found}"
 
 
 def load_backbone(backbone: Any = LITE0) -> Backbone:
@@ -113,6 +128,8 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
         - the name of a torchvision model, as ``"alexnet"``, ``"resnet50"``, ``"vit_b_16"``: weights
           from torch.hub's cache, else downloaded;
         - ``"timm:NAME"``: a timm model, weights from the hub that timm uses;
+        - ``"stages:NAME"``, for any of these names: what several stages of the network see, side by
+          side with its features, see ``features`` of :func:`extract_features`;
         - any of these names, ``@`` and a path: weights from a local file of that model, as
           ``"resnet50@/data/resnet50.pth"`` (safetensors, or what ``torch.save`` wrote of a state
           dict, read without running code). A classifier of any number of classes is left out;
@@ -188,6 +205,10 @@ def _load_named(full_name: str, stamp: tuple[int, int] | None) -> Backbone:
 
 
 def _build_named(full_name: str) -> Backbone:
+    if full_name.startswith(PREFIX):
+        network = _build_named(full_name.removeprefix(PREFIX))
+        module: Any = network.module
+        return dataclasses.replace(network, module=Stages(module))
     name, path = _split_name(full_name)
     if name in (_CAFFE, _WSDHQ):
         swapped = name == _WSDHQ

@@ -16,7 +16,7 @@ from ..utils.threads import on_one_thread, product
 __all__ = [
     "Regression",
     "cholesky",
-    "fit_kernel",
+    "evident_alpha",
     "fit_regression",
     "kernel_embeddings",
     "leave_one_out",
@@ -26,12 +26,17 @@ __all__ = [
     "tag_agreement",
     "tag_directions",
     "tag_targets",
+    "word_weights",
     "wrong_share",
 ]
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
 _GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
 _DOUBT = 10.0  # consistency for each unit of the variance of being wrong
+_PRIOR = 10.0  # entries of all concepts together, that each concept's company begins with
+_LEAST = 0.05  # divergence, against the usual one, of a word that tells nothing
+_EVIDENT_ROWS = 1000
+_ALPHAS = np.geomspace(0.01, 10, 31)
 _JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
 
 
@@ -108,22 +113,38 @@ def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.n
     return wide - product(inverse, wide) / np.diag(inverse)[:, None]
 
 
-def fit_kernel(
+class Regression(NamedTuple):
+    """A kernel regression, and what places a row that comes later by its own tags too."""
+
+    landmarks: np.ndarray  # (m, d) unit rows
+    coefs: np.ndarray  # (m, D)
+    consistency: float
+    noise: np.ndarray  # (m,) variance of the noise of landmarks, each for n / m rows
+    mean_target: np.ndarray  # (D,) what all targets have in common, which is taken from them
+    mean_trust: float  # of rows, before it is scaled to a mean of 1
+    alpha: float  # the ridge, given or found
+    word_weights: np.ndarray  # (C,) how much each concept tells
+
+
+@on_one_thread
+def fit_regression(
     units: np.ndarray,
     indicator: sparse.csr_array,
     concept_vectors: np.ndarray,
     *,
     gamma: float,
-    alpha: float,
+    alpha: float | str,
     consistency: float | str,
     max_landmarks: int,
     random_state: np.random.RandomState,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Kernel ridge regression of rows' tag vectors, tags being trusted as far as others agree.
+    specificity: float = 0.0,
+) -> Regression:
+    """Fit kernel ridge regression of rows' tag vectors, trusting tags as far as others agree.
 
     A first regression says of each row what the tags of images that look like it would be, its own
-    left out. A tag counts exp(consistency · cosine to that); a row counts the square root of the
-    mean over its tags. The second regression is that of the weighted tags.
+    left out. A tag counts exp(consistency · cosine to that), times what its word tells at all; a
+    row counts the square root of the mean over its tags. The second regression is that of the
+    weighted tags.
 
     Parameters
     ----------
@@ -134,8 +155,9 @@ def fit_kernel(
     concept_vectors : ndarray of shape (C, D)
     gamma : float
         Of the kernel.
-    alpha : float
-        Ridge: how noisy a row's tag vector is against how much one differs from another.
+    alpha : float or "auto"
+        Ridge: how noisy a row's tag vector is against how much one differs from another; "auto"
+        is what :func:`evident_alpha` finds.
     consistency : float or "auto"
         0 trusts all tags alike; "auto" is 10·w·(1 − w), with w the :func:`wrong_share` of the
         tags: none where all seem right, and none where nothing can be told of any.
@@ -143,50 +165,9 @@ def fit_kernel(
         With more tagged rows than that, the kernel compares with so many of them, drawn at random,
         and is fitted to all (Nyström's approximation); else the regression is exact.
     random_state : numpy RandomState
-
-    Returns
-    -------
-    landmarks : ndarray of shape (m, d), float32
-    coefs : ndarray of shape (m, D), float32
-    consistency : float
+    specificity : float, default=0.0
+        See :func:`word_weights`.
     """
-    fitted = fit_regression(
-        units,
-        indicator,
-        concept_vectors,
-        gamma=gamma,
-        alpha=alpha,
-        consistency=consistency,
-        max_landmarks=max_landmarks,
-        random_state=random_state,
-    )
-    return fitted.landmarks, fitted.coefs, fitted.consistency
-
-
-class Regression(NamedTuple):
-    """A kernel regression, and what places a row that comes later by its own tags too."""
-
-    landmarks: np.ndarray  # (m, d) unit rows
-    coefs: np.ndarray  # (m, D)
-    consistency: float
-    noise: np.ndarray  # (m,) variance of the noise of landmarks, each for n / m rows
-    mean_target: np.ndarray  # (D,) what all targets have in common, which is taken from them
-    mean_trust: float  # of rows, before it is scaled to a mean of 1
-
-
-@on_one_thread
-def fit_regression(
-    units: np.ndarray,
-    indicator: sparse.csr_array,
-    concept_vectors: np.ndarray,
-    *,
-    gamma: float,
-    alpha: float,
-    consistency: float | str,
-    max_landmarks: int,
-    random_state: np.random.RandomState,
-) -> Regression:
-    """Fit as :func:`fit_kernel`, and return all that is known then."""
     rows = np.flatnonzero(np.diff(indicator.indptr))
     indicator, units = indicator[rows], units[rows].astype(np.float32, copy=False)
     n_rows = len(rows)
@@ -195,8 +176,12 @@ def fit_regression(
         picked = np.sort(random_state.permutation(n_rows)[:max_landmarks])
     landmarks = units[picked]
     kernel = rbf_kernel(landmarks, landmarks, gamma).astype(np.float64)
-    targets = tag_targets(indicator, concept_vectors)
-    weights, trust, mean_trust = None, np.ones(n_rows), 1.0
+    of_words = word_weights(indicator, specificity)
+    weights = of_words[indicator.indices]
+    targets = tag_targets(indicator, concept_vectors, weights)
+    if isinstance(alpha, str):
+        alpha = evident_alpha(kernel, targets[picked])
+    trust, mean_trust = np.ones(n_rows), 1.0
     if consistency != 0:
         expected = _expected(units, landmarks, picked, kernel, targets, gamma, alpha)
         agreement = tag_agreement(indicator, indicator.indices, concept_vectors, expected)
@@ -205,10 +190,11 @@ def fit_regression(
             chance = tag_agreement(indicator, shuffled, concept_vectors, expected)
             wrong = wrong_share(agreement, chance)
             consistency = _DOUBT * wrong * (1 - wrong)
-        weights = np.exp(consistency * agreement)
-        trust = row_trust(indicator, weights)
+        trusted = np.exp(consistency * agreement)
+        trust = row_trust(indicator, trusted)
         mean_trust = float(trust.mean())
         trust /= mean_trust
+        weights = weights * trusted
         targets = tag_targets(indicator, concept_vectors, weights)
     if n_rows == len(picked):
         factor = cholesky(kernel, alpha / trust)
@@ -223,7 +209,93 @@ def fit_regression(
         (alpha / trust[picked] * (len(picked) / n_rows)).astype(np.float32),
         mean_direction(directions),
         mean_trust,
+        float(alpha),
+        of_words,
     )
+
+
+def word_weights(indicator: sparse.csr_array, specificity: float) -> np.ndarray:
+    """Return how much each concept tells of an image, by the company that it keeps.
+
+    A word like sky stands beside any other; one like elephant beside few. A concept's weight is
+    the Kullback-Leibler divergence of the concepts beside it from those of all images, raised to
+    ``specificity``. So a frequent word counts in full where it goes with certain others, as the
+    name of a kind does.
+
+    Parameters
+    ----------
+    indicator : csr_array of shape (n, C)
+        Concepts of rows.
+    specificity : float
+        0 weighs all alike.
+
+    Returns
+    -------
+    ndarray of shape (C,), float32
+        Of mean 1 over the entries of ``indicator``.
+    """
+    n_concepts = indicator.shape[1]
+    if not specificity:
+        return np.ones(n_concepts, dtype=np.float32)
+    ones = sparse.csr_array(
+        (np.ones(indicator.nnz), indicator.indices, indicator.indptr), shape=indicator.shape
+    )
+    beside = sparse.csr_array(ones.T @ ones)
+    counts = beside.diagonal()
+    beside = sparse.coo_array(beside - sparse.diags_array(counts))
+    beside.eliminate_zeros()
+    share = counts / counts.sum()  # of each concept among all
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        """Sum values (nnz,) by the concept that they stand beside."""
+        return np.bincount(beside.row, values, minlength=n_concepts).astype(np.float64)
+
+    total = summed(beside.data) + _PRIOR
+    # With _PRIOR draws from all concepts added, so that a word seen twice tells little.
+    found = (beside.data + _PRIOR * share[beside.col]) / total[beside.row]
+    terms = found * np.log(found / share[beside.col])
+    divergence, met = summed(terms), summed(share[beside.col])
+    unmet = _PRIOR / total
+    divergence += (1 - met) * unmet * np.log(unmet)
+    divergence = np.maximum(divergence, 0)
+    usual = float(divergence @ counts) / counts.sum()
+    if usual == 0:  # no concept stands beside another
+        return np.ones(n_concepts, dtype=np.float32)
+    weights = np.maximum(divergence / usual, _LEAST) ** float(specificity)
+    return (weights / (float(weights @ counts) / counts.sum())).astype(np.float32)
+
+
+def evident_alpha(kernel: np.ndarray, targets: np.ndarray) -> float:
+    """Return the ridge that the targets speak for, without a look at any label.
+
+    The marginal likelihood of the targets under the regression, whose scale is profiled out, has a
+    closed form for all ridges once the kernel's eigenvalues are known. It is highest where tags
+    are predicted best as they are; what is wanted is a ridge under which images of one kind come
+    together, and that lies between it and 1: its root, in bounds.
+
+    Parameters
+    ----------
+    kernel : ndarray of shape (m, m)
+        Of landmarks; the first thousand or so at equal distances are looked at.
+    targets : ndarray of shape (m, D)
+
+    Returns
+    -------
+    float
+        From 0.5 to 2.
+    """
+    some = np.linspace(0, len(kernel) - 1, min(len(kernel), _EVIDENT_ROWS)).round().astype(int)
+    values, vectors = torch.linalg.eigh(torch.from_numpy(kernel[np.ix_(some, some)]))
+    values = values.clamp_min(0).numpy()
+    moments = torch.from_numpy(targets[some].astype(np.float64))
+    energies = (vectors.T @ moments).square().sum(dim=1).numpy()
+    if not energies.any():
+        return 1.0
+    found = [
+        np.log(values + a).sum() + len(some) * np.log((energies / (values + a)).sum())
+        for a in _ALPHAS
+    ]
+    return float(np.clip(np.sqrt(_ALPHAS[int(np.argmin(found))]), 0.5, 2.0))
 
 
 def wrong_share(agreement: np.ndarray, chance: np.ndarray) -> float:

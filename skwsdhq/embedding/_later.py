@@ -28,7 +28,7 @@ from ._kernel import cholesky, rbf_kernel, row_trust, tag_agreement, tag_directi
 __all__ = ["knows_tags", "later_embeddings", "left_variance"]
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
-_NEEDED = ("noise", "alpha", "mean_target", "mean_trust")
+_NEEDED = ("noise", "alpha", "mean_target", "mean_trust", "word_weights")
 
 # Cholesky factors of kernels of landmarks, by the identity of these: they take seconds to make and
 # more memory than a model.
@@ -57,8 +57,8 @@ def later_embeddings(
         Concepts of the rows; those without any are placed by their features alone.
     concept_vectors : ndarray of shape (C, D)
     kernel : mapping
-        ``landmarks``, ``coefs``, ``gamma``, ``consistency``, ``noise``, ``alpha``, ``mean_target``
-        and ``mean_trust`` of a fitted regression (:class:`~skwsdhq._kernel.Regression`).
+        ``landmarks``, ``coefs``, ``gamma``, ``consistency``, ``noise``, ``alpha``, ``mean_target``,
+        ``mean_trust`` and ``word_weights`` of a fitted regression.
 
     Returns
     -------
@@ -87,14 +87,15 @@ def _moved(
     kernel: Mapping[str, Any],
 ) -> np.ndarray:
     """(n, D) predictions, each moved towards the target of the row's own tags."""
-    weights = None
+    weights = kernel["word_weights"][indicator.indices]
     noise = np.full(len(predicted), kernel["alpha"])
     if kernel["consistency"]:
         agreement = tag_agreement(
             indicator, indicator.indices, concept_vectors, normalize_rows(predicted)
         )
-        weights = np.exp(kernel["consistency"] * agreement)
-        noise = noise * kernel["mean_trust"] / row_trust(indicator, weights)
+        trusted = np.exp(kernel["consistency"] * agreement)
+        weights = weights * trusted
+        noise = noise * kernel["mean_trust"] / row_trust(indicator, trusted)
     targets = tag_directions(indicator, concept_vectors, weights) - kernel["mean_target"]
     share = (variance / (variance + noise)).astype(predicted.dtype)[:, None]
     return predicted + share * (targets.astype(predicted.dtype) - predicted)

@@ -37,7 +37,8 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
     of a generator. Kernels of the next ones do not tell the consistency, which only informs.
     Parameters stood flat beside each other, before the embedder had parts.
     """
-    parameters = parts_from_flat(parameters)
+    # Nor did they know of stages of a network.
+    parameters = {**parts_from_flat(parameters), "features": "final"}
     if "coefs_" not in attributes:
         return parameters, attributes
     # Values that say: as it was before there was such a thing.
@@ -52,6 +53,9 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
     attributes = {**added, **attributes}
     if attributes["kernel_"]:
         attributes["kernel_"] = {"consistency": math.nan, **attributes["kernel_"]}
+        if "noise" in attributes["kernel_"]:  # words counted alike
+            n_concepts = len(attributes["tag_enhancer_"].concept_vectors_)
+            attributes["kernel_"]["word_weights"] = np.ones(n_concepts, dtype=np.float32)
     return parameters, attributes
 
 
@@ -73,7 +77,7 @@ def check_embedder(embedder: Any) -> None:
         # Without a network, the regression tells what is taken and given.
         n_features, width = shape_of_kernel(embedder.kernel_)
         need(embedder.kernel_.get("weight") == 1, "layers in coefs_, or a kernel_ of weight 1")
-    check_kernel(embedder.kernel_, n_features, width)
+    check_kernel(embedder.kernel_, n_features, width, embedder.tag_enhancer_)
     if embedder.feature_mean_ is not None:
         check_vector(embedder.feature_mean_, "feature_mean_", n_features)
     power = embedder.feature_power_

@@ -17,7 +17,7 @@ REQUIRED_OF_REGRESSOR = {
 def check_regressor(regressor: Any) -> None:
     """Raise LoadError where a regression, its concepts and its features do not fit together."""
     n_features, n_dims = shape_of_kernel(regressor.kernel_)
-    check_kernel(regressor.kernel_, n_features, n_dims, joined=False)
+    check_kernel(regressor.kernel_, n_features, n_dims, regressor.tag_enhancer_, joined=False)
     need(regressor.n_features_in_ == n_features, "n_features_in_ features that are taken")
     if regressor.feature_mean_ is not None:
         check_vector(regressor.feature_mean_, "feature_mean_", n_features)
@@ -38,7 +38,12 @@ def shape_of_kernel(kernel: Any) -> tuple[int, int]:
 
 
 def check_kernel(
-    kernel: Any, n_features: int | None, n_dims: int | None, *, joined: bool = True
+    kernel: Any,
+    n_features: int | None,
+    n_dims: int | None,
+    enhancer: Any,
+    *,
+    joined: bool = True,
 ) -> None:
     """Raise LoadError where the arrays of a regression do not fit together.
 
@@ -48,7 +53,7 @@ def check_kernel(
         return
     # The first files do not tell what places later rows by their tags, and nothing else knows.
     needed = {"landmarks", "coefs", "gamma", "consistency"} | ({"weight"} if joined else set())
-    later = {"alpha", "noise", "mean_target", "mean_trust"}
+    later = {"alpha", "noise", "mean_target", "mean_trust", "word_weights"}
     known = isinstance(kernel, dict) and set(kernel) in (needed, needed | later)
     need(known, "landmarks, coefs, gamma, weight and consistency in kernel_")
     landmarks, coefs = kernel["landmarks"], kernel["coefs"]
@@ -62,6 +67,10 @@ def check_kernel(
         check_vector(kernel["noise"], "noise of kernel_", len(landmarks))
         need((kernel["noise"] > 0).all(), "positive noise of kernel_")
         check_vector(kernel["mean_target"], "mean_target of kernel_", n_dims or 0)
+        words = kernel["word_weights"]
+        concepts = getattr(getattr(enhancer, "estimator", enhancer), "concept_vectors_", ())
+        check_vector(words, "word_weights of kernel_", len(concepts))
+        need((words > 0).all(), "positive word_weights of kernel_")
         for name in ("alpha", "mean_trust"):
             value = kernel[name]
             need(isinstance(value, float) and 0 < value < math.inf, f"a positive {name} of kernel_")

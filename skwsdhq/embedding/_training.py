@@ -32,8 +32,9 @@ __all__ = ["EmbedderTraining", "Material", "Parts", "network_with"]
 # Parameters that leave a run what it is, or that enter its fingerprint by what they give: concepts,
 # features and a seed.
 NOT_IN_FINGERPRINT = (
-    "backbone", "checkpoint_dir", "device", "random_state", "tag_enhancer", "verbose", "warm_start",
-    "finetune__cache_dir", "kernel__random_state", "kernel__scaler", "kernel__tag_enhancer",
+    "backbone", "checkpoint_dir", "device", "features", "random_state", "tag_enhancer", "verbose",
+    "warm_start", "finetune__cache_dir", "kernel__random_state", "kernel__scaler",
+    "kernel__tag_enhancer",
 )  # fmt: skip
 
 

@@ -105,6 +105,8 @@ def parts_from_flat(flat: dict[str, Any]) -> dict[str, Any]:
             if given.pop(name, False):
                 given |= _part(name, kind(**own), True)
         else:
+            if name == "kernel" and own:  # words counted alike, and images by a ridge of 1
+                own = {"alpha": 1.0, "specificity": 0.0, **own}
             given |= _part(name, kind(**own), None)
     return given
 

@@ -85,6 +85,10 @@ class HypersphereEmbedder(
         The network that gives features where X is images, see
         :func:`skwsdhq.backbones.load_backbone`; ``"auto"`` is the best one that is installed.
         Feature matrices need none.
+    features : {"auto", "final", "stages"}, default="auto"
+        What the network's last layer gives, or what its later stages see beside it, see
+        :func:`skwsdhq.backbones.extract_features`. ``"auto"`` is the stages with
+        ``backbone="auto"`` where the network stays as it is, and else what the backbone is.
     loss : {"adaptive_margin", "fixed_margin", "wdht", "contrastive"} or loss, \
 default="adaptive_margin"
         What the network learns by: :class:`skwsdhq.losses.AdaptiveMargin`, the paper's;
@@ -156,7 +160,8 @@ default="adaptive_margin"
         Of the regression: ``"landmarks"`` (m, d) unit rows, ``"coefs"`` (m, D), ``"gamma"``, its
         share in the embedding ``"weight"``, the ``"consistency"`` of tags and the ridge ``"alpha"``
         that it was fitted with, and what places later images by their tags: the ``"noise"`` (m,) of
-        landmarks, ``"mean_target"`` (D,) and ``"mean_trust"``; empty where there is none.
+        landmarks, ``"mean_target"`` (D,), ``"mean_trust"`` and the ``"word_weights"`` (C,) of
+        concepts; empty where there is none.
     feature_power_ : float
         To which features are raised first.
     feature_mean_ : ndarray of shape (d,) or None
@@ -192,6 +197,7 @@ default="adaptive_margin"
     _parameter_constraints: dict = {
         "tag_enhancer": [HasMethods(["fit", "transform"]), None],
         "backbone": "no_validation",
+        "features": [StrOptions({"auto", "final", "stages"})],
         "loss": [StrOptions(set(LOSS_NAMES)), HasMethods(["start"])],
         "hidden_layer_sizes": ["array-like"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -226,6 +232,7 @@ default="adaptive_margin"
         tag_enhancer: Any = None,
         *,
         backbone: Any = "auto",
+        features: str = "auto",
         loss: Any = "adaptive_margin",
         hidden_layer_sizes: Sequence[int] = (1024,),
         dropout: float = 0.5,
@@ -247,6 +254,7 @@ default="adaptive_margin"
     ) -> None:
         self.tag_enhancer = tag_enhancer
         self.backbone = backbone
+        self.features = features
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
         self.dropout = dropout
@@ -626,7 +634,13 @@ default="adaptive_margin"
         """Return the network for input of this kind; None for features."""
         if kind == "features":
             return None
-        backbone = resolve_backbone(self.backbone)
+        if self.features == "stages" and self.finetune is not None:
+            raise ValueError(
+                "features='stages' are those of a network that stays as it is; set "
+                "features='final' with finetune."
+            )
+        features = "final" if self.finetune is not None else self.features
+        backbone = resolve_backbone(self.backbone, features)
         if backbone is None:
             raise ValueError("X holds images, but there is no backbone given.")
         return backbone

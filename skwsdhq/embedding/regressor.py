@@ -47,12 +47,18 @@ class TagKernelRegressor(
         a :class:`~sklearn.frozen.FrozenEstimator`. None is a ``TagEnhancer()``.
     gamma : float, default=2.0
         The kernel of two images is exp(-gamma·(1 − cosine of their features)). At most 1e6.
-    alpha : float, default=1.0
+    alpha : "auto" or float, default="auto"
         Ridge: how noisy an image's mean tag vector is, against how much one differs from another.
+        ``"auto"`` follows the noise: the root of the ridge under which the tags are likeliest, in
+        closed form, from 0.5 to 2.
     consistency : "auto" or float, default="auto"
         A tag counts exp(consistency·cosine), by the cosine of its vector to what a first
         regression without the image says of it. 0 trusts all tags alike; ``"auto"`` is
         10·w·(1 − w), with w the share of wrong tags, which is estimated from these cosines.
+    specificity : float, default=0.5
+        A tag counts by what its word tells of an image: the divergence of the tags beside it from
+        those of all images, raised to this power. 0 counts all alike, above 0 less of words that
+        stand beside any other, as sky does.
     max_landmarks : int, default=4096
         Images that the kernel compares with. With more tagged ones, so many are drawn, and the
         regression is fitted to all of them by Nyström's approximation.
@@ -68,7 +74,8 @@ class TagKernelRegressor(
     kernel_ : dict
         ``"landmarks"`` (m, d) unit rows, ``"coefs"`` (m, D), ``"gamma"``, the ``"consistency"`` of
         tags and the ridge ``"alpha"``; and what places later images by their tags: the
-        ``"noise"`` (m,) of landmarks, ``"mean_target"`` (D,) and ``"mean_trust"``.
+        ``"noise"`` (m,) of landmarks, ``"mean_target"`` (D,), ``"mean_trust"`` and the
+        ``"word_weights"`` (C,) of concepts.
     feature_mean_ : ndarray of shape (d,) or None
         Subtracted from features that are raised to ``feature_power_``; None without scaling.
     feature_power_ : float
@@ -97,8 +104,9 @@ class TagKernelRegressor(
         "tag_enhancer": [HasMethods(["fit", "transform"]), None],
         # A limit of 64 bits, since float16 can't hold 1e6 and warns where it meets a plain one.
         "gamma": [Interval(Real, 0, np.float64(1e6), closed="right")],
-        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "consistency": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "specificity": [Interval(Real, 0, 16, closed="both")],
         "max_landmarks": [Interval(Integral, 1, None, closed="left")],
         "scaler": [HasMethods(["scaling_of"]), None],
         "random_state": ["random_state"],
@@ -112,8 +120,9 @@ class TagKernelRegressor(
         tag_enhancer: Any = None,
         *,
         gamma: float = 2.0,
-        alpha: float = 1.0,
+        alpha: float | str = "auto",
         consistency: float | str = "auto",
+        specificity: float = 0.5,
         max_landmarks: int = 4096,
         scaler: Any = None,
         random_state: Any = None,
@@ -122,6 +131,7 @@ class TagKernelRegressor(
         self.gamma = gamma
         self.alpha = alpha
         self.consistency = consistency
+        self.specificity = specificity
         self.max_landmarks = max_landmarks
         self.scaler = scaler
         self.random_state = random_state
@@ -233,8 +243,9 @@ def fit_kernel_to(
         indicator,
         concept_vectors,
         gamma=float(kernel.gamma),
-        alpha=float(kernel.alpha),
+        alpha=kernel.alpha if isinstance(kernel.alpha, str) else float(kernel.alpha),
         consistency=kernel.consistency,
+        specificity=float(kernel.specificity),
         max_landmarks=kernel.max_landmarks,
         # A generator of its own: how many numbers it draws changes nobody else's.
         random_state=np.random.RandomState(seed),
@@ -244,10 +255,11 @@ def fit_kernel_to(
         "coefs": fitted.coefs,
         "gamma": float(kernel.gamma),
         "consistency": fitted.consistency,
-        "alpha": float(kernel.alpha),
+        "alpha": fitted.alpha,
         "noise": fitted.noise,
         "mean_target": fitted.mean_target,
         "mean_trust": fitted.mean_trust,
+        "word_weights": fitted.word_weights,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
+from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.backbones import Backbone
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.embedding import FineTuning
@@ -50,7 +50,10 @@ def _enhancer() -> TagEnhancer:
 
 
 def _embedder(**parameters: Any) -> HypersphereEmbedder:
-    given = {"hidden_layer_sizes": (16,), "max_iter": 6, "batch_size": 64, "random_state": 0}
+    given: dict[str, Any] = {
+        "hidden_layer_sizes": (16,), "max_iter": 6, "batch_size": 64, "random_state": 0,
+        "kernel": TagKernelRegressor(alpha=1.0, specificity=0.0),
+    }  # fmt: skip
     return HypersphereEmbedder(_enhancer(), **{**given, **parameters})
 
 

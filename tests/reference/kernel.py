@@ -119,3 +119,33 @@ def trusted(rows, rows_of_concepts, vectors, gamma, alpha, consistency):
         own = rows_of_concepts[i]
         weights.append([math.exp(consistency * float(expected @ vectors[c])) for c in own])
     return weights, [math.sqrt(sum(w) / len(w)) for w in weights]
+
+
+def word_weights(rows_of_concepts, n_concepts, specificity):
+    """Divergence of the concepts beside each from all concepts, to a power, of mean 1."""
+    counts = [sum(c in row for row in rows_of_concepts) for c in range(n_concepts)]
+    share = [count / sum(counts) for count in counts]
+    divergences = []
+    for c in range(n_concepts):
+        beside = [10.0 * share[other] for other in range(n_concepts)]
+        for row in rows_of_concepts:
+            if c in row:
+                for other in row:
+                    beside[other] += other != c
+        found = [b / sum(beside) for b in beside]
+        terms = [p * math.log(p / q) for p, q in zip(found, share, strict=True) if q > 0]
+        divergences.append(max(sum(terms), 0.0))
+    usual = sum(d * n for d, n in zip(divergences, counts, strict=True)) / sum(counts)
+    weights = [max(d / usual, 0.05) ** specificity for d in divergences]
+    mean = sum(w * n for w, n in zip(weights, counts, strict=True)) / sum(counts)
+    return [w / mean for w in weights]
+
+
+def evidence(gram, drawn, alpha):
+    """Log likelihood of the columns under a Gaussian process, at the best scale for all of them."""
+    n, n_dims = drawn.shape
+    covariance = gram + alpha * np.eye(n)
+    scale = np.trace(drawn.T @ np.linalg.solve(covariance, drawn)) / (n * n_dims)
+    logdet = np.linalg.slogdet(scale * covariance)[1]
+    squares = np.trace(drawn.T @ np.linalg.solve(scale * covariance, drawn))
+    return -0.5 * (n_dims * logdet + squares)
