@@ -127,7 +127,7 @@ class Regression(NamedTuple):
 
 
 @on_one_thread
-def fit_regression(
+def fit_regression(  # noqa: PLR0913 - the parameters of the regression, by name
     units: np.ndarray,
     indicator: sparse.csr_array,
     concept_vectors: np.ndarray,
