@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .backbones.loader import ImageLoader
+from .collection import Collection
 from .embedding import HypersphereEmbedder, TagKernelRegressor
 from .persistence import load
 from .quantization import WSDHQuantizer
@@ -9,6 +10,7 @@ from .tags.enhancer import TagEnhancer
 from .utils.public import named_here
 
 __all__ = [
+    "Collection",
     "HypersphereEmbedder",
     "ImageLoader",
     "TagEnhancer",

@@ -41,5 +41,6 @@ def left_out_embeddings(kernel: Mapping[str, Any]) -> np.ndarray | None:
     gram = rbf_kernel(landmarks, landmarks, kernel["gamma"]).astype(np.float64)
     noise, coefs = kernel["noise"].astype(np.float64), kernel["coefs"].astype(np.float64)
     inverse = torch.cholesky_inverse(cholesky(gram.copy(), noise)).numpy()
+    # K·A + N·A are the targets, which a model does not keep; A / diag(H) takes out their own part.
     moved = (noise - 1 / np.diag(inverse))[:, None] * coefs
     return normalize_rows(product(gram, coefs) + moved).astype(np.float32)

@@ -30,6 +30,7 @@ def query_rows(now: Any, quantizer: Any, X: Any, tags: Any, weight: float) -> np
     if tags is not None:
         words = _enhancer_of(now, quantizer).embed(tags)
     if X is not None:
+        # With normalize=False they have any length, and would outweigh words by it.
         pictures = normalize_rows(now._embed(X)).astype(np.float32, copy=False)
     if words is None or pictures is None:
         return pictures if words is None else words  # type: ignore[return-value]
@@ -59,6 +60,7 @@ def suggested(
             "this quantizer does not know how likely tags are: an older version has fitted it, or "
             "all images carried the same concepts; fit it anew, on images that differ in tags."
         )
+    # A fit gives another dict: what was prepared by the last one is not used.
     suggester = _SUGGESTERS.get(quantizer)
     if suggester is None or suggester.calibration is not calibration:
         suggester = Suggester(enhancer.concept_vectors_, enhancer.concept_names_, calibration)

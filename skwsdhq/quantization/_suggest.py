@@ -70,6 +70,7 @@ def learn_calibration(
     """
     from sklearn.linear_model import LogisticRegression
 
+    # Counted over all rows, whatever part the logit is learned from.
     counts = np.asarray(indicator.sum(axis=0)).ravel().astype(np.int64)
     rows = np.flatnonzero(np.diff(indicator.indptr))
     n_concepts = len(concept_vectors)
@@ -148,6 +149,7 @@ class Suggester:
             prior = known["count_slope"] * self._log_counts
             rank = near + prior_weight * prior
             if own is not None:
+                # Nobody needs to be told what an image has.
                 rank[own[block].toarray() > 0] = -np.inf
             chosen = np.argsort(-rank, axis=1, kind="stable")[:, :n_tags]
             logit = np.take_along_axis(near + prior + known["intercept"], chosen, axis=1)

@@ -104,6 +104,7 @@ def embed_queries(words: "Words", queries: Any) -> np.ndarray:
     ValueError
         If nothing knows a word, or the words of a query cancel each other.
     """
+    # One query alone is what most calls are.
     if isinstance(queries, (str, Mapping)):
         queries = [queries]
     read = [read_query(query) for query in queries]
@@ -205,6 +206,7 @@ class Words:
     def _offer(self, word: str) -> str:
         """Say that nothing knows a word, and which known ones are spelt nearly so."""
         name = clean_name(word, self._lowercase)
+        # By edits of letters, words in any order, and parts of words.
         near = process.extract(
             name, list(self._rows), scorer=fuzz.WRatio, limit=_N_OFFERED, score_cutoff=60
         )
