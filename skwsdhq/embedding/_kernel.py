@@ -41,7 +41,7 @@ _JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
 
 
 def rbf_kernel(units: np.ndarray, landmarks: np.ndarray, gamma: float) -> np.ndarray:
-    """exp(-gamma·(1 − x·y)) of unit rows (n, d) and (m, d): shape (n, m), of their dtype."""
+    """Return exp(-gamma·(1 − x·y)) of unit rows (n, d) and (m, d): (n, m), of their dtype."""
     kernel = product(units, landmarks.T.astype(units.dtype, copy=False))
     kernel -= 1
     kernel *= gamma
@@ -51,7 +51,7 @@ def rbf_kernel(units: np.ndarray, landmarks: np.ndarray, gamma: float) -> np.nda
 def tag_targets(
     indicator: sparse.csr_array, concept_vectors: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Where the tags of each row say that its embedding should be.
+    """Return where the tags of each row say that its embedding should be.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def mean_direction(directions: np.ndarray) -> np.ndarray:
 
 
 def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.ndarray:
-    """Ridge regression's prediction of each row from all others, without a fit for each.
+    """Predict each row from all others by ridge regression, without a fit for each.
 
     With H = (K + alpha·I)⁻¹ it is tₙ − (H t)ₙ / Hₙₙ (Rasmussen and Williams, Gaussian Processes
     for Machine Learning, equation 5.12).
@@ -114,7 +114,7 @@ def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.n
 
 
 class Regression(NamedTuple):
-    """A kernel regression, and what places a row that comes later by its own tags too."""
+    """Hold a kernel regression, and what places a row that comes later by its own tags too."""
 
     landmarks: np.ndarray  # (m, d) unit rows
     coefs: np.ndarray  # (m, D)
@@ -299,7 +299,7 @@ def evident_alpha(kernel: np.ndarray, targets: np.ndarray) -> float:
 
 
 def wrong_share(agreement: np.ndarray, chance: np.ndarray) -> float:
-    """Estimated share of tags that say nothing about their image.
+    """Estimate the share of tags that say nothing about their image.
 
     Such tags agree with what is expected of an image as tags of other images do: a quarter of them
     less than a quarter of these. Few tags that are right agree so little. (Storey's estimate of
@@ -331,7 +331,7 @@ def wrong_share(agreement: np.ndarray, chance: np.ndarray) -> float:
 def kernel_embeddings(
     units: np.ndarray, landmarks: np.ndarray, coefs: np.ndarray, gamma: float
 ) -> np.ndarray:
-    """Unit rows (n, D) that the regression predicts, of the dtype of ``units``."""
+    """Return unit rows (n, D) that the regression predicts, of the dtype of ``units``."""
     coefs = coefs.astype(units.dtype, copy=False)
     out = np.empty((len(units), coefs.shape[1]), dtype=units.dtype)
     for start in range(0, len(units), _BLOCK):
@@ -349,7 +349,7 @@ def _expected(
     gamma: float,
     alpha: float,
 ) -> np.ndarray:
-    """(n, D) what a regression on the landmarks says of each row, its own tags left out."""
+    """Return (n, D) what a regression on the landmarks says of each row without its own tags."""
     expected = np.empty_like(targets)
     left_out = np.delete(np.arange(len(units)), picked)
     if len(left_out):
@@ -367,7 +367,7 @@ def tag_agreement(
     concept_vectors: np.ndarray,
     expected: np.ndarray,
 ) -> np.ndarray:
-    """Cosine of concepts (nnz,), in the rows of ``indicator``, to what is expected of their row."""
+    """Return the cosine of concepts (nnz,), in the rows of ``indicator``, to what is expected."""
     row = np.repeat(np.arange(indicator.shape[0]), np.diff(indicator.indptr))
     agreement = np.empty(len(row), dtype=np.float32)
     for start in range(0, len(row), 1 << 16):
@@ -379,7 +379,7 @@ def tag_agreement(
 
 
 def row_trust(indicator: sparse.csr_array, weights: np.ndarray) -> np.ndarray:
-    """(n,) how much rows, each with a tag, count by the weights (nnz,) of their tags."""
+    """Return how much rows (n,), each with a tag, count by the weights (nnz,) of their tags."""
     counts = np.diff(indicator.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
     return np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
@@ -394,7 +394,7 @@ def _nystroem(
     gamma: float,
     alpha: float,
 ) -> np.ndarray:
-    """(m, D) coefficients of landmarks, fitted to all rows.
+    """Return (m, D) coefficients of landmarks, fitted to all rows.
 
     With K = LLᵀ over landmarks and Φ = K(rows, landmarks) L⁻ᵀ it is plain ridge regression on Φ;
     that is well-conditioned where normal equations in K are not.
@@ -419,7 +419,7 @@ def _nystroem(
 
 
 def cholesky(kernel: np.ndarray, diagonal: np.ndarray) -> torch.Tensor:
-    """Lower factor of the kernel with that, and a jitter, added to its diagonal."""
+    """Return the lower factor of the kernel with that, and a jitter, added to its diagonal."""
     added = torch.from_numpy(kernel.copy())
     added.diagonal().add_(torch.from_numpy(diagonal + _JITTER))
     return torch.linalg.cholesky(added)

@@ -36,7 +36,7 @@ _factors: dict[int, tuple[weakref.ref, float, torch.Tensor]] = {}
 
 
 def knows_tags(kernel: Mapping[str, Any]) -> bool:
-    """Whether a regression holds what it needs to take tags; those of older versions don't."""
+    """Tell whether a regression holds what it needs to take tags; older ones don't."""
     return all(name in kernel for name in _NEEDED)
 
 
@@ -86,7 +86,7 @@ def _moved(
     concept_vectors: np.ndarray,
     kernel: Mapping[str, Any],
 ) -> np.ndarray:
-    """(n, D) predictions, each moved towards the target of the row's own tags."""
+    """Return (n, D) predictions, each moved towards the target of the row's own tags."""
     weights = kernel["word_weights"][indicator.indices]
     noise = np.full(len(predicted), kernel["alpha"])
     if kernel["consistency"]:
@@ -102,7 +102,7 @@ def _moved(
 
 
 def left_variance(against: np.ndarray, kernel: Mapping[str, Any]) -> np.ndarray:
-    """Variance (n,) that the landmarks leave: 1 − kₓᵀ (K + noise)⁻¹ kₓ.
+    """Return the variance (n,) that the landmarks leave: 1 − kₓᵀ (K + noise)⁻¹ kₓ.
 
     Where landmarks are a part of the rows, each stands for n / m of them: its noise is that much
     less.
@@ -122,7 +122,7 @@ def left_variance(against: np.ndarray, kernel: Mapping[str, Any]) -> np.ndarray:
 
 
 def _factor(landmarks: np.ndarray, gamma: float, noise: np.ndarray) -> torch.Tensor:
-    """(m, m) lower Cholesky factor, float32, of the kernel of landmarks with their noise."""
+    """Return the (m, m) lower Cholesky factor, float32, of the landmarks' kernel with noise."""
     key = id(landmarks)
     known = _factors.get(key)
     if known is not None and known[0]() is landmarks and known[1] == gamma:

@@ -88,7 +88,7 @@ class CodeAlternation:
         Whether embeddings are of unit length.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what codes depend on, all but their number by name
         self,
         n_codebooks: int,
         n_codewords: int,
