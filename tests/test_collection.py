@@ -440,6 +440,17 @@ def test_pictures_of_a_folder_with_a_table(tmp_path, monkeypatch):
             photos.search(image=np.zeros(3))
 
 
+def test_pictures_that_cannot_be_read(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_text("no picture")
+    paths = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    monkeypatch.setattr(_create, "resolve_auto", lambda: "efficientnet_lite0")
+    with pytest.raises(OSError, match=r"a\.jpg"):
+        Collection.create(tmp_path / "c", paths, [["x"], ["y"]])
+    with pytest.raises(ValueError, match="none of the 2 images could be read"):
+        Collection.create(tmp_path / "c", paths, [["x"], ["y"]], on_error="skip")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

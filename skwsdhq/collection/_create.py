@@ -80,7 +80,9 @@ def gather(store: Store, arrivals: Arrivals, reading: Reading, on_error: str, ve
                     set_columns(store, known[name], columns)
     # Features that were kept before the kill are not extracted again.
     todo = [i for i, name in enumerate(arrivals.ids) if name not in known]
+    n_kept = len(arrivals) - len(todo)
     for some, features in arrivals.read(todo, reading, on_error, verbose):
+        n_kept += len(some)
         with store.writing():
             insert_items(store, rows_to_insert(arrivals, some), features)
             kept = {
@@ -90,6 +92,8 @@ def gather(store: Store, arrivals: Arrivals, reading: Reading, on_error: str, ve
             }
             # With the first of them, so that there are no features of an unknown kind.
             store.set_meta("reading", json.dumps(kept))
+    if not n_kept:
+        raise ValueError(f"none of the {len(arrivals)} images could be read.")
 
 
 def rows_to_insert(arrivals: Arrivals, some: list[int]) -> list[tuple]:

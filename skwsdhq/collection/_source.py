@@ -56,9 +56,11 @@ class Reading:
             found = extract_features(
                 images, self.backbone, n_jobs=self.n_jobs, device=self.device, on_error=on_error
             )
-            if on_error == "skip":
+            if on_error == "skip":  # all of them, perhaps
                 # Those that could be read.
                 found, rows = found
+        if not len(rows):
+            return np.zeros((0, self.n_features or 0), dtype=self.dtype), rows
         if found.dtype.kind not in "iuf" or (self.n_features or found.shape[1]) != found.shape[1]:
             raise ValueError(
                 f"features should be numbers of shape (n, {self.n_features}); got {found.dtype} "
@@ -143,7 +145,8 @@ class Arrivals:
             for start in range(0, len(rows), _AT_ONCE):
                 some = rows[start : start + _AT_ONCE]
                 features, read = reading.features(self._pick(some), on_error)
-                yield [some[i] for i in read], features
+                if len(read):
+                    yield [some[i] for i in read], features
                 bar.update(len(some))
 
     def _pick(self, rows: list[int]) -> Any:

@@ -1,0 +1,67 @@
+"""What goes wrong in a command, told in a line, and how a shell sees it."""
+
+import functools
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+__all__ = ["INTERRUPTED", "put", "put_json", "told"]
+
+INTERRUPTED = 130  # how shells count a Ctrl-C
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def told(command: _Function) -> _Function:
+    """Have a command end with 1 and a line on stderr where it fails, in place of a traceback.
+
+    Faults of ours, as an IndexError is, keep their traceback, which a report should hold.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            # The caller's way of showing warnings comes back, as where tests run commands.
+            with warnings.catch_warnings():
+                warnings.showwarning = _warned
+                return command(*args, **kwargs)
+        except BrokenPipeError:
+            # `| head` has read what it wants. Python would complain of it once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            _say("interrupted; the same command goes on from here")
+            raise typer.Exit(INTERRUPTED) from None
+        except (OSError, ValueError, TypeError, KeyError, FloatingPointError) as error:
+            # A KeyError's own text is a repr.
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            _say(f"error: {message}")
+            raise typer.Exit(1) from None
+
+    return run  # type: ignore[return-value]
+
+
+def _say(message: Any) -> None:
+    """Write a message to stderr, in one line."""
+    typer.echo(" ".join(str(message).split()), err=True)
+
+
+def _warned(message: Any, *args: Any, **kwargs: Any) -> None:
+    _say(f"warning: {message}")
+
+
+def put(text: str) -> None:
+    """Write a line to stdout; what its encoding lacks is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    # Names of files may hold bytes that are no text, and old terminals few letters.
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def put_json(value: Any) -> None:
+    """Write a value to stdout as one line of JSON."""
+    put(json.dumps(value, ensure_ascii=False))
