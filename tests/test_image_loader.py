@@ -260,6 +260,9 @@ def test_the_default_network(emoji):
     pytest.importorskip("timm")
     images, tags = emoji.images[:24], emoji.tags[:24]
     model = small_pipeline(ImageLoader()).fit(images, tags)
-    assert model["images"].n_features_out_ == 1280
-    assert model["images"].backbone_ == "efficientnet_lite0"
+    assert model["images"].n_features_out_ == 1280 + 2 * (80 + 112 + 192 + 320)
+    assert model["images"].backbone_ == "stages:efficientnet_lite0"
     assert model.transform(images[:2]).shape[0] == 2
+    last = ImageLoader(features="final").fit(images)
+    assert (last.n_features_out_, last.backbone_) == (1280, "efficientnet_lite0")
+    assert ImageLoader("efficientnet_lite0").fit(images).n_features_out_ == 1280

@@ -82,6 +82,7 @@ def test_one_row_on_paper():
     # v / (v + alpha) = 1/3 of the way from f = (0, .5) to t = (1, 0).
     kernel |= {"coefs": np.array([[0.0, 0.5]], dtype=np.float32), "alpha": 1.0}
     kernel |= {"consistency": 0.0, "mean_target": np.zeros(2, np.float32), "mean_trust": 1.0}
+    kernel["word_weights"] = np.ones(2, dtype=np.float32)
     concepts = np.eye(2, dtype=np.float32)
     found = later_embeddings(x, sparse.csr_array(np.array([[1.0, 0.0]])), concepts, kernel)
     assert_allclose(found[0], np.array([1, 1]) / np.sqrt(2), atol=1e-6)

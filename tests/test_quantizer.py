@@ -347,7 +347,7 @@ def test_pictures_by_the_packaged_network_without_any_parameter_of_it(emoji):
     rows = flags + clocks
     quantizer = WSDHQuantizer(n_codewords=4, random_state=0)
     quantizer.fit(emoji.images[rows], [emoji.tags[n] for n in rows])
-    assert quantizer.embedder_.backbone_ == "efficientnet_lite0"
+    assert quantizer.embedder_.backbone_ == "stages:efficientnet_lite0"
     assert not hasattr(quantizer, "n_features_in_")
     _, found = quantizer.kneighbors(emoji.images[rows], 6)
     assert (found[:6] < 6).all()
