@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from PIL import Image
 from skwsdhq import Collection, TagEnhancer, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.collection import _create, _duplicates, _source, _store
 from skwsdhq.collection._build import codes_of
-from skwsdhq.datasets import make_tagged_images
+from skwsdhq.datasets import load_emoji, make_tagged_images
 from skwsdhq.persistence import LoadError
 
 MADE = make_tagged_images(260, random_state=0)
@@ -589,7 +590,7 @@ PROGRAM = """
     import numpy as np
     from skwsdhq import Collection, TagKernelRegressor, WSDHQuantizer
     from skwsdhq.collection import _source, _store
-    from skwsdhq.datasets import make_tagged_images
+    from skwsdhq.datasets import load_emoji, make_tagged_images
 
     work, fatal, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     events = 0
@@ -703,3 +704,23 @@ def test_a_million_codes(photos):
         large.add(MADE.data[N : N + 1], ids=["last"])
         assert len(large) == n + N + 1
         assert large.search(like="last", k=3).ids
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run_on_a_folder(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    lines = text.split("from skwsdhq import Collection\n")[1].split("```")[0]
+    data = load_emoji()
+    (tmp_path / "photos").mkdir()
+    table = ["file,tags"]
+    for i, tags in enumerate(data.tags[:40]):
+        Image.fromarray(data.images[i]).save(tmp_path / "photos" / f"{i}.png")
+        table.append(f'{i}.png,"{", ".join([*tags[:5], "beach" if i % 2 else "people"])}"')
+    (tmp_path / "photos" / "tags.csv").write_text("\n".join(table), "utf-8")
+    Image.fromarray(data.images[50]).convert("RGB").save(tmp_path / "query.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = {"Collection": Collection}
+    exec(lines, found)
+    assert len(found["alike"]) == 5
+    assert found["names"].shape == (1, 5)
+    found["photos"].close()

@@ -169,8 +169,8 @@ def test_one_index_is_kept_until_codes_are_other_ones(made, monkeypatch):
     quantizer.codebooks_ = -quantizer.codebooks_
     opposite = quantizer.kneighbors(made.data[:7], 1)[0]
     assert_allclose(opposite, -similarities[:, -1:], rtol=1e-4, atol=1e-5)
-    counted.clear()
     quantizer.partial_fit(made.data, made.tags)
+    counted.clear()  # of what calibrates suggestions
     similarities, rows = quantizer.kneighbors(made.data[:7], 3)
     decoded = quantizer.decode(quantizer.codes_)
     exact = np.einsum("qd,qkd->qk", quantizer.transform(made.data[:7]), decoded[rows])

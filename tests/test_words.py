@@ -14,7 +14,14 @@ from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQu
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.embedding.left_out import left_out_embeddings
 from skwsdhq.persistence import LoadError
-from skwsdhq.quantization._suggest import Suggester, learn_calibration, nearness, whitened
+from skwsdhq.quantization._suggest import (
+    Suggester,
+    learn_calibration,
+    nearness,
+    shares,
+    whitened,
+)
+from skwsdhq.search import CodeIndex
 from skwsdhq.sphere import normalize_rows
 
 VECTORS = {
@@ -262,21 +269,48 @@ def test_scores_are_as_likely_as_they_say():
     assert means[0] < 0.2 < 0.7 < means[2]
 
 
+def suggester(counts, **slopes):
+    """Of rows that lie apart from each other: row i carries the concepts of which counts say so."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    known = {"slope": 1.0, "share_slope": 0.0, "count_slope": 1.0, "intercept": -5.0, **slopes}
+    known |= {"starts": np.arange(len(rows) + 1), "concepts": rows}
+    books = np.eye(len(counts), dtype=np.float32)[None]
+    names = np.array([f"c{c}" for c in range(len(counts))])
+    index = CodeIndex(books, rows[:, None])
+    return Suggester(np.eye(len(counts), dtype=np.float32), names, known, index)
+
+
 def test_a_prior_weight_brings_frequent_concepts():
-    vectors = np.eye(3, dtype=np.float32)
-    calibration = {
-        "counts": np.array([1000, 10, 10]), "slope": 1.0, "count_slope": 1.0, "intercept": -5.0
-    }  # fmt: skip
-    suggester = Suggester(vectors, np.array(["often", "rare", "third"]), calibration)
-    embedding = np.array([[0.5, 0.6, 0.1]], dtype=np.float32)
-    assert suggester.suggest(embedding, 1, 0.0)[0][0, 0] == "rare"
-    names, scores = suggester.suggest(embedding, 3, 1.0)
-    assert names[0, 0] == "often"
+    often = suggester([1000, 10, 10])
+    embedding = np.array([[0.05, 0.06, 0.01]], dtype=np.float32)
+    assert often.suggest(embedding, 1, 0.0)[0][0, 0] == "c1"
+    names, scores = often.suggest(embedding, 3, 1.0)
+    assert names[0, 0] == "c0"
     assert (scores > 0).all()
     own = sparse.csr_array(np.array([[1.0, 0, 1]]))
-    names, scores = suggester.suggest(embedding, 3, 1.0, own)
-    assert names[0].tolist() == ["rare", None, None]
+    names, scores = often.suggest(embedding, 3, 1.0, own)
+    assert names[0].tolist() == ["c1", None, None]
     assert scores[0, 1:].tolist() == [0, 0]
+
+
+def test_shares_of_neighbours_by_hand():
+    """Three rows, similarities 1, 1 and 0.5: weights 1, 1 and exp(20·(0.5 − 1))."""
+    index = CodeIndex(np.array([[[1.0], [0.5]]]), [[0], [0], [1]])
+    carried = sparse.csr_array(np.array([[1.0, 0], [0, 1], [0, 1]]))
+    low = np.exp(-10)
+    found = shares(np.array([[1.0]]), index, carried)
+    assert_allclose(np.exp(found) - 0.05, [[1 / (2 + low), (1 + low) / (2 + low)]], rtol=1e-5)
+    without = shares(np.array([[1.0]]), index, carried, [[1, 2]])
+    assert_allclose(np.exp(without) - 0.05, [[1, 0]], atol=1e-6)
+    nothing = shares(np.array([[1.0]]), index, carried, [[0, 1, 2]])
+    assert_allclose(np.exp(nothing) - 0.05, [[0, 0]], atol=1e-6)
+
+
+def test_neighbours_tell_what_words_do_not():
+    alone = suggester([5, 5, 5], slope=0.0, share_slope=1.0, count_slope=0.0)
+    names, scores = alone.suggest(np.array([[0.1, 0.9, 0.2]]), 3, 0.0)
+    assert names[0, 0] == "c1"
+    assert scores[0, 0] > 5 * scores[0, 1]
 
 
 def test_own_tags_are_not_suggested(made, fitted):
@@ -305,22 +339,24 @@ def test_nothing_to_calibrate_by(made):
     assert alike.tag_calibration_ is None
     with pytest.raises(ValueError, match="does not know how likely"):
         alike.suggest_tags(made.data)
-    assert learn_calibration(made.data, sparse.csr_array((240, 3)), np.eye(3)) is None
+    assert learn_calibration(made.data, sparse.csr_array((240, 3)), np.eye(3), None) is None
 
 
 def test_a_frozen_embedder_is_calibrated_by_the_rows_of_this_fit(made, fitted):
     frozen = WSDHQuantizer(
         FrozenEstimator(fitted.embedder_), n_codebooks=2, n_codewords=16, random_state=0
     ).fit(made.data[:100], made.tags[:100])
-    assert frozen.tag_calibration_["counts"].max() < fitted.tag_calibration_["counts"].max()
+    assert len(frozen.tag_calibration_["starts"]) == 101
     assert frozen.suggest_tags(made.data[:3])[0].shape == (3, 5)
 
 
-def test_partial_fits_keep_the_calibration_of_the_fit(made):
+def test_partial_fits_are_calibrated_by_their_batch(made):
+    """As codes_ are those of the batch."""
     embedder = HypersphereEmbedder(max_iter=1, hidden_layer_sizes=(8,), random_state=0)
     model = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=8, random_state=0)
-    first = model.fit(made.data, made.tags).tag_calibration_
-    assert model.partial_fit(made.data[:50], made.tags[:50]).tag_calibration_ is first
+    model.fit(made.data, made.tags).partial_fit(made.data[:50], made.tags[:50])
+    assert len(model.tag_calibration_["starts"]) == len(model.codes_) + 1 == 51
+    assert model.suggest_tags(made.data[:2])[0].shape == (2, 5)
     fresh = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=8, random_state=0)
     assert fresh.partial_fit(made.data, made.tags).suggest_tags(made.data[:2])[0].shape == (2, 5)
 
@@ -335,8 +371,9 @@ def test_files_hold_the_calibration_and_are_checked(made, fitted, tmp_path):
         assert_array_equal(ours, theirs)
     known = dict(fitted.tag_calibration_)
     for change in (
-        {"slope": np.nan}, {"slope": 1}, {"counts": known["counts"][:-1]}, {"more": 1.0},
-        {"counts": -known["counts"]},
+        {"slope": np.nan}, {"slope": 1}, {"starts": known["starts"][:-1]}, {"more": 1.0},
+        {"concepts": -known["concepts"]}, {"starts": known["starts"][::-1].copy()},
+        {"concepts": known["concepts"] + 10_000},
     ):  # fmt: skip
         wrong = load(path)
         wrong.tag_calibration_ = {**known, **change}

@@ -477,7 +477,7 @@ class Collection:
         n_tags: int = 5,
         *,
         ids: Any = None,
-        prior_weight: float = 0.25,
+        prior_weight: float = 0.15,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Suggest tags for images, or for items, which get none that they have.
 
@@ -487,7 +487,7 @@ class Collection:
         n_tags : int, default=5
         ids : sequence of n str or int, default=None
             Items, in place of images.
-        prior_weight : float, default=0.25
+        prior_weight : float, default=0.15
             As for :meth:`WSDHQuantizer.suggest_tags`.
 
         Returns

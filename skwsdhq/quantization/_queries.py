@@ -63,7 +63,8 @@ def suggested(
     # A fit gives another dict: what was prepared by the last one is not used.
     suggester = _SUGGESTERS.get(quantizer)
     if suggester is None or suggester.calibration is not calibration:
-        suggester = Suggester(enhancer.concept_vectors_, enhancer.concept_names_, calibration)
+        vectors, names = enhancer.concept_vectors_, enhancer.concept_names_
+        suggester = Suggester(vectors, names, calibration, now.index())
         _SUGGESTERS[quantizer] = suggester
     own = None if tags is None else read_concepts(embeddings, tags, enhancer)
     return suggester.suggest(embeddings, n_tags, prior_weight, own)

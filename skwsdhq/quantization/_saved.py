@@ -13,6 +13,7 @@ from ..persistence.checks import (
     check_nested,
     need,
 )
+from ._suggest import NUMBERS
 
 __all__ = ["REQUIRED", "check_quantizer", "from_format_1"]
 
@@ -99,9 +100,9 @@ def _check_calibration(quantizer: Any) -> None:
     known = getattr(quantizer, "tag_calibration_", None)
     if known is None:
         return
-    numbers = ("slope", "count_slope", "intercept")
-    need(isinstance(known, dict) and set(known) == {"counts", *numbers}, "a whole tag_calibration_")
-    for name in numbers:
+    is_whole = isinstance(known, dict) and set(known) == {"starts", "concepts", *NUMBERS}
+    need(is_whole, "a whole tag_calibration_")
+    for name in NUMBERS:
         need(
             isinstance(known[name], float) and math.isfinite(known[name]),
             f"a finite {name} in tag_calibration_",
@@ -109,5 +110,10 @@ def _check_calibration(quantizer: Any) -> None:
     enhancer = quantizer.tag_enhancer_
     vectors: Any = getattr(getattr(enhancer, "estimator", enhancer), "concept_vectors_", None)
     need(vectors is not None, "concepts beside tag_calibration_")
-    check_integers(known["counts"], "counts of tag_calibration_", (len(vectors),), None)
+    starts, concepts = known["starts"], known["concepts"]
+    n_rows = len(quantizer.codes_)
+    check_integers(concepts, "concepts of tag_calibration_", (np.size(concepts),), len(vectors))
+    check_integers(starts, "starts of tag_calibration_", (n_rows + 1,), len(concepts) + 1)
+    rises = starts[0] == 0 and (np.diff(starts.astype(np.int64)) >= 0).all()
+    need(rises and starts[-1] == len(concepts), "a part of concepts for each row")
     need(vectors.shape[1] == quantizer.codebooks_.shape[2], "concepts as wide as codewords")

@@ -1,4 +1,4 @@
-"""Tags for images: how near an embedding is to each concept, read as how likely a person agrees.
+"""Tags for images: how near an embedding is to concepts, and what images of near codes carry.
 
 An embedding is near a concept also because it is near others that are like it. So it is compared
 in the metric of what tags are like on the whole, Σ = Vᵀ·diag(p)·V for concept vectors V and the
@@ -6,10 +6,14 @@ shares p of images that carry them:
 
     s(z, c) = vᶜ·(Σ + λI)⁻¹·z / sqrt(vᶜ·(Σ + λI)⁻¹·vᶜ)
 
-How likely concept c is then follows from s and from how frequent c is, by a logistic regression
-(Platt scaling) over images that carry it and images that do not.
+Fitted images of near codes know what words do not tell: tags that say nothing alike, and go along
+on such images. Those that carry c make up a share q(z, c) of the k nearest, each weighed by
+exp(t·similarity).
 
-Letters: n rows, C concepts, D dimensions.
+How likely concept c is then follows from s, from log(q + δ) and from the logarithm of the concept's
+count, by a logistic regression (Platt scaling) over images that carry it and images that do not.
+
+Letters: n rows, C concepts, D dimensions, k neighbours.
 """
 
 from typing import Any
@@ -17,13 +21,18 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from ..search import CodeIndex
 from ..utils.threads import on_one_thread, product
 
 __all__ = ["Suggester", "learn_calibration", "whitened"]
 
 _RIDGE = 0.03  # λ, as a share of Σ's mean eigenvalue
+_N_NEAR = 100  # k
+_SHARPNESS = 20.0  # t, of similarities beside the largest one
+_FLOOR = 0.05  # δ
 _N_WITHOUT = 200_000  # pairs of an image and a concept that it does not carry, to learn from
 _BLOCK = 1024  # rows that are compared with all concepts at once
+NUMBERS = ("slope", "share_slope", "count_slope", "intercept")
 
 
 @on_one_thread
@@ -49,10 +58,34 @@ def nearness(embeddings: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return scores / np.where(size > 0, size, 1)
 
 
+def shares(
+    embeddings: np.ndarray, index: CodeIndex, carried: sparse.csr_array, own: Any = None
+) -> np.ndarray:
+    """Return (n, C), float32: log(q + δ) of each row and concept.
+
+    ``own`` are rows of the index that each leaves out, where it is one of them itself.
+    """
+    similarities, near = index.search(embeddings, _N_NEAR, exclude=own)
+    is_there = np.isfinite(similarities)
+    values = np.where(is_there, similarities, 0)
+    # Beside the largest one, as embeddings may be of any length.
+    top = np.maximum(np.abs(values).max(axis=1, keepdims=True, initial=0), 1e-12)
+    weights = np.where(is_there, np.exp(_SHARPNESS * (values / top - 1)), 0)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+    n, k = near.shape
+    starts = np.arange(0, n * k + 1, k) if k else np.zeros(n + 1, dtype=np.int64)
+    pick = (weights.ravel(), np.where(is_there, near, 0).ravel(), starts)
+    weighted = sparse.csr_array(pick, shape=(n, carried.shape[0]))
+    return np.log((weighted @ carried).toarray() + _FLOOR).astype(np.float32)
+
+
 def learn_calibration(
-    embeddings: np.ndarray, indicator: sparse.csr_array, concept_vectors: np.ndarray
+    embeddings: np.ndarray,
+    indicator: sparse.csr_array,
+    concept_vectors: np.ndarray,
+    index: CodeIndex,
 ) -> dict[str, Any] | None:
-    """Learn how nearness and frequency make a probability.
+    """Learn how nearness, neighbours and frequency make a probability.
 
     Parameters
     ----------
@@ -61,51 +94,61 @@ def learn_calibration(
     indicator : csr_array of shape (n, C)
         Which concepts the rows carry. Rows without any say nothing, and are left out.
     concept_vectors : ndarray of shape (C, D)
+    index : CodeIndex
+        Over the codes of the rows.
 
     Returns
     -------
     dict or None
-        ``"counts"`` (C,), rows of each concept, and ``"slope"``, ``"count_slope"`` and
-        ``"intercept"`` of the logit. None where each row carries all concepts, or none does any.
+        ``"starts"`` (n + 1,) and ``"concepts"``, which the rows carry; ``"slope"``,
+        ``"share_slope"``, ``"count_slope"`` and ``"intercept"`` of the logit. None where each row
+        carries all concepts, or none does any.
     """
     from sklearn.linear_model import LogisticRegression
 
-    # Counted over all rows, whatever part the logit is learned from.
-    counts = np.asarray(indicator.sum(axis=0)).ravel().astype(np.int64)
     rows = np.flatnonzero(np.diff(indicator.indptr))
     n_concepts = len(concept_vectors)
     if not len(rows) or indicator.nnz == len(rows) * n_concepts:
         return None
     # Three numbers need no more than some rows.
-    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), 8192)).astype(np.int64)]
-    embeddings, carried = embeddings[rows], sparse.csr_array(indicator[rows])
-    directions = whitened(concept_vectors, counts)
-    n_pairs = len(rows) * n_concepts
-    every = max(1, round((n_pairs - carried.nnz) / _N_WITHOUT))
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(np.int64)]
+    # Counted over all rows, whatever part the logit is learned from.
+    counts = _counts(indicator)
+    directions, log_counts = whitened(concept_vectors, counts), np.log(np.maximum(counts, 1))
+    n_without = len(rows) * n_concepts - indicator[rows].nnz
+    every = max(1, round(n_without / _N_WITHOUT))
     random = np.random.RandomState(0)
     pairs, is_carried = [], []
-    log_counts = np.log(np.maximum(counts, 1))
     for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        near, own = nearness(embeddings[block], directions), carried[block].toarray() > 0
+        block = rows[start : start + _BLOCK]
+        near = nearness(embeddings[block], directions)
+        share = shares(embeddings[block], index, indicator, block)
+        own = indicator[block].toarray() > 0
         # All that are carried, and a share of the many that are not.
-        row, concept = np.nonzero(own | (random.random_sample(own.shape) * every < 1))
-        pairs.append(np.column_stack([near[row, concept], log_counts[concept]]))
-        is_carried.append(own[row, concept])
+        picked = np.nonzero(own | (random.random_sample(own.shape) * every < 1))
+        pairs.append(np.column_stack([near[picked], share[picked], log_counts[picked[1]]]))
+        is_carried.append(own[picked])
     label = np.concatenate(is_carried)
     if label.all():
         return None
     fitted = LogisticRegression(C=1e3, max_iter=1000).fit(
         np.concatenate(pairs), label, np.where(label, 1.0, every)
     )
-    # Where embeddings say nothing, chance may turn the slope: nearer is never less likely.
-    slope, count_slope = fitted.coef_[0]
+    # Where embeddings say nothing, chance may turn a slope: nearer is never less likely.
+    slope, share_slope, count_slope = fitted.coef_[0]
     return {
-        "counts": counts,
+        "starts": indicator.indptr.astype(np.int64),
+        "concepts": indicator.indices.astype(np.int64),
         "slope": max(float(slope), 0.0),
+        "share_slope": max(float(share_slope), 0.0),
         "count_slope": float(count_slope),
         "intercept": float(fitted.intercept_[0]),
     }
+
+
+def _counts(indicator: sparse.csr_array) -> np.ndarray:
+    """Return how many rows carry each concept, (C,)."""
+    return np.asarray(indicator.sum(axis=0)).ravel().astype(np.int64)
 
 
 class Suggester:
@@ -117,15 +160,26 @@ class Suggester:
     names : ndarray of shape (C,)
     calibration : dict
         See :func:`learn_calibration`.
+    index : CodeIndex
+        Over the codes of the rows that it was learned from.
     """
 
     def __init__(
-        self, concept_vectors: np.ndarray, names: np.ndarray, calibration: dict[str, Any]
+        self,
+        concept_vectors: np.ndarray,
+        names: np.ndarray,
+        calibration: dict[str, Any],
+        index: CodeIndex,
     ) -> None:
-        self.calibration = calibration
+        self.calibration, self._index = calibration, index
         self._names = np.asarray(names, dtype=object)
-        self._directions = whitened(concept_vectors, calibration["counts"])
-        self._log_counts = np.log(np.maximum(calibration["counts"], 1)).astype(np.float32)
+        starts, concepts = calibration["starts"], calibration["concepts"]
+        ones = np.ones(len(concepts), dtype=np.float32)
+        shape = len(starts) - 1, len(concept_vectors)
+        self._carried = sparse.csr_array((ones, concepts, starts), shape=shape)
+        counts = _counts(self._carried)
+        self._directions = whitened(concept_vectors, counts)
+        self._log_counts = np.log(np.maximum(counts, 1)).astype(np.float32)
 
     def suggest(
         self,
@@ -145,14 +199,19 @@ class Suggester:
         known = self.calibration
         for start in range(0, len(embeddings), _BLOCK):
             block = slice(start, start + _BLOCK)
-            near = known["slope"] * nearness(embeddings[block], self._directions)
-            prior = known["count_slope"] * self._log_counts
-            rank = near + prior_weight * prior
+            rows = np.asarray(embeddings[block])
+            likely = known["slope"] * nearness(rows, self._directions)
+            likely += known["share_slope"] * shares(rows, self._index, self._carried)
+            # A share of neighbours is that of all images as well: its root is taken for frequency,
+            # as is proven where shares are divided by the root of a count.
+            half = known["share_slope"] / 2
+            rank = likely + (prior_weight * (known["count_slope"] + half) - half) * self._log_counts
             if own is not None:
                 # Nobody needs to be told what an image has.
                 rank[own[block].toarray() > 0] = -np.inf
             chosen = np.argsort(-rank, axis=1, kind="stable")[:, :n_tags]
-            logit = np.take_along_axis(near + prior + known["intercept"], chosen, axis=1)
+            likely += known["count_slope"] * self._log_counts + known["intercept"]
+            logit = np.take_along_axis(likely, chosen, axis=1)
             missing = np.isneginf(np.take_along_axis(rank, chosen, axis=1))
             logit[missing] = -np.inf
             order = np.argsort(-logit, axis=1, kind="stable")

@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from ..embedding import HypersphereEmbedder
 from ..embedding.left_out import left_out_embeddings
 from ..images import input_kind
+from ..search import CodeIndex
 from ..sphere import normalize_rows
 from ..tags.concepts import read_concepts
 from ..tags.enhancer import concept_lengths
@@ -144,13 +145,11 @@ class QuantizerTraining:
             # Epochs where there were any, else turns of the codebooks.
             "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
             "_statistics": sums if self._is_partial else None,
-            "tag_calibration_": self._calibration(embedder, enhancer),
+            "tag_calibration_": self._calibration(embedder, enhancer, codes),
         }
 
-    def _calibration(self, embedder: Any, enhancer: Any) -> dict[str, Any] | None:
+    def _calibration(self, embedder: Any, enhancer: Any, codes: Any) -> dict[str, Any] | None:
         """Return how near concepts become probable tags; None where there is nothing to learn."""
-        if self._is_partial and getattr(self._quantizer, "tag_calibration_", None):
-            return self._quantizer.tag_calibration_  # of the fit before, of more rows than these
         vectors = getattr(inner_of(enhancer), "concept_vectors_", None)
         if vectors is None or self._y is None:
             return None
@@ -160,7 +159,8 @@ class QuantizerTraining:
             embeddings = self._embeddings(embedder)
         if embeddings.shape[1] != vectors.shape[1]:
             return None
-        return learn_calibration(embeddings, indicator, vectors)
+        index = CodeIndex(codes.codebooks, codes.codes)
+        return learn_calibration(embeddings, indicator, vectors, index)
 
     def _left_out(self, embedder: Any, indicator: Any) -> np.ndarray | None:
         """Return embeddings of rows as if training had not seen them, where these are at hand."""

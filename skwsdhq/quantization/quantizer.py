@@ -143,9 +143,10 @@ class WSDHQuantizer(
     n_bits_ : int
         Bits of a code, M·⌈log2 K⌉.
     tag_calibration_ : dict or None
-        By which ``suggest_tags`` turns nearness into probabilities: ``"counts"`` (C,) of the
-        concepts, ``"slope"``, ``"count_slope"`` and ``"intercept"`` of the logit. None without
-        concepts that embeddings can be compared with.
+        By which ``suggest_tags`` tells probabilities: ``"concepts"`` that the rows of ``codes_``
+        carry, those of row i from ``"starts"[i]`` to ``"starts"[i + 1]``; ``"slope"``,
+        ``"share_slope"``, ``"count_slope"`` and ``"intercept"`` of the logit. None without concepts
+        that embeddings can be compared with.
     n_iter_ : int
         Epochs of the network, or turns of the codebooks where no network was trained.
     history_ : dict of str to list of float
@@ -519,7 +520,7 @@ class WSDHQuantizer(
         return index.search(query_rows(now, self, X, tags, weight), n_neighbors)
 
     def suggest_tags(
-        self, X: Any, n_tags: int = 5, *, tags: Any = None, prior_weight: float = 0.25
+        self, X: Any, n_tags: int = 5, *, tags: Any = None, prior_weight: float = 0.15
     ) -> tuple[np.ndarray, np.ndarray]:
         """Suggest tags for images, with how likely a person is to agree.
 
@@ -530,7 +531,7 @@ class WSDHQuantizer(
             Of each image.
         tags : tags of n rows, default=None
             Own tags, which place the images better (see :meth:`transform`) and are not suggested.
-        prior_weight : float, default=0.25
+        prior_weight : float, default=0.15
             From 0 to 1: how far frequent tags go before rare ones. At 1 those are suggested that
             are most likely, which often are the same few.
 
@@ -551,7 +552,7 @@ class WSDHQuantizer(
         return suggested(now, self, now._embed(X, tags), n_tags, prior_weight, tags)
 
     def suggest_tags_of_codes(
-        self, codes: Any, n_tags: int = 5, *, prior_weight: float = 0.25
+        self, codes: Any, n_tags: int = 5, *, prior_weight: float = 0.15
     ) -> tuple[np.ndarray, np.ndarray]:
         """Suggest tags for what codes stand for.
 
@@ -560,7 +561,7 @@ class WSDHQuantizer(
         codes : array-like of shape (n, M), integers
         n_tags : int, default=5
             Of each row.
-        prior_weight : float, default=0.25
+        prior_weight : float, default=0.15
             As for :meth:`suggest_tags`.
 
         Returns

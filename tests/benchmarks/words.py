@@ -88,7 +88,7 @@ def measure(name, features, tags, judged, vectors, seed):
     counts = np.maximum(labels.sum(axis=0), 1)
     ours = {"ridge / root of count": ridge / np.sqrt(counts)}
     column = {name: c for c, name in enumerate(enhancer.concept_names_)}
-    for weight in (0.0, 0.25, 1.0):
+    for weight in (0.0, 0.15, 0.5, 1.0):
         names, scores = model.suggest_tags(features[test], 5, prior_weight=weight)
         filled = np.zeros(relevant.shape)
         for row, (chosen, values) in enumerate(zip(names, scores, strict=True)):
@@ -111,13 +111,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, default=None, help="cache of the emoji set")
     parser.add_argument("--photos", type=Path, default=None, help=".npz file of photographs")
+    parser.add_argument("--stages", action="store_true", help="features of several stages")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
     sets = []
     if args.photos is not None and args.photos.exists():
-        sets += photographs(args.photos)
+        sets += photographs(args.photos, args.stages)
     if args.features is not None and args.features.exists():
-        sets += emoji(args.features)
+        sets += emoji(args.features, args.stages)
     for name, features, tags, vectors, _ in sets:
         judged = sets[0][2] if name.startswith("photos") else tags
         for seed in args.seeds:
