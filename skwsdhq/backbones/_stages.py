@@ -10,6 +10,7 @@ __all__ = ["PREFIX", "Stages", "stage_names"]
 PREFIX = "stages:"
 _N_STAGES = 4
 _SUM = 1000.0  # of a part's features, so that parts count alike whatever their number of channels
+_LEAST = 1e-30  # sum of a part
 
 
 class Stages(nn.Module):
@@ -66,7 +67,8 @@ def _pooled(outputs: torch.Tensor) -> list[torch.Tensor]:
 
 def _of_one_sum(part: torch.Tensor) -> torch.Tensor:
     sums = part.abs().sum(dim=1, keepdim=True)
-    return part * (_SUM / sums.clamp_min(torch.finfo(part.dtype).tiny))
+    # A part of zeros stays one: _SUM / _LEAST is finite.
+    return part * (_SUM / sums.clamp_min(_LEAST))
 
 
 def stage_names(network: nn.Module) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..images.kind import input_kind
 from ..images.resized import ResizedImages, side_for_crops
-from ..utils.validation import check_choice
+from ..utils.validation import check_choice, check_whole
 from .networks import LITE0, is_own, load_backbone, name_of, resolve_backbone, resolve_device
 from .run import compute_dtype, features_of
 
@@ -151,6 +151,7 @@ def features_and_skipped(  # noqa: PLR0913 - those of extract_features, and what
     # On a CPU the activations of a few images fit its caches; a GPU needs many to be busy.
     if batch_size is None:
         batch_size = 4 if device.type == "cpu" else 128
+    batch_size = check_whole("batch_size", batch_size)
     features = features_of(
         pictures,
         network,

@@ -343,7 +343,7 @@ class ImageLoader(PersistenceMixin, CallbackSupportMixin, TransformerMixin, Base
         """Run the network over some rows; None is all."""
         network = load_backbone(backbone)
         if self.size is not None:
-            network = dataclasses.replace(network, size=self.size)
+            network = dataclasses.replace(network, size=int(self.size))
         return features_and_skipped(
             X,
             network,

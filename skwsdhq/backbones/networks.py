@@ -101,6 +101,8 @@ def resolve_backbone(backbone: Any, features: str = "final") -> Any:
     With ``features="stages"`` it is the name of its stages; ``"auto"`` is these where the backbone
     is ``"auto"`` too, and else what the backbone says.
     """
+    if isinstance(backbone, str) and backbone == f"{PREFIX}auto":
+        backbone = f"{PREFIX}{resolve_auto()}"
     is_auto = isinstance(backbone, str) and backbone == "auto"
     found = resolve_auto() if is_auto else backbone
     if features == "final" or (features == "auto" and not is_auto) or found is None:
@@ -174,6 +176,9 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
 
 def _split_name(name: str) -> tuple[str, str | None]:
     """Split ``"NAME@PATH"`` into name and path; a revision of a hub's model is part of its name."""
+    if name.startswith(PREFIX):
+        inner, path = _split_name(name.removeprefix(PREFIX))
+        return f"{PREFIX}{inner}", path
     for prefix in (_CAFFE, _WSDHQ):
         if name.startswith(prefix):
             return prefix, name.removeprefix(prefix)

@@ -1,6 +1,7 @@
 """What a file holds of a HypersphereEmbedder."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -113,14 +114,16 @@ def _check_optimizer(state: Any, weights: list, biases: list, trunk: dict) -> No
     # Moments come in the order of parameter_groups: torch's weights are (out, in).
     layers = zip(weights, biases, strict=True)
     shapes = [shape for matrix, bias in layers for shape in (matrix.T.shape, bias.shape)]
-    shapes += [array.shape for array in trunk.values() if array.ndim > 1]
-    shapes += [array.shape for array in trunk.values() if array.ndim <= 1]
     known = isinstance(state, dict) and set(state) == {"n_steps", "means", "squares"}
     need(known, "Adam's steps and moments")
     check_count(state["n_steps"], "n_steps")
     for name in ("means", "squares"):
         moments = state[name]
-        need(isinstance(moments, list) and len(moments) == len(shapes), "a moment per parameter")
-        for array, shape in zip(moments, shapes, strict=True):
+        need(isinstance(moments, list) and len(moments) >= len(shapes), "a moment per parameter")
+        # Of a backbone, those that learned last: all that it has learned, some or none.
+        of_trunk = Counter(array.shape for array in trunk.values())
+        rest = [getattr(array, "shape", None) for array in moments[len(shapes) :]]
+        need(Counter(rest) <= of_trunk, "a moment per parameter")
+        for array, shape in zip(moments, [*shapes, *rest], strict=True):
             shaped = isinstance(array, np.ndarray) and array.shape == shape
             need(shaped and array.dtype.kind == "f", "Adam's moments of a layer's shape")

@@ -292,7 +292,8 @@ class EmbedderTraining:
     def _fine_tuned(self, head: torch.nn.Sequential, tuning: FineTuning) -> FineTuned:
         """Return head and backbone, which learn together."""
         embedder, material = self._embedder, self._material
-        network = load_backbone(network_with(material.backbone, self._trunk_state()))
+        before = self._trunk_state()
+        network = load_backbone(network_with(material.backbone, before))
         if not isinstance(network.module, torch.nn.Module):
             raise TypeError(
                 f"finetune={embedder.finetune!r} needs a network of torch; backbone is a "
@@ -305,7 +306,7 @@ class EmbedderTraining:
                 material.X, learned, device=embedder.device, is_announced=False
             )[0]
 
-        size = network.size if tuning.crop_size is None else tuning.crop_size
+        size = int(network.size if tuning.crop_size is None else tuning.crop_size)
         n_at_once = tuning.micro_batch_size or embedder.batch_size
         return FineTuned(
             head,
@@ -318,6 +319,7 @@ class EmbedderTraining:
             embed_features=embed_features,
             generator=self._generator,
             dtype=compute_dtype(tuning.dtype, self._generator.device, n_at_once),
+            before=before,
         )
 
     def _lesson(self, model: Any, loss: Any, n_epochs: int, *, alone: bool = False) -> Lesson:
@@ -348,7 +350,7 @@ class EmbedderTraining:
         )
         state = getattr(embedder, "_optimizer_state", None) if self._goes_on else None
         if state is not None:
-            steps.restore(state)
+            steps.go_on(state)
         return Lesson(model, steps, loss, rows, n_epochs, batch_size, held, companion)
 
     # --- where it stands ----------------------------------------------------------------

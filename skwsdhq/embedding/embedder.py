@@ -38,8 +38,9 @@ from ..utils._compat import (
     num_samples,
     with_callbacks,
 )
-from ..utils.estimators import clone_sharing, fitted_now, forget_features, renamed
+from ..utils.estimators import check_part, clone_sharing, fitted_now, forget_features, renamed
 from ..utils.threads import as_outside
+from ..utils.validation import check_choice
 from ._reading import check_tags_given, warn_of_one_concept
 from ._saved import REQUIRED, check_embedder, from_format_1
 from ._training import EmbedderTraining, Material, Parts, network_with
@@ -106,7 +107,7 @@ default="adaptive_margin"
     batch_size : int, default=256
         Images of a step.
     learning_rate : float, default=1e-3
-        Adam's, before ``optimizer`` lets it fall.
+        Adam's, before ``optimizer`` lets it fall. At most 1e6.
     kernel : TagKernelRegressor or None, default=None
         Parameters of the kernel regression; None is a ``TagKernelRegressor()``. Its enhancer,
         scaler and random state are the embedder's.
@@ -203,7 +204,8 @@ default="adaptive_margin"
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        # A limit of 64 bits, since float16 can't hold 1e6; beyond it float32 would overflow.
+        "learning_rate": [Interval(Real, 0, np.float64(1e6), closed="right")],
         "kernel": [TagKernelRegressor, None],
         "kernel_weight": [Interval(Real, 0, 1, closed="both")],
         "scaler": [FeatureScaler, None],
@@ -388,6 +390,8 @@ default="adaptive_margin"
         >>> training.attributes()["n_iter_"]
         3
         """
+        if resume is not None:
+            check_choice("resume", resume, ("fit", "partial"))
         parts = self._parts()
         material = self._material(X, y, resume)
         return EmbedderTraining(self, parts, material, companion=companion, resume=resume)
@@ -544,7 +548,8 @@ default="adaptive_margin"
         if self.has_no_network:
             return 0
         tuning = self._tuning
-        return self.max_iter + (0 if tuning is None else tuning.head_iter)
+        # Numbers of numpy's would overflow where they are of few bits.
+        return int(self.max_iter) + (0 if tuning is None else int(tuning.head_iter))
 
     @property
     def has_no_network(self) -> bool:
@@ -585,10 +590,9 @@ default="adaptive_margin"
             tuning=self._tuning,
             stopping=stopping if isinstance(stopping, EarlyStopping) else None,
         )
-        # A loss of the user's own may check its parameters, or not.
-        for part in parts:
-            if part is not None and hasattr(part, "_parameter_constraints"):
-                part._validate_params()
+        names = {"tuning": "finetune", "stopping": "early_stopping"}
+        for name, part in zip(Parts._fields, parts, strict=True):
+            check_part(names.get(name, name), part)
         # One of these in the kernel would be ignored in silence.
         for name in ("tag_enhancer", "scaler", "random_state"):
             if getattr(parts.kernel, name) is not None:

@@ -17,7 +17,7 @@ from ..tags.concepts import learn_concepts, read_concepts
 from ..training.network import BLOCK
 from ..training.scaling import FeatureScaler, Scaling
 from ..utils._compat import HasMethods, Interval, StrOptions
-from ..utils.estimators import fitted_at_once, fitted_now
+from ..utils.estimators import check_part, fitted_at_once, fitted_now
 from ..utils.threads import as_outside
 from ._kernel import fit_regression, kernel_embeddings
 from ._later import knows_tags, later_embeddings
@@ -50,11 +50,12 @@ class TagKernelRegressor(
     alpha : "auto" or float, default="auto"
         Ridge: how noisy an image's mean tag vector is, against how much one differs from another.
         ``"auto"`` follows the noise: the root of the ridge under which the tags are likeliest, in
-        closed form, from 0.5 to 2.
+        closed form, from 0.5 to 2. At most 1e6.
     consistency : "auto" or float, default="auto"
         A tag counts exp(consistency·cosine), by the cosine of its vector to what a first
         regression without the image says of it. 0 trusts all tags alike; ``"auto"`` is
-        10·w·(1 − w), with w the share of wrong tags, which is estimated from these cosines.
+        10·w·(1 − w), with w the share of wrong tags, which is estimated from these cosines. At
+        most 64.
     specificity : float, default=0.5
         A tag counts by what its word tells of an image: the divergence of the tags beside it from
         those of all images, raised to this power. 0 counts all alike, above 0 less of words that
@@ -104,8 +105,8 @@ class TagKernelRegressor(
         "tag_enhancer": [HasMethods(["fit", "transform"]), None],
         # A limit of 64 bits, since float16 can't hold 1e6 and warns where it meets a plain one.
         "gamma": [Interval(Real, 0, np.float64(1e6), closed="right")],
-        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "consistency": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, np.float64(1e6), closed="right")],
+        "consistency": [StrOptions({"auto"}), Interval(Real, 0, 64, closed="both")],
         "specificity": [Interval(Real, 0, 16, closed="both")],
         "max_landmarks": [Interval(Integral, 1, None, closed="left")],
         "scaler": [HasMethods(["scaling_of"]), None],
@@ -158,6 +159,7 @@ class TagKernelRegressor(
             If X and y differ in length, features are not finite, or no row has a known tag.
         """
         self._validate_params()
+        check_part("scaler", self.scaler)
         check_tags_given(self, y)
         _refuse_images(X)
         # Attributes appear all at once: threads that transform see the old model or the new one.

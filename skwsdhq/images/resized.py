@@ -313,7 +313,7 @@ def resized_batches(
 
 def side_for_crops(size: int) -> int:
     """Return the side of pictures to cut crops of ``size`` from: 256 for 224, and for 227."""
-    return 256 if size == 227 else round(size * 8 / 7)
+    return 256 if size == 227 else round(int(size) * 8 / 7)
 
 
 def ten_crops(batch: np.ndarray, size: int) -> Iterator[np.ndarray]:

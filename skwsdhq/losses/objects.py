@@ -97,7 +97,7 @@ class AdaptiveMargin(_Margin):
     Parameters
     ----------
     gamma : float, default=1.0
-        Exponent of the margin.
+        Exponent of the margin. At most 1e6.
     n_hard_negatives : int or None, default=None
         Only so many negatives of each image, the nearest, enter; None is all.
 
@@ -110,7 +110,8 @@ class AdaptiveMargin(_Margin):
     """
 
     _parameter_constraints: dict = {
-        "gamma": [Interval(Real, 0, None, closed="left")],
+        # A limit of 64 bits, since float16 can't hold 1e6.
+        "gamma": [Interval(Real, 0, np.float64(1e6), closed="both")],
         "n_hard_negatives": [Interval(Integral, 1, None, closed="left"), None],
     }
 
@@ -133,13 +134,13 @@ class FixedMargin(_Margin):
     Parameters
     ----------
     margin : float, default=0.5
-        By how much an own concept's cosine should exceed any other's.
+        By how much an own concept's cosine should exceed any other's. At most 1e6.
     n_hard_negatives : int or None, default=None
         Only so many negatives of each image, the nearest, enter; None is all.
     """
 
     _parameter_constraints: dict = {
-        "margin": [Interval(Real, 0, None, closed="left")],
+        "margin": [Interval(Real, 0, np.float64(1e6), closed="both")],
         "n_hard_negatives": [Interval(Integral, 1, None, closed="left"), None],
     }
 
@@ -198,7 +199,7 @@ class MeanTagHinge(_MeanTags):
     Parameters
     ----------
     margin : float, default=0.5
-        By how much the own mean's cosine should exceed another's.
+        By how much the own mean's cosine should exceed another's. At most 1e6.
 
     References
     ----------
@@ -206,7 +207,7 @@ class MeanTagHinge(_MeanTags):
     CVPR 2019, arXiv 1806.05804.
     """
 
-    _parameter_constraints: dict = {"margin": [Interval(Real, 0, None, closed="left")]}
+    _parameter_constraints: dict = {"margin": [Interval(Real, 0, np.float64(1e6), closed="both")]}
 
     def __init__(self, margin: float = 0.5) -> None:
         self.margin = margin

@@ -1,6 +1,7 @@
 """The training of a WSDHQuantizer: that of its embedder, with codes that learn along."""
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -190,7 +191,7 @@ class QuantizerTraining:
             if quantizer.random_state is None and getattr(embedder, "checkpoint_dir", None):
                 raise ValueError("checkpoint_dir needs a random_state of the quantizer too.")
             resume = resume if self._resume or resume == "partial" else None
-            return embedder.start_training(X, y, companion=self._codes, resume=resume)
+            return _started_by(embedder, X, y, companion=self._codes, resume=resume)
         # A frozen one, or any other transformer: codebooks are learned afterwards.
         if not self._resume:
             embedder.fit(X, y)
@@ -239,6 +240,25 @@ def offers_training(embedder: Any) -> bool:
     The class is asked: a FrozenEstimator hands on the methods of what it keeps from being trained.
     """
     return hasattr(type(embedder), "start_training")
+
+
+def _started_by(embedder: Any, X: Any, y: Any, **options: Any) -> Any:
+    """Return the training that an embedder starts; a TypeError says what is no such embedder."""
+    owner = type(embedder).__name__
+    try:
+        inspect.signature(embedder.start_training).bind(X, y, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"{owner}.start_training should be a method that takes (X, y, *, companion, resume), "
+            f"as that of HypersphereEmbedder: {error}."
+        ) from error
+    training = embedder.start_training(X, y, **options)
+    if not (hasattr(training, "__iter__") and hasattr(training, "attributes")):
+        raise TypeError(
+            f"{owner}.start_training gave a {type(training).__name__}; it should give an iterable "
+            "of the figures of epochs that has a method attributes()."
+        )
+    return training
 
 
 def inner_of(estimator: Any) -> Any:

@@ -87,7 +87,10 @@ def run_epoch(
     Raises
     ------
     FloatingPointError
-        If the loss of a batch is not finite; the weights are those before that step.
+        If the loss of a batch is not finite, when the weights are those before that step; or if
+        weights are not finite after the last step.
+    TypeError, ValueError
+        If a loss or penalty is no tensor of one number.
     """
     model, rows = lesson.model, lesson.rows
     model.head.train()
@@ -119,6 +122,12 @@ def run_epoch(
             lesson.steps.step()
             if advance is not None:
                 advance(start + len(batch))
+    # No batch follows whose loss would tell that the last step has gone too far.
+    if not all(bool(torch.isfinite(p).all()) for p in lesson.steps.parameters):
+        raise FloatingPointError(
+            f"weights became infinite or NaN in epoch {n_done + 1} of {lesson.n_epochs}; lower "
+            f"learning_rate={lesson.steps.learning_rate:g} or weight_decay."
+        )
     # Dropout off, for whatever looks at the model until the next epoch.
     model.head.eval()
     figures = {"loss": total / max(len(order), 1), "learning_rate": rate}
@@ -133,10 +142,30 @@ def run_epoch(
 def _losses(lesson: Lesson, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the loss of a batch, and what the companion adds to it."""
     outputs = lesson.model.head(lesson.model.inputs(batch))
-    loss = lesson.loss(outputs, batch)
+    loss = _scalar("loss", lesson.loss(outputs, batch))
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss of a batch does not depend on the outputs by operations of torch's, so "
+            "nothing can be learned by it; compute it from the outputs, without detach or numpy."
+        )
     if lesson.companion is None:
         return loss, None
-    return loss, lesson.companion.penalty(lesson.model.whole(outputs, batch), batch)
+    penalty = lesson.companion.penalty(lesson.model.whole(outputs, batch), batch)
+    return loss, None if penalty is None else _scalar("penalty", penalty)
+
+
+def _scalar(name: str, value: Any) -> torch.Tensor:
+    """Return what a user's loss or companion gave for a batch, if it is one real number."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(
+            f"the {name} of a batch should be a tensor of one number; got a {type(value).__name__}."
+        )
+    if value.numel() != 1 or value.is_complex():
+        raise ValueError(
+            f"the {name} of a batch should be a tensor of one real number, as its mean over the "
+            f"rows; got {value.dtype} of shape {tuple(value.shape)}."
+        )
+    return value.reshape(())
 
 
 def _mean_loss(lesson: Lesson, rows: np.ndarray) -> float:
@@ -146,5 +175,6 @@ def _mean_loss(lesson: Lesson, rows: np.ndarray) -> float:
     with torch.no_grad():
         for start in range(0, len(rows), lesson.batch_size):
             batch = rows[start : start + lesson.batch_size]
-            total += float(lesson.loss(model.head(model.held_inputs(batch)), batch)) * len(batch)
+            loss = _scalar("loss", lesson.loss(model.head(model.held_inputs(batch)), batch))
+            total += float(loss) * len(batch)
     return total / len(rows)

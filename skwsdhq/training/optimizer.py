@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
@@ -36,10 +37,10 @@ class AdamSchedule(BaseEstimator):
         Batches from one step of the learning rate to the next, in place of ``n_drops``.
     last_layer_factor : float, default=1.0
         The last layer's rate is that many times the others', its bias's twice that. 10 is what
-        the published runs, which fine-tune all layers, were meant to use.
+        the published runs, which fine-tune all layers, were meant to use. At most 1e6.
     weight_decay : float, default=0.0
         Decoupled (AdamW): a step takes that share, times the learning rate, off each weight; off
-        no bias below the last hidden layer.
+        no bias below the last hidden layer. At most 1e6.
     max_grad_norm : float or None, default=None
         Gradients of all parameters together are shortened to that norm.
 
@@ -56,8 +57,9 @@ class AdamSchedule(BaseEstimator):
         "decay": [Interval(Real, 0, 1, closed="right")],
         "n_drops": [Interval(Integral, 0, None, closed="left")],
         "drop_period": [Interval(Integral, 1, None, closed="left"), None],
-        "last_layer_factor": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        # Limits of 64 bits, since float16 can't hold 1e6; beyond them float32 would overflow.
+        "last_layer_factor": [Interval(Real, 0, np.float64(1e6), closed="right")],
+        "weight_decay": [Interval(Real, 0, np.float64(1e6), closed="both")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
     }
 
@@ -119,7 +121,8 @@ def parameter_groups(
     """
     # One layer alone is no last one: the rate is then simply its own.
     *below, last = [layer for layer in network if isinstance(layer, nn.Linear)]
-    factor = last_layer_factor if below or trunk else 1.0
+    # A number of numpy's would overflow where it is of few bits.
+    factor = float(last_layer_factor) if below or trunk else 1.0
     bias_factor = 2 * factor if factor != 1 else 1.0
     groups: list[Group] = [
         ([p for layer in below for p in layer.parameters()], 1.0, weight_decay),
@@ -217,6 +220,17 @@ class Steps:
             "means": arrays_of([s.get("exp_avg", zero) for s, zero in pairs]),
             "squares": arrays_of([s.get("exp_avg_sq", zero) for s, zero in pairs]),
         }
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`, where other parameters below the head may have learned.
+
+        Where fewer learn now, moments of the others are let go; where others do, Adam begins anew.
+        """
+        known = [array.shape for array in state["means"]]
+        shapes = [tuple(p.shape) for p in self.parameters]
+        if known[: len(shapes)] == shapes:  # those of the head come first
+            kept = {name: state[name][: len(shapes)] for name in ("means", "squares")}
+            self.restore({**state, **kept})
 
     def restore(self, state: dict[str, Any], *, n_scheduled: int | None = None) -> None:
         """Go on from a :meth:`state`; what can be no such state is an error.

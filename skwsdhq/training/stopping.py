@@ -71,7 +71,8 @@ class ValidationStop:
     """
 
     def __init__(self, n_iter_no_change: int, tol: float) -> None:
-        self.n_iter_no_change, self.tol = n_iter_no_change, tol
+        # A loss less a number of numpy's of few bits would be rounded to these.
+        self.n_iter_no_change, self.tol = int(n_iter_no_change), float(tol)
         self.best: Any = None
         self._lowest = self._to_beat = np.inf
         self._waited = 0
@@ -116,7 +117,7 @@ def hold_out(tagged: np.ndarray, fraction: float, random_state: Any) -> np.ndarr
     """
     rows = np.flatnonzero(tagged)
     # Of the tagged ones: the others have no loss to look at.
-    n_held = max(1, round(fraction * len(rows)))
+    n_held = max(1, round(float(fraction) * len(rows)))
     if n_held >= len(rows):
         raise ValueError(
             f"early_stopping with validation_fraction={fraction} leaves none of {len(rows)} tagged "

@@ -96,7 +96,7 @@ class FineTuning(BaseEstimator):
     head_iter : int, default=20
         Epochs of the layers on top alone, before those of the whole.
     rate_factor : float, default=0.1
-        The network's learning rate is that many times that of the layers on top.
+        The network's learning rate is that many times that of the layers on top. At most 1e6.
     augment : bool, default=True
         Whether the network sees random crops (of 7/8 of the picture's side) and mirror images.
     crop_size : int or None, default=None
@@ -124,7 +124,8 @@ class FineTuning(BaseEstimator):
     _parameter_constraints: dict = {
         "layers": [StrOptions({"last", "all"})],
         "head_iter": [Interval(Integral, 0, None, closed="left")],
-        "rate_factor": [Interval(Real, 0, None, closed="neither")],
+        # A limit of 64 bits, since float16 can't hold 1e6.
+        "rate_factor": [Interval(Real, 0, np.float64(1e6), closed="right")],
         "augment": ["boolean"],
         "crop_size": [Interval(Integral, 1, None, closed="left"), None],
         "micro_batch_size": [Interval(Integral, 1, None, closed="left"), None],
@@ -178,9 +179,11 @@ class FineTuned:
         Draws crops and masks; its device is the network's.
     dtype : torch.dtype
         In which the network multiplies; the head and all parameters are float32.
+    before : dict of str to ndarray, default=None
+        What an earlier fit taught the network, of other layers than those that learn now too.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
         head: nn.Sequential,
         backbone: Any,
@@ -191,12 +194,16 @@ class FineTuned:
         embed_features: Callable[[dict[str, np.ndarray]], np.ndarray],
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
+        before: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.head, self.device = head, generator.device
         self.size = backbone.size
         self.images = images
         self.augment = tuning.augment
-        self.micro_batch_size = tuning.micro_batch_size
+        chunk = tuning.micro_batch_size
+        # A number of numpy's would overflow where it is of few bits.
+        self.micro_batch_size = None if chunk is None else int(chunk)
+        self._before = dict(before or {})
         self.dtype = dtype
         device = self.device
         # Given from above: extraction belongs to a room higher up.
@@ -288,7 +295,8 @@ class FineTuned:
 
     def trunk_state(self) -> dict[str, np.ndarray]:
         """Return what the network learned, by the name of the parameter."""
-        return dict(zip(self._parameters, arrays_of(self.parameters), strict=True))
+        own = dict(zip(self._parameters, arrays_of(self.parameters), strict=True))
+        return {**self._before, **own}
 
     def state(self) -> list[np.ndarray]:
         """Return all that is learned, as numpy copies."""

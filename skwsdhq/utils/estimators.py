@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 __all__ = [
+    "check_part",
     "check_unchanged",
     "clone_sharing",
     "columns_seen",
@@ -83,6 +84,17 @@ def takes_tags(estimator: Any) -> bool:
     """Tell whether an estimator's transform takes the tags of later images."""
     transform = getattr(estimator, "transform", None)
     return callable(transform) and "tags" in inspect.signature(transform).parameters
+
+
+def check_part(name: str, part: Any) -> None:
+    """Check the parameters of an estimator's part; one of a user's own may check them, or not."""
+    # A class has the methods that are asked for, and none of them can be called.
+    if isinstance(part, type):
+        raise TypeError(
+            f"{name} is the class {part.__name__}; give an object of it, as {part.__name__}()."
+        )
+    if hasattr(part, "_parameter_constraints"):
+        part._validate_params()
 
 
 def check_unchanged(name: str, value: Any, fitted: Any) -> None:
