@@ -590,9 +590,9 @@ default="adaptive_margin"
             tuning=self._tuning,
             stopping=stopping if isinstance(stopping, EarlyStopping) else None,
         )
-        names = {"tuning": "finetune", "stopping": "early_stopping"}
-        for name, part in zip(Parts._fields, parts, strict=True):
-            check_part(names.get(name, name), part)
+        # The loss alone may be of any class, and so the class itself; the others have been asked.
+        for part in parts:
+            check_part("loss", part)
         # One of these in the kernel would be ignored in silence.
         for name in ("tag_enhancer", "scaler", "random_state"):
             if getattr(parts.kernel, name) is not None:
