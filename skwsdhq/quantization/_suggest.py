@@ -31,6 +31,7 @@ _N_NEAR = 100  # k
 _SHARPNESS = 20.0  # t, of similarities beside the largest one
 _FLOOR = 0.05  # δ
 _N_WITHOUT = 200_000  # pairs of an image and a concept that it does not carry, to learn from
+_N_ROWS = 1024  # that the logit is learned from
 _BLOCK = 1024  # rows that are compared with all concepts at once
 NUMBERS = ("slope", "share_slope", "count_slope", "intercept")
 
@@ -111,7 +112,7 @@ def learn_calibration(
     if not len(rows) or indicator.nnz == len(rows) * n_concepts:
         return None
     # Three numbers need no more than some rows.
-    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), 4096)).astype(np.int64)]
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _N_ROWS)).astype(np.int64)]
     # Counted over all rows, whatever part the logit is learned from.
     counts = _counts(indicator)
     directions, log_counts = whitened(concept_vectors, counts), np.log(np.maximum(counts, 1))
