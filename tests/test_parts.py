@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator
 from torch import nn
 
@@ -113,7 +113,7 @@ def test_weights_that_a_last_step_made_infinite_are_an_error(made):
     embedder = small(learning_rate=1e6, optimizer=schedule, max_iter=4)
     with pytest.raises(FloatingPointError, match=r"epoch \d of 4"):
         embedder.fit(made.data, made.tags)
-    assert np.isfinite(embedder.transform(made.data)).all()
+    assert all(np.isfinite(weights).all() for weights in embedder.coefs_)
 
 
 def test_resume_is_a_choice(made):
@@ -268,7 +268,7 @@ def test_what_other_layers_have_learned_before_stays(tmp_path, monkeypatch):
         assert_array_equal(embedder.backbone_state_["0.weight"], first)
         embedder.save(tmp_path / "model")
         loaded = load(tmp_path / "model")
-        assert_array_equal(loaded.transform(pictures), embedder.transform(pictures))
+        assert_allclose(loaded.transform(pictures), embedder.transform(pictures), atol=1e-5)
     assert embedder.n_iter_ == 9
 
 
