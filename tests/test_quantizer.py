@@ -33,8 +33,13 @@ from skwsdhq import (
 )
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.embedding._upgrade import parts_from_flat
+from skwsdhq.metrics import mean_average_precision
 from skwsdhq.quantization import _codes
+from skwsdhq.quantization._earlier import Earlier
+from skwsdhq.quantization.lengths import code_size
+from skwsdhq.search import CodeIndex
 from skwsdhq.search import _rows as _search_rows
+from skwsdhq.sphere import normalize_rows
 from skwsdhq.training import session
 
 
@@ -176,7 +181,7 @@ def test_one_index_is_kept_until_codes_are_other_ones(made, monkeypatch):
     exact = np.einsum("qd,qkd->qk", quantizer.transform(made.data[:7]), decoded[rows])
     assert_allclose(similarities, exact, rtol=1e-4, atol=1e-5)
     assert counted == ["index", "engine"]
-    with pytest.raises(ValueError, match="ids should be 160"):
+    with pytest.raises(ValueError, match="ids should be 320"):
         quantizer.index([1, 2])
     with pytest.raises(NotFittedError):
         small().index()
@@ -388,10 +393,10 @@ def test_partial_fit_adds_up(made):
 
     first, second = stepped(), stepped()
     assert_array_equal(first.codebooks_, second.codebooks_)
-    assert len(first.codes_) == 80
+    assert len(first.codes_) == 160
     assert first.n_iter_ == 2
     first.partial_fit(made.data[:5], made.tags[:5])  # fewer than codewords, later on
-    assert len(first.codes_) == 5
+    assert len(first.codes_) == 165
     before = first.score(made.data, made.target)
     for _ in range(20):
         first.partial_fit(made.data, made.tags)
@@ -411,6 +416,136 @@ def test_partial_fit_of_embeddings_equals_the_sums_over_batches(made):
     )
     both = codebooks.update_codebooks(rows, np.vstack([first_codes, second_codes]), 8, ridge=1e-3)
     assert_allclose(quantizer.codebooks_, both, atol=1e-4)
+    # What the first rows were given stays; the last ones are coded by the codebooks of now.
+    assert_array_equal(quantizer.codes_[:50], first_codes)
+    assert_array_equal(quantizer.codes_[50:], quantizer.encode(rows[50:]))
+
+
+@pytest.mark.parametrize("begin", ["fit", "partial_fit"])
+def test_partial_fits_forget_no_row(begin):
+    """Rows of each batch are found, nearly as well as by one fit of all."""
+    made = make_tagged_images(800, random_state=0)
+    frozen = FrozenEstimator(embedder().fit(made.data, made.tags))
+    whole = small(embedder=frozen).fit(made.data, made.tags)
+    parts = np.array_split(np.random.RandomState(0).permutation(800), 4)
+    model = small(embedder=frozen)
+    getattr(model, begin)(made.data[parts[0]], [made.tags[i] for i in parts[0]])
+    for part in parts[1:]:
+        model.partial_fit(made.data[part], [made.tags[i] for i in part])
+    rows, target = np.concatenate(parts), np.asarray(made.target)
+    assert len(model.codes_) == len(model.index()) == 800
+    found = model.kneighbors(made.data, 800)[1]
+    assert_array_equal(np.sort(found, axis=1)[0], np.arange(800))
+    queries = model.transform(made.data)
+    expected = mean_average_precision(
+        queries, CodeIndex(whole.codebooks_, whole.codes_), target, target
+    )
+    for batch in range(4):
+        own = slice(200 * batch, 200 * batch + 200)
+        index = CodeIndex(model.codebooks_, model.codes_[own])
+        reached = mean_average_precision(queries, index, target, target[rows[own]])
+        assert reached > expected - 0.03
+    # Codewords that fit the last batch alone would place rows of the first one elsewhere.
+    moved = 1 - (model.decode(model.codes_[:200]) * queries[rows[:200]]).sum(axis=1).mean()
+    still = 1 - (whole.decode(whole.codes_) * queries).sum(axis=1).mean()
+    assert moved < still + 0.1
+
+
+def test_earlier_rows_move_with_the_network(made):
+    """As a linear map of the batch tells: a network that turns everything turns them too."""
+    rows = normalize_rows(np.random.default_rng(0).standard_normal((200, 6)))
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
+    first = small(embedder="passthrough", n_codewords=16).partial_fit(rows[:100])
+    earlier = Earlier.of(first, rows[100:])
+    books, (counts, sums) = earlier.moved(rows[100:] @ turn)
+    there = normalize_rows(codebooks.decode(first.codes_, books))
+    expected = normalize_rows(codebooks.decode(first.codes_, first.codebooks_) @ turn)
+    assert (there * expected).sum(axis=1).min() > 0.95
+    expected = first._statistics[1] @ turn
+    assert np.linalg.norm(sums - expected) < 0.2 * np.linalg.norm(expected)
+    assert_array_equal(counts, first._statistics[0])
+    same = earlier.moved(rows[100:].copy())
+    assert same[0] is first.codebooks_
+
+
+def test_partial_fits_of_other_tags_and_files(made, tmp_path):
+    """Concepts of rows go on with their codes, through a file too."""
+    model = small(embedder=embedder(max_iter=1)).fit(made.data[:100], made.tags[:100])
+    model.save(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
+    for each in (model, loaded):
+        each.partial_fit(made.data[100:140], made.tags[100:140])
+        assert len(each.tag_calibration_["starts"]) == len(each.codes_) + 1 == 141
+    assert_array_equal(model.codes_, loaded.codes_)
+    assert_array_equal(*(each.kneighbors(made.data[:3], 140)[1] for each in (model, loaded)))
+    model.save(tmp_path / "model.safetensors")
+    assert_array_equal(load(tmp_path / "model.safetensors").codes_, model.codes_)
+
+
+@pytest.mark.parametrize(
+    ("given", "n_rows", "expected"),
+    [
+        ({}, 1000, (4, 256)),
+        ({"n_codebooks": 2}, 1000, (2, 256)),
+        ({"n_codewords": 16}, 1000, (4, 16)),
+        ({"n_bits": 32}, 1000, (4, 256)),
+        ({"n_bits": np.uint8(64)}, 1000, (8, 256)),
+        ({"n_bits": 32}, 200, (8, 16)),
+        ({"n_bits": 24}, 100, (4, 64)),
+        ({"n_bits": 4}, 1000, (1, 16)),
+        ({"n_bits": 7}, 1000, (1, 128)),
+        ({"n_bits": 12}, 1000, (2, 64)),
+        ({"n_bits": 1}, 2, (1, 2)),
+        ({"n_bits": 32, "n_codewords": 16}, 1000, (8, 16)),
+        ({"n_bits": 8, "n_codewords": 100}, 1000, None),
+        ({"n_bits": 14, "n_codewords": 100}, 1000, (2, 100)),
+        ({"n_bits": 32, "n_codebooks": 8}, 1000, (8, 16)),
+        ({"n_bits": 16, "n_codebooks": 2, "n_codewords": 256}, 1000, (2, 256)),
+        ({"n_bits": 16, "n_codebooks": 4, "n_codewords": 256}, 1000, None),
+        ({"n_bits": 32, "n_codebooks": 2}, 1000, None),
+        ({"n_bits": 32, "n_codebooks": 5}, 1000, None),
+        ({"n_bits": 8, "n_codebooks": 16}, 1000, None),
+        ({"n_bits": 2, "n_codewords": 16}, 1000, None),
+        ({"n_bits": 13}, 1000, None),
+        ({"n_bits": 1}, 1, None),
+        ({"n_bits": True}, 1000, None),
+    ],
+)
+def test_bits_say_codebooks_and_codewords(given, n_rows, expected):
+    asked = {"n_bits": None, "n_codebooks": None, "n_codewords": None} | given
+    if expected is None:
+        with pytest.raises(ValueError, match="n_bits="):
+            code_size(*asked.values(), n_rows)
+    else:
+        assert code_size(*asked.values(), n_rows) == expected
+
+
+def test_a_quantizer_of_bits(made):
+    rows = np.random.default_rng(0).standard_normal((300, 8))
+    by_bits = WSDHQuantizer("passthrough", n_bits=16, random_state=0).fit(rows)
+    by_both = WSDHQuantizer("passthrough", n_codebooks=2, random_state=0).fit(rows)
+    assert_array_equal(by_bits.codes_, by_both.codes_)
+    assert by_bits.n_bits_ == 16
+    assert by_bits.get_params()["n_codebooks"] is None
+    assert clone(by_bits).get_params()["n_bits"] == 16
+    # A later batch may be smaller than the codebooks.
+    by_bits.partial_fit(rows[:3])
+    assert by_bits.codebooks_.shape == (2, 256, 8)
+    assert len(by_bits.codes_) == 303
+    with pytest.raises(ValueError, match="n_bits=32 can't go on from a fit with n_bits=16"):
+        by_bits.set_params(n_bits=32).partial_fit(rows)
+    search = GridSearchCV(
+        small(embedder="passthrough", n_codebooks=None, n_codewords=None),
+        {"n_bits": [4, 8, 16]},
+        cv=2,
+        scoring=lambda model, X, y=None: -np.square(X - model.decode(model.encode(X))).sum(),
+    ).fit(normalize_rows(rows))
+    assert search.best_params_ == {"n_bits": 16}
+    for wrong in (0, -8, 1.5, "32"):
+        with pytest.raises(ValueError, match="n_bits"):
+            WSDHQuantizer("passthrough", n_bits=wrong).fit(rows)
+    with pytest.raises(ValueError, match="n_bits=16 contradicts n_codebooks=8 of n_codewords=16"):
+        WSDHQuantizer("passthrough", n_bits=16, n_codebooks=8, n_codewords=16).fit(rows)
 
 
 def test_warm_start_goes_on(made):

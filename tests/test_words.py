@@ -350,12 +350,12 @@ def test_a_frozen_embedder_is_calibrated_by_the_rows_of_this_fit(made, fitted):
     assert frozen.suggest_tags(made.data[:3])[0].shape == (3, 5)
 
 
-def test_partial_fits_are_calibrated_by_their_batch(made):
-    """As codes_ are those of the batch."""
+def test_partial_fits_are_calibrated_with_all_rows(made):
+    """As codes_ are those of all."""
     embedder = HypersphereEmbedder(max_iter=1, hidden_layer_sizes=(8,), random_state=0)
     model = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=8, random_state=0)
     model.fit(made.data, made.tags).partial_fit(made.data[:50], made.tags[:50])
-    assert len(model.tag_calibration_["starts"]) == len(model.codes_) + 1 == 51
+    assert len(model.tag_calibration_["starts"]) == len(model.codes_) + 1 == 291
     assert model.suggest_tags(made.data[:2])[0].shape == (2, 5)
     fresh = WSDHQuantizer(embedder, n_codebooks=2, n_codewords=8, random_state=0)
     assert fresh.partial_fit(made.data, made.tags).suggest_tags(made.data[:2])[0].shape == (2, 5)

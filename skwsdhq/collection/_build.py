@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 from ..persistence import load
 from ..quantization import WSDHQuantizer
+from ..quantization.lengths import code_size
 from ..tags.enhancer import TagEnhancer
 from ..utils.estimators import takes_tags
 from ._snapshot import code_shape
@@ -20,7 +21,6 @@ __all__ = ["Wanted", "build", "codes_of", "load_model", "new_quantizer", "places
 
 _MOST_TO_FIT = 100_000  # items that a model learns from; more would teach it little
 _BLOCK = 8192  # rows whose codes are made at once
-_SIZES = (8, 4, 2, 1)  # bits of a codebook
 
 
 class Wanted(NamedTuple):
@@ -34,21 +34,15 @@ class Wanted(NamedTuple):
 
 def new_quantizer(wanted: Wanted, n_rows: int) -> Any:
     """Return a quantizer to be fitted: a clone of the given one, or one of so many bits."""
-    n_bits, random_state = wanted.n_bits, wanted.random_state
+    random_state = wanted.random_state
     if wanted.quantizer is not None:
         twin = clone(wanted.quantizer)
         if random_state is not None:
             twin.set_params(random_state=random_state)
         return twin
-    if isinstance(n_bits, bool) or not isinstance(n_bits, int | np.integer) or not n_bits >= 1:
-        raise ValueError(f"n_bits={n_bits!r} should be a whole number, as 32.")
-    # 256 codewords a codebook, or fewer where there are fewer images than that.
-    fits = [size for size in _SIZES if n_bits % size == 0 and 2**size <= n_rows]
-    if not fits:
-        raise ValueError(f"a collection needs at least 2 images to learn from; it has {n_rows}.")
+    code_size(wanted.n_bits, None, None, n_rows)  # None is no number of bits here
     return WSDHQuantizer(
-        n_codebooks=int(n_bits) // fits[0],
-        n_codewords=2 ** fits[0],
+        n_bits=wanted.n_bits,
         tag_enhancer=TagEnhancer(wanted.word_vectors),
         random_state=random_state,
     )

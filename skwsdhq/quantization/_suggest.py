@@ -93,7 +93,8 @@ def learn_calibration(
     embeddings : ndarray of shape (n, D)
         As images that come later would have them, at best.
     indicator : csr_array of shape (n, C)
-        Which concepts the rows carry. Rows without any say nothing, and are left out.
+        Which concepts the rows carry. Rows without any say nothing, and are left out. Where it has
+        more rows than there are embeddings, these are of the last ones.
     concept_vectors : ndarray of shape (C, D)
     index : CodeIndex
         Over the codes of the rows.
@@ -107,9 +108,10 @@ def learn_calibration(
     """
     from sklearn.linear_model import LogisticRegression
 
-    rows = np.flatnonzero(np.diff(indicator.indptr))
+    first = indicator.shape[0] - len(embeddings)
+    rows = first + np.flatnonzero(np.diff(indicator.indptr)[first:])
     n_concepts = len(concept_vectors)
-    if not len(rows) or indicator.nnz == len(rows) * n_concepts:
+    if not len(rows) or indicator[rows].nnz == len(rows) * n_concepts:
         return None
     # Three numbers need no more than some rows.
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _N_ROWS)).astype(np.int64)]
@@ -122,8 +124,8 @@ def learn_calibration(
     pairs, is_carried = [], []
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        near = nearness(embeddings[block], directions)
-        share = shares(embeddings[block], index, indicator, block)
+        near = nearness(embeddings[block - first], directions)
+        share = shares(embeddings[block - first], index, indicator, block)
         own = indicator[block].toarray() > 0
         # All that are carried, and a share of the many that are not.
         picked = np.nonzero(own | (random.random_sample(own.shape) * every < 1))

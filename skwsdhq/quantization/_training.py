@@ -29,7 +29,9 @@ from ..utils.estimators import (
 )
 from ..utils.threads import as_outside
 from ._codes import CodeAlternation
+from ._earlier import Earlier
 from ._suggest import learn_calibration
+from .lengths import code_size
 
 __all__ = [
     "IMAGES_PASS_NOT_THROUGH",
@@ -71,18 +73,20 @@ class QuantizerTraining:
             )
         # A first partial_fit, or a warm start without a fit, begins anew.
         self._resume = resume if hasattr(quantizer, "codebooks_") else None
+        input_kind(X)  # refuses what has no rows
+        n_rows = num_samples(X)
         if self._resume:
-            _check_goes_on(quantizer)
+            self._shape = _shape_to_go_on(quantizer)
+        else:
+            given = quantizer.n_bits, quantizer.n_codebooks, quantizer.n_codewords
+            self._shape = code_size(*given, n_rows)
         random_state = check_random_state(quantizer.random_state)
         # Embedder and codes share it: one random_state makes both repeatable.
         seed = random_state.randint(np.iinfo(np.int32).max)
-        self._codes = _new_codes(quantizer, seed, bool(self._resume))
-        input_kind(X)  # refuses what has no rows
-        n_rows = num_samples(X)
-        if n_rows < quantizer.n_codewords and not self._resume:
+        self._codes = _new_codes(quantizer, self._shape, seed, bool(self._resume))
+        if n_rows < self._shape[1] and not self._resume:
             raise ValueError(
-                f"n_samples={n_rows} should be >= n_codewords={quantizer.n_codewords}; lower "
-                "n_codewords."
+                f"n_samples={n_rows} should be >= n_codewords={self._shape[1]}; lower n_codewords."
             )
         rows = _checked(quantizer, X, reset=not self._resume)
         if isinstance(quantizer.embedder, str):  # "passthrough"
@@ -95,6 +99,10 @@ class QuantizerTraining:
             self._inner = self._started(X, y, resume)
             # The embedder's, once it is fitted.
             self._enhancer = None
+        self._earlier: Earlier | None = None
+        if self._is_partial and self._resume:
+            # Before an epoch has moved the embeddings.
+            self._earlier = Earlier.of(quantizer, self._embeddings(self._embedder))
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         """Train, and give the figures of each epoch."""
@@ -131,8 +139,12 @@ class QuantizerTraining:
             codes.forget()
         # A turn a batch; the sums of earlier batches count along.
         n_turns = 1 if self._is_partial else int(quantizer.codebook_iters)
-        earlier = quantizer._statistics if self._is_partial and self._resume else None
-        sums, error = codes.finish(self._embeddings(embedder), n_turns, earlier)
+        embeddings, earlier = self._embeddings(embedder), None
+        if self._earlier is not None:
+            codes.codebooks, earlier = self._earlier.moved(embeddings)
+        sums, error = codes.finish(embeddings, n_turns, earlier)
+        if self._earlier is not None:
+            codes.codes = np.concatenate([self._earlier.codes, codes.codes])
         return {
             **columns_seen(quantizer),
             "embedder_": embedder,
@@ -141,7 +153,7 @@ class QuantizerTraining:
             "codes_": codes.codes,
             "metric_": codes.metric,
             "prefix_weight_": float(quantizer.prefix_weight),
-            "n_bits_": int(quantizer.n_codebooks) * math.ceil(math.log2(quantizer.n_codewords)),
+            "n_bits_": self._shape[0] * math.ceil(math.log2(self._shape[1])),
             "history_": {**history, "quantization_error": error},
             # Epochs where there were any, else turns of the codebooks.
             "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
@@ -160,6 +172,9 @@ class QuantizerTraining:
             embeddings = self._embeddings(embedder)
         if embeddings.shape[1] != vectors.shape[1]:
             return None
+        if self._earlier is not None:
+            # What they carry counts; how near they are is learned from images that are at hand.
+            indicator = self._earlier.with_concepts(indicator)
         index = CodeIndex(codes.codebooks, codes.codes)
         return learn_calibration(embeddings, indicator, vectors, index)
 
@@ -287,11 +302,10 @@ def embeddings_by(embedder: Any, X: Any, normalize: bool, tags: Any = None) -> n
     return scaled(inner.transform(X, **own) if own else embedder.transform(X), normalize)
 
 
-def _new_codes(quantizer: Any, seed: int, goes_on: bool) -> CodeAlternation:
+def _new_codes(quantizer: Any, shape: tuple[int, int], seed: int, goes_on: bool) -> CodeAlternation:
     """Return the codes that learn along, new or from the fitted codebooks."""
     return CodeAlternation(
-        quantizer.n_codebooks,
-        quantizer.n_codewords,
+        *shape,
         period=quantizer.code_update_period,
         weight=quantizer.quantization_weight,
         encode_options={
@@ -308,11 +322,16 @@ def _new_codes(quantizer: Any, seed: int, goes_on: bool) -> CodeAlternation:
     )
 
 
-def _check_goes_on(quantizer: Any) -> None:
-    """Check that the parameters still fit what was learned."""
+def _shape_to_go_on(quantizer: Any) -> tuple[int, int]:
+    """Return M and K of what was learned; check that the parameters still fit it."""
     n_codebooks, n_codewords, _ = quantizer.codebooks_.shape
-    check_unchanged("n_codebooks", quantizer.n_codebooks, n_codebooks)
-    check_unchanged("n_codewords", quantizer.n_codewords, n_codewords)
+    # By n_bits alone, the rows of the first fit have decided on codebooks.
+    given = quantizer.n_bits, quantizer.n_codebooks, quantizer.n_codewords
+    asked = code_size(*given, n_rows=n_codewords)
+    if quantizer.n_bits is not None:
+        check_unchanged("n_bits", int(quantizer.n_bits), quantizer.n_bits_)
+    check_unchanged("n_codebooks", asked[0], n_codebooks)
+    check_unchanged("n_codewords", asked[1], n_codewords)
     was_given = isinstance(quantizer.embedder_, str)
     if was_given != isinstance(quantizer.embedder, str):
         raise ValueError(
@@ -320,6 +339,7 @@ def _check_goes_on(quantizer: Any) -> None:
             f"{'embeddings' if was_given else 'an embedder'}; set it back, or call fit with "
             "warm_start=False to begin anew."
         )
+    return n_codebooks, n_codewords
 
 
 def _checked(quantizer: Any, X: Any, *, reset: bool) -> Any:

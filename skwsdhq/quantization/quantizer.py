@@ -77,10 +77,14 @@ class WSDHQuantizer(
         in a :class:`~sklearn.frozen.FrozenEstimator` is used as it is, and only codebooks are
         learned. ``"passthrough"`` says that X already is embeddings, as after a
         ``HypersphereEmbedder`` step of a Pipeline; rows are scaled to unit length.
-    n_codebooks : int, default=4
-        M.
-    n_codewords : int, default=256
-        K; a code takes M·log2(K) bits.
+    n_codebooks : int or None, default=None
+        M. None is 4, or what ``n_bits`` and ``n_codewords`` leave.
+    n_codewords : int or None, default=None
+        K; a code takes M·⌈log2 K⌉ bits. None is 256, or what ``n_bits`` and ``n_codebooks`` leave.
+    n_bits : int or None, default=None
+        Another way to say both: codebooks of 256 codewords that make as many bits, or of fewer
+        where the bits want it or there are fewer images than that. Beside ``n_codebooks`` or
+        ``n_codewords`` it says the other one; what contradicts it is an error.
     quantization_weight : float, default=1e-4
         lambda, weight of the quantization loss.
     code_update_period : int, default=2
@@ -133,7 +137,8 @@ class WSDHQuantizer(
     ----------
     codebooks_ : ndarray of shape (M, K, D), float32
     codes_ : ndarray of shape (n, M), uint8 (uint16 where K > 256)
-        Of the fitted rows (of the last call's, after ``partial_fit``).
+        Of the fitted rows; after ``partial_fit`` of those of all calls, in the order in which they
+        came.
     embedder_ : HypersphereEmbedder or "passthrough"
         Fitted.
     tag_enhancer_ : TagEnhancer or None
@@ -164,7 +169,7 @@ class WSDHQuantizer(
     >>> from skwsdhq import WSDHQuantizer
     >>> from skwsdhq.datasets import make_tagged_images
     >>> made = make_tagged_images(200, random_state=0)
-    >>> quantizer = WSDHQuantizer(n_codebooks=2, n_codewords=16, random_state=0)
+    >>> quantizer = WSDHQuantizer(n_bits=8, n_codewords=16, random_state=0)
     >>> codes = quantizer.fit(made.data, made.tags).encode(made.data)
     >>> codes.shape, codes.dtype, quantizer.n_bits_
     ((200, 2), dtype('uint8'), 8)
@@ -174,8 +179,9 @@ class WSDHQuantizer(
 
     _parameter_constraints: dict = {
         "embedder": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
-        "n_codebooks": [Interval(Integral, 1, None, closed="left")],
-        "n_codewords": [Interval(Integral, 2, 65536, closed="both")],
+        "n_codebooks": [Interval(Integral, 1, None, closed="left"), None],
+        "n_codewords": [Interval(Integral, 2, 65536, closed="both"), None],
+        "n_bits": [Interval(Integral, 1, None, closed="left"), None],
         "quantization_weight": [Interval(Real, 0, None, closed="left")],
         "code_update_period": [Interval(Integral, 1, None, closed="left")],
         "icm_iters": [Interval(Integral, 0, None, closed="left")],
@@ -206,8 +212,9 @@ class WSDHQuantizer(
         self,
         embedder: Any = None,
         *,
-        n_codebooks: int = 4,
-        n_codewords: int = 256,
+        n_codebooks: int | None = None,
+        n_codewords: int | None = None,
+        n_bits: int | None = None,
         quantization_weight: float = 1e-4,
         code_update_period: int = 2,
         icm_iters: int = 3,
@@ -229,6 +236,7 @@ class WSDHQuantizer(
         self.embedder = embedder
         self.n_codebooks = n_codebooks
         self.n_codewords = n_codewords
+        self.n_bits = n_bits
         self.quantization_weight = quantization_weight
         self.code_update_period = code_update_period
         self.icm_iters = icm_iters
@@ -327,7 +335,8 @@ class WSDHQuantizer(
         Raises
         ------
         ValueError
-            If there are fewer rows than codewords, and as for :meth:`HypersphereEmbedder.fit`.
+            If there are fewer rows than codewords, if ``n_bits`` and the other two contradict each
+            other, and as for :meth:`HypersphereEmbedder.fit`.
         FloatingPointError
             As for :meth:`HypersphereEmbedder.fit`; the codes are those of the last good epoch.
         """
@@ -347,8 +356,16 @@ class WSDHQuantizer(
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train the network one more epoch, and the codebooks one turn, over these images only.
 
-        Codebooks are updated from the sums over all batches so far, those of earlier batches as
-        they were embedded and coded then.
+        ``codes_``, and so ``kneighbors`` and ``index``, go on to all images of ``fit`` and of every
+        call since: those of earlier calls keep their row numbers, those of this one come behind
+        them. Images that are given again are rows again; for several rounds over the same images,
+        index what ``encode`` makes of them in the end.
+
+        Codes of earlier rows stay as they are, M bytes a row being all that is kept of each. The
+        codewords that they name move: they fit the sums of all batches, those of earlier batches
+        moved as this one's embeddings are by its epoch. So an earlier row is placed where such
+        images are now, as far as a linear map of all of them tells; codes by a last ``encode``, or
+        by a new ``fit``, are more accurate.
 
         Parameters
         ----------
