@@ -99,6 +99,28 @@ def test_words_items_and_both(photos):
     assert len(photos.search(tags={tag: 1, "c1_t0": -0.5}, k=10**9)) == N
 
 
+def test_queries_are_joined_by_what_filters_let_pass(photos):
+    plain = photos.search(image=MADE.data[0], k=7)
+    found = photos.search(image=MADE.data[0], k=7, n_expansion=3)
+    asked = photos.quantizer.kneighbors(MADE.data[:1].astype("f2").astype("f4"), 7, n_expansion=3)
+    assert found.ids == [str(row) for row in asked[1][0]]
+    assert not np.array_equal(found.similarities, plain.similarities)
+    # As over the items that pass alone, and not by the item that is asked about itself.
+    photos.add(MADE.data[N : N + 3], MADE.tags[N : N + 3])
+    some = photos.search(like=3, where={"place": "Oslo"}, n_expansion=2, k=4)
+    rows = [int(name) for name in photos.search(like=3, where={"place": "Oslo"}, k=2).ids]
+    with photos._seen() as now:
+        pull = now.quantizer.decode(now.codes_of(np.array(rows) + 1))
+    pull /= np.linalg.norm(pull, axis=1, keepdims=True)
+    query = photos.quantizer.transform(MADE.data[3:4].astype("f2").astype("f4"))[0] + pull.mean(0)
+    with photos._seen() as now:
+        own = now.quantizer.decode(now.codes_of(np.array([int(name) for name in some.ids]) + 1))
+    assert_allclose(own @ query / np.linalg.norm(query), some.similarities, rtol=1e-3, atol=1e-4)
+    assert len(photos.search(like=3, where={"year": 1066}, n_expansion=2)) == 0
+    with pytest.raises(TypeError, match="n_expansion"):
+        photos.search(like=3, n_expansion=0.5)
+
+
 def test_filters(photos):
     tag = MADE.tags[0][0]
     carriers = {str(i) for i in range(N) if tag in MADE.tags[i]}

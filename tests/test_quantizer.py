@@ -39,6 +39,7 @@ from skwsdhq.quantization._earlier import Earlier
 from skwsdhq.quantization.lengths import code_size
 from skwsdhq.search import CodeIndex
 from skwsdhq.search import _rows as _search_rows
+from skwsdhq.search.expansion import expand_queries, joined
 from skwsdhq.sphere import normalize_rows
 from skwsdhq.training import session
 
@@ -480,6 +481,49 @@ def test_partial_fits_of_other_tags_and_files(made, tmp_path):
     assert_array_equal(*(each.kneighbors(made.data[:3], 140)[1] for each in (model, loaded)))
     model.save(tmp_path / "model.safetensors")
     assert_array_equal(load(tmp_path / "model.safetensors").codes_, model.codes_)
+
+
+def test_queries_are_joined_by_what_they_find(made, fitted):
+    Z, index = fitted.transform(made.data), fitted.index()
+    similarities, near = fitted.kneighbors(made.data[:9], 5, n_expansion=np.uint8(3))
+    for q in range(9):  # the definition, row by row
+        first = index.search(Z[q : q + 1], 3)[1][0]
+        rows = [row / np.linalg.norm(row) for row in fitted.decode(fitted.codes_[first])]
+        query = Z[q] + np.mean(rows, axis=0)
+        expected = index.search(query[None] / np.linalg.norm(query), 5)
+        assert_allclose(similarities[q], expected[0][0], rtol=1e-5)
+        assert_allclose(fitted.decode(fitted.codes_[near[q]]) @ query / np.linalg.norm(query),
+                        expected[0][0], rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert_array_equal(
+        fitted.kneighbors(made.data, n_expansion=0)[1], fitted.kneighbors(made.data)[1]
+    )
+    assert fitted.kneighbors(made.data[:1], 2, n_expansion=10**6)[1].shape == (1, 2)
+    tag = made.tags[0][0]
+    words = fitted.kneighbors_of_tags([tag], 5)[0]
+    assert not np.array_equal(fitted.kneighbors_of_tags([tag], 5, n_expansion=4)[0], words)
+    # A query is not joined by its own row, which would make it find itself.
+    own = search.CodeIndex(fitted.codebooks_, fitted.encode_embeddings(Z))
+    asked = expand_queries(Z, own, 2, exclude_self=True)
+    expected = metrics.mean_average_precision(
+        asked, own, made.target, made.target, exclude_self=True, top_k=5000
+    )
+    assert fitted.score(made.data, made.target, n_expansion=2) == pytest.approx(expected)
+    for wrong, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError)):
+        with pytest.raises(error, match="n_expansion"):
+            fitted.kneighbors(made.data[:1], n_expansion=wrong)
+        with pytest.raises(error, match="n_expansion"):
+            fitted.score(made.data, made.target, n_expansion=wrong)
+
+
+def test_joined_queries_of_any_length_and_without_results():
+    queries = np.array([[3.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    decoded = np.array([[[0.0, 2.0]], [[0.0, 2.0]], [[5.0, 5.0]]])
+    there = np.array([[True], [True], [False]])
+    half = 3 / np.sqrt(2)
+    assert_allclose(joined(queries, decoded, there), [[half, half], [0, 0], [1, 1]])
+    index = search.CodeIndex(np.array([[[1.0, 0.0], [0.0, 1.0]]], dtype="f4"), [[0]])
+    rows = queries[:1].astype("f4")
+    assert_allclose(expand_queries(rows, index, 3, exclude_self=True), rows)
 
 
 @pytest.mark.parametrize(

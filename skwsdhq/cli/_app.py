@@ -123,6 +123,9 @@ def search(  # noqa: PLR0913 - what is looked for, in any combination
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help="Condition on a column.")] = None,
     weight: Annotated[float, typer.Option(help="Of words beside a picture, 0 to 1.")] = 0.5,
+    expansion: Annotated[
+        int, typer.Option(help="First results whose mean joins the query; 2 finds more of most.")
+    ] = 0,
     as_json: _Json = False,
 ) -> None:
     """Find images by a picture, by words, or by both."""
@@ -130,7 +133,14 @@ def search(  # noqa: PLR0913 - what is looked for, in any combination
     asked = dict.fromkeys(words or (), 1.0) | dict.fromkeys(without or (), -1.0)
     with Collection.open(collection, read_only=True) as opened:
         results = opened.search(
-            query, asked or None, like, k, read_where(where or []), has_tag, weight=weight
+            query,
+            asked or None,
+            like,
+            k,
+            read_where(where or []),
+            has_tag,
+            weight=weight,
+            n_expansion=expansion,
         )
     for found in results:
         if as_json:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..search import CodeIndex
+from ..search.expansion import joined
 from ._store import BLOCK, Store
 
 __all__ = ["Snapshot"]
@@ -80,7 +81,25 @@ class Snapshot:
 
     def codes_of(self, rows: np.ndarray) -> np.ndarray:
         """Return the codes (k, M) of rows that are there."""
-        return self.codes[np.searchsorted(self.rows, rows)]
+        shape = code_shape(self.quantizer)
+        codes = np.empty((len(rows), shape[0]), dtype=shape[1])
+        first = 0
+        for own, index in self.parts:  # in the order of rows
+            last = own[-1] if len(own) else -1
+            mine = (rows >= first) & (rows <= last)
+            codes[mine] = index.codes[np.searchsorted(own, rows[mine])]
+            first = last + 1
+        return codes
+
+    def expanded(
+        self, query: np.ndarray, n_expansion: int, allowed: np.ndarray | None, left_out: int | None
+    ) -> np.ndarray:
+        """Return a query (1, D), joined by the mean of its first results."""
+        if not n_expansion:
+            return query
+        _, rows = self.search(query, n_expansion, allowed, left_out)
+        decoded = self.quantizer.decode(self.codes_of(rows))[None]
+        return joined(query, decoded, np.ones((1, len(rows)), dtype=bool))
 
     def search(
         self, query: np.ndarray, k: int, allowed: np.ndarray | None, left_out: int | None

@@ -14,7 +14,7 @@ from ..persistence import LoadError
 from ..search import CodeIndex
 from ..search.checks import check_k
 from ..utils.files import turn
-from ..utils.validation import check_choice, check_number
+from ..utils.validation import check_choice, check_number, check_whole
 from ._build import Wanted, build, codes_of, load_model, places_by_tags
 from ._create import DATABASE, begun, check_free, gather, reading_of, rows_to_insert
 from ._duplicates import duplicate_pairs
@@ -427,6 +427,7 @@ class Collection:
         has_tags: Any = None,
         *,
         weight: float = 0.5,
+        n_expansion: int = 0,
     ) -> Results:
         """Find the items nearest to a picture, to words, to another item, or to both of two.
 
@@ -445,6 +446,9 @@ class Collection:
             Tags that an item carries itself; those that begin with "-" it does not.
         weight : float, default=0.5
             Of the words beside a picture or an item.
+        n_expansion : int, default=0
+            The query is joined by the mean of its first so many results, of those that filters
+            let pass; see :meth:`WSDHQuantizer.kneighbors`.
 
         Returns
         -------
@@ -452,6 +456,7 @@ class Collection:
             At most k items, the nearest first.
         """
         k = check_k(k, "k")
+        n_expansion = check_whole("n_expansion", n_expansion, 0)
         if image is not None and like is not None:
             raise ValueError("image and like are two pictures to look for; give one of them.")
         if image is None and tags is None and like is None:
@@ -468,6 +473,7 @@ class Collection:
             words = None if tags is None else [tags]
             query = now.quantizer.embed_query(features, words, weight)
             allowed = allowed_rows(self._store, where, has_tags)
+            query = now.expanded(query, n_expansion, allowed, left_out)
             similarities, rows = now.search(query, k, allowed, left_out)
             return Results(items_of(self._store, rows), similarities)
 
