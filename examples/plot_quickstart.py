@@ -20,7 +20,6 @@ idle cores, two minutes of processor time in all, and 1 GB of memory.
 import os
 import sys
 import tempfile
-import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -39,12 +38,10 @@ from skwsdhq import HypersphereEmbedder, TagEnhancer, WSDHQuantizer
 from skwsdhq.backbones import extract_features
 from skwsdhq.datasets import load_emoji
 from skwsdhq.metrics import mean_average_precision
+from skwsdhq.plotting import plot_neighbors
 from skwsdhq.search import CodeIndex
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
-
 SEED = 0
 started = time.perf_counter()
 
@@ -188,34 +185,20 @@ print()
 # -------------
 # Six queries and the ten nearest of the database by code.
 
-FRAMES = {
-    "same subgroup": "tab:green",
-    "same group": "tab:blue",
-    "another group": "tab:red",
-}
-chosen = np.random.default_rng(SEED).choice(len(queries), 6, replace=False)
-_, found = pipeline[-1].kneighbors(pipeline[:-1].transform(features[queries[chosen]]), 10)
-figure, axes = plt.subplots(6, 11, figsize=(11, 7.2))
-for line, (query, neighbours) in enumerate(zip(queries[chosen], found, strict=True)):
-    for column, row in enumerate([query, *database[neighbours]]):
-        axis = axes[line, column]
-        axis.imshow(emoji.images[row])
-        axis.set(xticks=[], yticks=[])
-        near = (emoji.subgroup[row] * emoji.subgroup[query]).any()
-        group = (emoji.target[row] * emoji.target[query]).any()
-        frame = "same subgroup" if near else "same group" if group else "another group"
-        axis.spines[:].set(
-            edgecolor=FRAMES[frame] if column else "black", linewidth=3 if column else 1
-        )
-    name = textwrap.fill(emoji.names[query], 16, break_long_words=False)
-    axes[line, 0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", labelpad=8)
-axes[0, 0].set_title("query", fontsize=9)
-axes[0, 5].set_title("ten nearest by 32-bit code", fontsize=9)
-frames = [Line2D([], [], color=colour, linewidth=3, label=name) for name, colour in FRAMES.items()]
-figure.tight_layout(pad=0.4, rect=(0, 0.05, 1, 1))
-figure.legend(handles=frames, loc="lower center", ncols=len(frames), fontsize=9, frameon=False)
+nearness = {"same subgroup": emoji.subgroup, "same group": emoji.target}
+chosen = queries[np.random.default_rng(SEED).choice(len(queries), 6, replace=False)]
+display = plot_neighbors(
+    pipeline,
+    features[chosen],
+    [emoji.images[row] for row in database],
+    query_images=[emoji.images[row] for row in chosen],
+    query_names=[emoji.names[row] for row in chosen],
+    names=[emoji.names[row] for row in database],
+    query_labels={name: target[chosen] for name, target in nearness.items()},
+    database_labels={name: target[database] for name, target in nearness.items()},
+)
 picture = Path(os.environ.get("QUICKSTART_PICTURE", "quickstart.png"))
-figure.savefig(picture, dpi=110)
+display.figure_.savefig(picture, dpi=110)
 say(f"wrote {picture}")
 if not same:
     sys.exit("the loaded pipeline gave other codes")

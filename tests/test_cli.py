@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from skwsdhq import Collection, TagKernelRegressor, WSDHQuantizer, __version__
-from skwsdhq.cli import app
+from skwsdhq.cli import _shown, app
 from skwsdhq.collection import _build, _create, _source
 
 
@@ -94,6 +95,49 @@ def test_search(photos, tmp_path):
     tagged = fine("search", photos, "--like", "00.png", "--has-tag", "green", "-k", 99)
     assert len(tagged.splitlines()) == 8
     assert fine("search", photos, query, "--words", "green", "--weight", 1, "-k", 1).count("green")
+
+
+def test_results_in_a_picture(photos, tmp_path, monkeypatch):
+    """Opened where there is a screen and a viewer; else written, and said."""
+    launched = []
+    plain = fine("search", photos, "--words", "red", "-k", 12)
+    with monkeypatch.context() as patched:
+        patched.setattr(typer, "launch", lambda path: launched.append(path) or 0)
+        patched.setattr(_shown, "has_viewer", lambda: True)
+        out = fine("search", photos, "--words", "red", "-k", 12, "--open", tmp_path / "results.png")
+    assert out == plain
+    assert launched == [str(tmp_path / "results.png")]
+    with Image.open(tmp_path / "results.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+    query = tmp_path / "pictures" / "00.png"
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(_shown.sys, "platform", "linux")
+    result = run("search", photos, query, "--json", "-k", 2, "--open", tmp_path / "results.SVG")
+    assert result.exit_code == 0
+    assert "no viewer" in result.stderr
+    assert len([json.loads(line) for line in result.stdout.splitlines()]) == 2
+    assert (tmp_path / "results.SVG").read_text("utf-8").startswith("<?xml")
+    result = run("search", photos, "--like", "01.png", "--open", tmp_path / "results.docx")
+    assert result.exit_code == 1
+    assert "should end in .png" in result.stderr
+    assert not result.stdout
+    assert not (tmp_path / "results.docx").exists()
+    result = run("search", photos, "-w", "red", "--open", tmp_path / "nowhere" / "results.png")
+    assert result.exit_code == 1
+
+
+def test_a_viewer_needs_a_screen(monkeypatch):
+    monkeypatch.setattr(_shown.sys, "platform", "linux")
+    monkeypatch.setattr(_shown.shutil, "which", lambda name: "/usr/bin/" + name)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert _shown.has_viewer()
+    monkeypatch.setattr(_shown.shutil, "which", lambda name: None)
+    assert not _shown.has_viewer()
+    monkeypatch.setattr(_shown.sys, "platform", "darwin")
+    assert _shown.has_viewer()
 
 
 def test_add_goes_on(photos, tmp_path):

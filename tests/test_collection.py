@@ -743,6 +743,8 @@ def test_the_lines_of_the_readme_run_on_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = {"Collection": Collection}
     exec(lines, found)
+    with Image.open(tmp_path / "beach.png") as picture:
+        assert picture.width > 1000
     assert len(found["alike"]) == 5
     assert found["names"].shape == (1, 5)
     found["photos"].close()

@@ -8,6 +8,7 @@ import typer
 from .._version import __version__
 from ..collection import Collection
 from ._read import read_labels, read_where, write_tags
+from ._shown import draw, show
 from ._told import put, put_json, told
 
 __all__ = ["app", "main"]
@@ -108,7 +109,8 @@ def add(
 
 @app.command(
     epilog="Examples: skwsdhq search photos.skwsdhq query.jpg -k 5; "
-    "skwsdhq search photos.skwsdhq --words beach --not people --where 'year>=2020' --json"
+    "skwsdhq search photos.skwsdhq --words beach --not people --where 'year>=2020' --json; "
+    "skwsdhq search photos.skwsdhq query.jpg --open results.png"
 )
 @told
 def search(  # noqa: PLR0913 - what is looked for, in any combination
@@ -127,6 +129,10 @@ def search(  # noqa: PLR0913 - what is looked for, in any combination
         int, typer.Option(help="First results whose mean joins the query; 2 finds more of most.")
     ] = 0,
     as_json: _Json = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--open", help="Picture to draw the results in, as results.png, and to open."),
+    ] = None,
 ) -> None:
     """Find images by a picture, by words, or by both."""
     # A mapping, since words of a list are against what they name where they begin with "-".
@@ -142,12 +148,16 @@ def search(  # noqa: PLR0913 - what is looked for, in any combination
             weight=weight,
             n_expansion=expansion,
         )
+        if picture is not None:
+            draw(picture, opened, results, image=query, words=asked or None, like=like)
     for found in results:
         if as_json:
             own = {"id": found.id, "similarity": found.similarity, "path": found.path}
             put_json(own | {"tags": found.tags, "columns": found.columns})
         else:
             put(f"{found.similarity:.3f}\t{found.path or found.id}\t{', '.join(found.tags)}")
+    if picture is not None:
+        show(picture)
 
 
 @app.command(epilog="Example: skwsdhq suggest photos.skwsdhq --write suggested.csv")

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 import typer
 
-__all__ = ["INTERRUPTED", "put", "put_json", "told"]
+__all__ = ["INTERRUPTED", "put", "put_json", "say", "told"]
 
 INTERRUPTED = 130  # how shells count a Ctrl-C
+# What users can do something about; an ImportError says what to install.
+_OF_USERS = (OSError, ValueError, TypeError, KeyError, FloatingPointError, ImportError)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -35,24 +37,24 @@ def told(command: _Function) -> _Function:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except KeyboardInterrupt:
-            _say("interrupted; the same command goes on from here")
+            say("interrupted; the same command goes on from here")
             raise typer.Exit(INTERRUPTED) from None
-        except (OSError, ValueError, TypeError, KeyError, FloatingPointError) as error:
+        except _OF_USERS as error:
             # A KeyError's own text is a repr.
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            _say(f"error: {message}")
+            say(f"error: {message}")
             raise typer.Exit(1) from None
 
     return run  # type: ignore[return-value]
 
 
-def _say(message: Any) -> None:
+def say(message: Any) -> None:
     """Write a message to stderr, in one line."""
     typer.echo(" ".join(str(message).split()), err=True)
 
 
 def _warned(message: Any, *args: Any, **kwargs: Any) -> None:
-    _say(f"warning: {message}")
+    say(f"warning: {message}")
 
 
 def put(text: str) -> None:

@@ -7,11 +7,14 @@ matplotlib is imported by ``plot`` alone.
 
 from ..utils.public import named_here
 from ._displays import CodeLengthDisplay, PrecisionAtKDisplay, PrecisionRecallDisplay
+from ._neighbors import NeighborsDisplay, plot_neighbors
 
 __all__ = [
     "CodeLengthDisplay",
+    "NeighborsDisplay",
     "PrecisionAtKDisplay",
     "PrecisionRecallDisplay",
+    "plot_neighbors",
 ]
 
 named_here(__name__)
