@@ -140,6 +140,31 @@ def test_a_viewer_needs_a_screen(monkeypatch):
     assert _shown.has_viewer()
 
 
+def test_columns_and_separators_of_tables(tmp_path):
+    folder = pictures(tmp_path / "pictures", range(24))
+    text = (folder / "tags.csv").read_text("utf-8").splitlines()
+    rows = [f"{name},{tags[1:-1].replace(',', ';')},{2000 + i}" for i, (name, tags) in enumerate(
+        line.split(",", 1) for line in text[1:]
+    )]  # fmt: skip
+    (folder / "tags.csv").write_text("\n".join(["file,tags,year", *rows]), "utf-8")
+    place = tmp_path / "photos"
+    fine("create", folder, "-o", place, "--bits", 4, "-q", "--separator", ";")
+    found = fine("search", place, "-w", "blue", "-k", 99, "--where", "year>=2010", "--json")
+    found = [json.loads(line) for line in found.splitlines()]
+    assert all(row["columns"]["year"] >= 2010 for row in found)
+    assert len(found) == 13
+    assert {tag for row in found for tag in row["tags"]} == {*COLOURS, "größe"}
+    Image.new("RGB", (8, 8)).save(folder / "new.png")
+    (folder / "tags.csv").write_text("file,tags,year\nnew.png,red;größe,1999\n", "utf-8")
+    fine("add", place, folder, "-q", "--separator", ";")
+    fine("export", place, "-o", tmp_path / "x.csv")
+    with open(tmp_path / "x.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert table[-1]["id"] == "new.png"
+    assert (table[-1]["tags"], table[-1]["year"]) == ("red,größe", "1999")
+    assert table[0]["year"] == "2000"
+
+
 def test_add_goes_on(photos, tmp_path):
     more = pictures(tmp_path / "more", range(20, 30))
     assert "6 images added, 30 in all" in fine("add", photos, more, "-q")

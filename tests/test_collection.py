@@ -99,6 +99,50 @@ def test_words_items_and_both(photos):
     assert len(photos.search(tags={tag: 1, "c1_t0": -0.5}, k=10**9)) == N
 
 
+def test_a_folders_columns_are_kept(tmp_path, monkeypatch):
+    """Through add, refit, export and a creation that goes on; a call's own count more."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    lines = []
+    for i in range(20):
+        Image.new("RGB", (4, 4), (i * 12, 0, 200 - i * 9)).save(folder / f"{i:02}.png")
+        line = {"file": f"{i:02}.png", "tags": [f"t{i % 3}", "größe"], "year": 1990 + i}
+        lines.append(json.dumps(line | ({"more": {"a": [i]}, "flag": True} if i == 3 else {})))
+    (folder / "tags.jsonl").write_text("\n".join(lines), "utf-8")
+
+    def extracted(images, backbone, **options):
+        return np.array([np.asarray(Image.open(image))[0, 0] for image in images], dtype=float)
+
+    monkeypatch.setattr(_source, "extract_features", extracted)
+    small = quantizer(n_codewords=4)
+    options = {"quantizer": small, "backbone": "efficientnet_lite0"}
+    columns = {"year": [None] * 19 + [2050], "mark": list(range(20))}
+    with Collection.create(tmp_path / "c", folder, columns=columns, **options) as photos:
+        assert photos["03.png"].columns == {
+            "year": 1993,
+            "mark": 3,
+            "more": '{"a": [3]}',
+            "flag": 1,
+        }
+        assert photos["19.png"].columns["year"] == 2050
+        assert photos.ids(where={"year": ("<", 1992)}) == ["00.png", "01.png"]
+        photos.refit(quantizer=small)
+        assert photos["03.png"].columns["year"] == 1993
+        Image.new("RGB", (4, 4)).save(folder / "new.png")
+        (folder / "tags.jsonl").unlink()
+        (folder / "tags.csv").write_text("file;tags;year\n", "utf-8")
+        table = tmp_path / "other.csv"
+        table.write_text('file,tags,year\nnew.png,"t1; größe, x",1970\n', "utf-8")
+        photos.add(folder, table, exist_ok=True, separator=";")
+        assert photos["new.png"].tags == ["t1", "größe, x"]
+        assert photos["new.png"].columns == {"year": 1970}
+        photos.export(tmp_path / "out.jsonl", "jsonl")
+        last = json.loads((tmp_path / "out.jsonl").read_text("utf-8").splitlines()[-1])
+        assert last["year"] == 1970
+        with pytest.raises(ValueError, match="separator=';' is for the table of a folder"):
+            photos.add([str(folder / "00.png")], [["x"]], separator=";")
+
+
 def test_queries_are_joined_by_what_filters_let_pass(photos):
     plain = photos.search(image=MADE.data[0], k=7)
     found = photos.search(image=MADE.data[0], k=7, n_expansion=3)

@@ -4,9 +4,10 @@ import json
 import warnings
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from skwsdhq.datasets import load_tagged_folder
+from skwsdhq.datasets._tag_tables import column_of_texts
 from skwsdhq.images import read_image
 from skwsdhq.images.reading import picture_suffixes
 
@@ -270,3 +271,152 @@ def test_names_and_tags_in_either_form_of_unicode(folder):
     (folder / "café.txt").write_text("tea")
     data = load_tagged_folder(folder, "sidecar")
     assert data.tags[data.names.index("cafe\u0301.png")] == ["tea"]
+
+
+def test_other_columns_come_along(folder):
+    (folder / "tags.csv").write_text(
+        "file,tags,year,place,code,size,score\n"
+        "a.PNG,cat,2001,Łódź,0047,1,0.5\n"
+        "sub/c.webp,dog, 1999 ,,12,,1e3\n",
+        encoding="utf-8",
+    )
+    data = load_tagged_folder(folder)
+    assert data.columns == {
+        "year": [2001, None, 1999],
+        "place": ["Łódź", None, None],
+        "code": ["0047", None, "12"],  # a name of digits, not a number
+        "size": [1, None, None],
+        "score": [0.5, None, 1000.0],
+    }
+    assert isinstance(data.columns["year"][0], int)
+    assert data.repeated == {}
+    (folder / "tags.csv").unlink()
+    lines = [
+        {"file": "a.PNG", "tags": ["cat"], "year": 2001, "more": {"a": [1]}},
+        {"file": "b.jpg", "tags": ["cat"], "place": "Oslo", "year": None, "code": "0047"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert load_tagged_folder(folder).columns == {
+        "year": [2001, None, None],
+        "more": [{"a": [1]}, None, None],
+        "place": [None, "Oslo", None],
+        "code": [None, "0047", None],
+    }
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "-2", "+3"], [1, -2, 3]),
+        (["1", "2.5", ""], [1.0, 2.5, None]),
+        (["1", "two"], ["1", "two"]),
+        (["0", "00"], ["0", "00"]),
+        (["9" * 18, "9" * 25], [float("9" * 18), float("9" * 25)]),
+        (["nan", "inf"], ["nan", "inf"]),
+        (["1e999"], ["1e999"]),
+        (["１"], ["１"]),
+        (["1_0"], ["1_0"]),
+        ([None, ""], [None, None]),
+    ],
+)
+def test_cells_that_are_numbers(cells, expected):
+    found = column_of_texts(cells)
+    assert found == expected
+    assert list(map(type, found)) == list(map(type, expected))
+
+
+def test_lines_that_name_one_image_twice_are_reported(folder):
+    table = folder / "tags.csv"
+    table.write_text("file,tag,year\na.PNG,cat,\nb.jpg,x,3\n\n./a.PNG,black cat,2001\n")
+    data = load_tagged_folder(folder)
+    assert data.repeated == {"a.PNG": [2, 5]}
+    assert data.tags[0] == ["cat", "black cat"]
+    assert data.columns["year"] == [2001, 3, None]
+    assert "1 images that several lines name" in data.DESCR
+    table.write_text(table.read_text() + "a.PNG,cat,2002\n")
+    with pytest.warns(
+        UserWarning, match=r"lines 2, 5, 6 of .*'a\.PNG' and contradict.*'year'.*2001"
+    ):
+        assert load_tagged_folder(folder).columns["year"] == [2001, 3, None]
+
+
+XMP = (
+    '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title><rdf:Alt>'
+    '<rdf:li xml:lang="x-default">a title</rdf:li></rdf:Alt></dc:title><dc:subject><rdf:Bag>'
+    "{}</rdf:Bag></dc:subject></rdf:Description></rdf:RDF></x:xmpmeta>"
+    '<?xpacket end="w"?>'
+)
+
+
+def packet(*words):
+    return XMP.format("".join(f"<rdf:li>{word}</rdf:li>" for word in words)).encode()
+
+
+def iptc(*values, charset=None):
+    """The block in which JPEGs keep IPTC data, from the definition."""
+    sets = [] if charset is None else [(1, 90, charset)]
+    sets += [(2, 25, value) for value in values]
+    data = b"".join(
+        bytes([0x1C, record, number]) + len(v).to_bytes(2, "big") + v for record, number, v in sets
+    )
+    block = b"8BIM" + (0x0404).to_bytes(2, "big") + b"\0\0" + len(data).to_bytes(4, "big") + data
+    return b"Photoshop 3.0\0" + block + b"\0" * (len(data) % 2)
+
+
+def with_iptc(path, block):
+    content = path.read_bytes()
+    segment = b"\xff\xed" + (len(block) + 2).to_bytes(2, "big") + block
+    path.write_bytes(content[:2] + segment + content[2:])
+
+
+def test_keywords_within_pictures(tmp_path):
+    """As exiftool and photo managers write them, in several formats."""
+    grey = Image.new("RGB", (4, 4))
+    grey.save(tmp_path / "a.jpg", xmp=packet("Dög", "red, white", " sea "))
+    grey.save(tmp_path / "b.jpg")
+    with_iptc(tmp_path / "b.jpg", iptc("Dög".encode(), b"cat", charset=b"\x1b%G"))
+    grey.save(tmp_path / "c.jpg", xmp=packet("long " * 20, "same"))
+    cut = ("long " * 20).encode()[:64]
+    with_iptc(tmp_path / "c.jpg", iptc(b"same", b"only here", cut))
+    grey.save(tmp_path / "d.webp", xmp=packet("cat &amp; dog"))
+    grey.save(tmp_path / "e.tif", tiffinfo={700: packet("tiff")})
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", packet("png").decode())
+    grey.save(tmp_path / "f.png", pnginfo=info)
+    grey.save(tmp_path / "g.jpg")
+    with_iptc(tmp_path / "g.jpg", iptc("Dög".encode("latin-1")))
+    grey.save(tmp_path / "h.png")
+    expected = [
+        ["dög", "red, white", "sea"], ["dög", "cat"],
+        [" ".join(["long"] * 20), "same", "only here"], ["cat & dog"], ["tiff"], ["png"], ["dög"],
+        [],
+    ]  # fmt: skip
+    data = load_tagged_folder(tmp_path, "embedded")
+    assert data.tags == expected
+    assert data.columns == {}
+    assert "keywords in the images" in data.DESCR
+    assert load_tagged_folder(tmp_path).tags == expected  # with nothing else
+    (tmp_path / "h.txt").write_text("beside")
+    assert load_tagged_folder(tmp_path).tags[7] == ["beside"]
+    assert load_tagged_folder(tmp_path).tags[0] == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"<x", b"\xff\xfe", packet("cat")[:200], b"",
+        b'<!DOCTYPE x [<!ENTITY a "aaaa">]>' + packet("&a;"),
+    ],
+)  # fmt: skip
+def test_damaged_keywords_are_none(tmp_path, bad):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", xmp=packet("cat"))
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.jpg", xmp=bad)
+    Image.new("RGB", (4, 4)).save(tmp_path / "c.jpg")
+    with_iptc(tmp_path / "c.jpg", iptc(b"x")[:-3])
+    (tmp_path / "d.jpg").write_bytes(b"no picture")
+    assert load_tagged_folder(tmp_path, "embedded").tags[:2] == [["cat"], []]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="no image has keywords"):
+        load_tagged_folder(tmp_path, "embedded")

@@ -29,9 +29,13 @@ _Tags = Annotated[
     str | None,
     typer.Option(
         "--tags",
-        help="CSV, TSV or JSONL table of files and tags, or 'sidecar' for text files beside the "
-        "pictures; else tags.csv in the folder and the like.",
+        help="CSV, TSV or JSONL table of files, tags and any other columns; 'sidecar' for text "
+        "files beside the pictures; 'embedded' for keywords within them; else tags.csv in the "
+        "folder and the like.",
     ),
+]
+_Separator = Annotated[
+    str | None, typer.Option("--separator", help="Between the tags of a cell; else a comma.")
 ]
 _OnError = Annotated[
     str, typer.Option("--on-error", help="'raise' or 'skip': pictures that can't be read.")
@@ -66,12 +70,13 @@ def _options(
 
 @app.command(epilog="Example: skwsdhq create photos --tags tags.csv --bits 32 -o photos.skwsdhq")
 @told
-def create(
+def create(  # noqa: PLR0913 - options of a command
     folder: _Folder,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to make.")],
     tags: _Tags = None,
     bits: Annotated[int, typer.Option("--bits", "-b", help="Of a code.")] = 32,
     seed: Annotated[int | None, typer.Option(help="For the same model each time.")] = None,
+    separator: _Separator = None,
     on_error: _OnError = "raise",
     jobs: _Jobs = None,
     quiet: _Quiet = False,
@@ -83,6 +88,7 @@ def create(
         tags,
         n_bits=bits,
         random_state=seed,
+        separator=separator,
         on_error=on_error,
         n_jobs=jobs,
         verbose=not quiet,
@@ -96,6 +102,7 @@ def add(
     collection: _Place,
     folder: _Folder,
     tags: _Tags = None,
+    separator: _Separator = None,
     on_error: _OnError = "raise",
     jobs: _Jobs = None,
     quiet: _Quiet = False,
@@ -103,7 +110,14 @@ def add(
     """Add the pictures of a folder that are not there yet."""
     with Collection.open(collection, n_jobs=jobs) as opened:
         # So that a command that was broken off can be given again.
-        added = opened.add(folder, tags, exist_ok=True, on_error=on_error, verbose=not quiet)
+        added = opened.add(
+            folder,
+            tags,
+            exist_ok=True,
+            separator=separator,
+            on_error=on_error,
+            verbose=not quiet,
+        )
         put(f"{collection}: {len(added)} images added, {len(opened)} in all")
 
 

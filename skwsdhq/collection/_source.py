@@ -1,5 +1,6 @@
 """Images that come into a collection, and the features that are kept of them."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,15 +105,23 @@ class Arrivals:
     ----------
     images : str, PathLike, or images or features
         A folder is read by :func:`skwsdhq.datasets.load_tagged_folder`.
-    tags, ids, columns : default=None
+    tags, ids, columns, separator : default=None
         As for :meth:`Collection.create`.
     """
 
-    def __init__(self, images: Any, tags: Any, ids: Any, columns: Any) -> None:
+    def __init__(
+        self, images: Any, tags: Any, ids: Any, columns: Any, separator: str | None = None
+    ) -> None:
         names: list[str] | None = None
+        own: dict[str, list] = {}  # columns of the folder's table
         if isinstance(images, str | os.PathLike):
             # Ids are names within the folder: it can be moved, and they stay.
-            images, names, tags = _of_folder(images, tags)
+            images, names, tags, own = _of_folder(images, tags, separator)
+        elif separator is not None:
+            raise ValueError(
+                f"separator={separator!r} is for the table of a folder; give the tags of images as "
+                "lists."
+            )
         self.images, self.kind = images, input_kind(images)
         if self.kind == "features":
             self.images = images = np.asarray(images)
@@ -128,7 +137,10 @@ class Arrivals:
             self.ids = read_ids(map(_as_text, names or self.paths))
         else:
             self.ids = []  # numbered, once it is known what there is
-        self.tags, self.columns = read_tag_rows(tags, n), read_columns(columns, n)
+        self.tags = read_tag_rows(tags, n)
+        given = read_columns(columns, n)
+        # What the call says counts more than what the table says.
+        self.columns = [a | b for a, b in zip(read_columns(own, n), given, strict=True)]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -156,17 +168,25 @@ class Arrivals:
         return [self.images[i] for i in rows]
 
 
-def _of_folder(folder: str | os.PathLike, tags: Any) -> tuple[list[str], list[str], Any]:
-    """Return paths and names of a folder's images, and their tags."""
+def _of_folder(
+    folder: str | os.PathLike, tags: Any, separator: str | None
+) -> tuple[list[str], list[str], Any, dict[str, list]]:
+    """Return paths and names of a folder's images, their tags, and the table's other columns."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{os.fspath(folder)!r} is no folder of images.")
     if tags is not None and not isinstance(tags, str | os.PathLike):
         raise TypeError(
-            "tags of a folder should be the path of a table, 'sidecar' or None; give a list of "
-            "paths to name tags for each image."
+            "tags of a folder should be the path of a table, 'sidecar', 'embedded' or None; give a "
+            "list of paths to name tags for each image."
         )
-    found = load_tagged_folder(folder, tags)
-    return found.images, found.names, found.tags
+    found = load_tagged_folder(folder, tags, separator="," if separator is None else separator)
+    columns = {name: list(map(_flat, values)) for name, values in found.columns.items() if name}
+    return found.images, found.names, found.tags, columns
+
+
+def _flat(value: Any) -> Any:
+    """Return a value of a table as a column keeps it: lists and objects of JSON are text."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def _as_text(name: Any) -> str:

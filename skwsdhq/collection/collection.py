@@ -124,6 +124,7 @@ class Collection:
         n_jobs: int | None = None,
         device: Any = None,
         word_vectors: Any = None,
+        separator: str | None = None,
         verbose: int = 0,
     ) -> Self:
         """Make a collection of images, and learn its model from their tags.
@@ -145,7 +146,8 @@ class Collection:
         ids : sequence of n str or int, default=None
             Distinct; kept as texts. None takes the paths (in a folder those within it), or numbers.
         columns : mapping of str to n values, or sequence of n mappings, default=None
-            Anything else to keep and to search by: texts, numbers, or None.
+            Anything else to keep and to search by: texts, numbers, or None. Of a folder the other
+            columns of its table are kept as well.
         quantizer : WSDHQuantizer, default=None
             Its clone learns the model, in place of one of ``n_bits``. It gets features.
         backbone : str, default="auto"
@@ -156,6 +158,8 @@ class Collection:
         n_jobs, device, word_vectors : default=None
             As for :class:`Collection`; the model learns with the word vectors as well, unless
             there is a ``quantizer``.
+        separator : str, default=None
+            Between the tags of a cell in a folder's table; None is a comma.
         verbose : int, default=0
             1 shows progress.
 
@@ -171,7 +175,7 @@ class Collection:
         """
         check_choice("on_error", on_error, ("raise", "skip"))
         # What is wrong with the input is said before a directory is made.
-        arrivals = Arrivals(images, tags, ids, columns)
+        arrivals = Arrivals(images, tags, ids, columns, separator)
         arrivals.numbered(0)
         if not any(arrivals.tags):
             raise ValueError("a collection learns from tags, and no image has any; give tags.")
@@ -291,6 +295,7 @@ class Collection:
         *,
         exist_ok: bool = False,
         on_error: str = "raise",
+        separator: str | None = None,
         verbose: int = 0,
     ) -> list[str]:
         """Add images: each is placed by what it shows, and by its tags where the model can.
@@ -308,6 +313,8 @@ class Collection:
             repeated after it was broken off; else they are an error, and nothing is added.
         on_error : {"raise", "skip"}, default="raise"
             What to do about images that can't be read.
+        separator : str, default=None
+            As for :meth:`create`.
         verbose : int, default=0
             1 shows progress.
 
@@ -318,7 +325,7 @@ class Collection:
         """
         check_choice("on_error", on_error, ("raise", "skip"))
         self._check_writable()
-        arrivals = Arrivals(images, tags, ids, columns)
+        arrivals = Arrivals(images, tags, ids, columns, separator)
         with self._store.reading():
             arrivals.numbered(self._next_row())
             # All at once, before the network runs for hours.

@@ -3,22 +3,35 @@
 import csv
 import io
 import json
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..utils.text import name_of_number
 
-__all__ = ["TABLES", "decoded", "read_table", "split_tags"]
+__all__ = ["TABLES", "Line", "column_of_texts", "decoded", "read_table", "split_tags"]
 
 TABLES = tuple(
     f"{name}.{kind}" for name in ("tags", "metadata") for kind in ("csv", "tsv", "jsonl")
 )
+_INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)")
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _FILE_COLUMNS = ("file_name", "filename", "file", "path", "image")
 _TAG_COLUMNS = ("tags", "tag", "keywords", "hashtags")
+
+
+class Line(NamedTuple):
+    """Hold what one line of a table, or one text file, says of an image."""
+
+    name: str  # its path, with slashes
+    tags: list[str]
+    others: dict[str, Any]  # by column
+    number: int  # of the line
 
 
 def read_table(
@@ -29,8 +42,8 @@ def read_table(
     delimiter: str | None,
     encoding: str,
     names: Collection[str] = (),
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield file and tags of each line of a table.
+) -> Iterator[Line]:
+    """Yield what each line of a table says of a file.
 
     ``names`` are files that are known to be there: where a cell goes on to a line that begins with
     one of them, a quote was not closed.
@@ -69,14 +82,31 @@ def read_table(
         name = line.get(file_name)
         if isinstance(name, (list, dict)) or not str("" if name is None else name).strip():
             raise ValueError(f"{place} has no {file_name}.")
+        others = {k: v for k, v in line.items() if k not in (None, file_name, *chosen)}
         # Tables from Windows write backslashes.
-        yield os.path.normpath(str(name).strip().replace("\\", "/")).replace(os.sep, "/"), values
+        path = os.path.normpath(str(name).strip().replace("\\", "/")).replace(os.sep, "/")
+        yield Line(path, values, others, number)
 
 
 def split_tags(text: str, separator: str) -> list[str]:
     """Return the tags of a cell or of a line, without blanks around them."""
     parts = (" ".join(part.split()) for part in text.split(separator))
     return [part for part in parts if part]
+
+
+def column_of_texts(values: Sequence[Any]) -> list[Any]:
+    """Return the cells of a CSV column: numbers where all that say something are, else texts.
+
+    Digits after a zero, as of "0047", are no number but a name. Cells that are empty are None.
+    """
+    texts = [None if value is None else str(value).strip() for value in values]
+    told = [text for text in texts if text]
+    kind: Any = str
+    if told and all(_INTEGER.fullmatch(text) and len(text) < 19 for text in told):
+        kind = int
+    elif told and all(_NUMBER.fullmatch(text) and math.isfinite(float(text)) for text in told):
+        kind = float
+    return [kind(text) if text else None for text in texts]
 
 
 def decoded(path: Path, encoding: str) -> str:

@@ -13,7 +13,8 @@ from sklearn.utils import Bunch
 from ..images.reading import picture_suffixes
 from ..utils.text import clean_name, split_lines
 from ..utils.warn import warn_caller
-from ._tag_tables import TABLES, decoded, read_table, split_tags
+from ._keywords import keywords_of
+from ._tag_tables import TABLES, Line, column_of_texts, decoded, read_table, split_tags
 
 __all__ = ["load_tagged_folder"]
 
@@ -34,7 +35,7 @@ def load_tagged_folder(  # noqa: PLR0913 - options of a call, all but two by nam
     missing: str = "raise",
     return_X_y: bool = False,
 ) -> Any:
-    """Load a folder of images with tags from a CSV or JSONL table, or a text file beside each.
+    """Load a folder of images with tags from a table, text files beside them, or within them.
 
     Parameters
     ----------
@@ -43,9 +44,11 @@ def load_tagged_folder(  # noqa: PLR0913 - options of a call, all but two by nam
         the ends of their names. Files whose names begin with a dot are passed over.
     tags : str, PathLike or None, default=None
         Path of a table (``.csv``, ``.tsv``, ``.jsonl``); or ``"sidecar"``: beside ``cat.jpg``
-        stands ``cat.txt`` or ``cat.jpg.txt``, with tags on lines or separated. None takes
-        ``tags.csv``, ``tags.tsv``, ``tags.jsonl`` or the same of ``metadata`` in the folder, and
-        where there is none, sidecars.
+        stands ``cat.txt`` or ``cat.jpg.txt``, with tags on lines or separated; or
+        ``"embedded"``: the keywords that photo managers write into pictures, of IPTC and of XMP's
+        ``dc:subject``. None takes ``tags.csv``, ``tags.tsv``, ``tags.jsonl`` or the same of
+        ``metadata`` in the folder, where there is none sidecars, and where there is none of
+        these either, keywords within.
     file_column : str, default=None
         Column with the images' paths, relative to the folder. None takes the first of
         ``file_name``, ``filename``, ``file``, ``path``, ``image`` that there is.
@@ -55,7 +58,7 @@ def load_tagged_folder(  # noqa: PLR0913 - options of a call, all but two by nam
         column does.
     separator : str, default=","
         Between the tags of a cell or of a line. In JSONL tags may be lists as well, of one tag an
-        item, which is not split; null says nothing.
+        item, which is not split; null says nothing. Nor are keywords within pictures split.
     delimiter : str, default=None
         Between columns; None is a comma, and a tabulator in ``.tsv``.
     encoding : str, default="utf-8-sig"
@@ -78,8 +81,15 @@ def load_tagged_folder(  # noqa: PLR0913 - options of a call, all but two by nam
             Without duplicates, in the order in which they were found; ``[]`` where there are none.
         names : list of n str
             Paths relative to the folder, with slashes.
+        columns : dict of str to list
+            The table's other columns: n values of each, None where there is none. A column of a CSV
+            whose cells are numbers holds numbers.
         untagged : ndarray of int
             Row numbers of images without tags.
+        repeated : dict of str to list of int
+            Images that several lines of the table name, with the numbers of these lines. Their
+            tags add up; of other columns the first value counts, and there is a warning where
+            another one contradicts it.
         missing : list of str
             Files that the table names and that are not there, or no images that can be read.
         passed_over : list of str
@@ -116,15 +126,16 @@ def load_tagged_folder(  # noqa: PLR0913 - options of a call, all but two by nam
     folder = Path(path)
     names, others = _list_images(folder)
     table = _find_table(folder, tags)
-    if table is None:
-        cells = _read_sidecars(folder, names, separator, encoding)
-        told = "text files beside the images"
-    else:
-        cells = read_table(
+    lines: Iterable[Line] | None
+    if table is not None:
+        lines = read_table(
             table, file_column, tag_columns, separator, delimiter, encoding, frozenset(names)
         )
         told = f"the table {str(table)!r}"
-    found, absent = _by_image(cells, names)
+    else:
+        lines, told = _without_table(folder, names, tags, separator, encoding)
+    by_image, absent = _by_image(lines, names)
+    found = {name: [tag for line in own for tag in line.tags] for name, own in by_image.items()}
     if absent and missing != "ignore":
         text = _of_absent(absent, others, f"{told} names", folder)
         if missing == "raise":
@@ -137,38 +148,110 @@ def load_tagged_folder(  # noqa: PLR0913 - options of a call, all but two by nam
     if return_X_y:
         return images, rows
     untagged = np.flatnonzero([not row for row in rows])
+    repeated: dict[str, list[int]] = {}
+    if table is not None:
+        several = {name: own for name, own in by_image.items() if len(own) > 1}
+        repeated = {name: [line.number for line in own] for name, own in several.items()}
+        _tell_contradictions(several, told)
     return Bunch(
         images=images,
         tags=rows,
         names=names,
+        columns=_columns(list(by_image.values()), is_text=table is not None and _is_text(table)),
         untagged=untagged,
+        repeated=repeated,
         missing=absent,
         passed_over=passed_over,
         DESCR=(
             f"{len(names)} images of the folder {str(folder)!r}, with tags from {told}:\n"
             f"{len({tag for row in rows for tag in row})} different tags, {len(untagged)} images "
-            f"without tags, {len(absent)} images that are named but not there.\n"
+            f"without tags, {len(absent)} images that are named but not there"
+            + (f", {len(repeated)} images that several lines name.\n" if repeated else ".\n")
         ),
     )
 
 
-def _by_image(
-    cells: Iterable[tuple[str, list[str]]], names: list[str]
-) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the tags of each image, and the files that have tags and are no images here."""
+def _without_table(
+    folder: Path, names: list[str], tags: Any, separator: str, encoding: str
+) -> tuple[list[Line], str]:
+    """Return what text files beside the images say, or what stands in these."""
+    lines: list[Line] = []
+    if tags != "embedded":
+        lines = list(_read_sidecars(folder, names, separator, encoding))
+        if lines:
+            return lines, "text files beside the images"
+    if tags != "sidecar":
+        read = ((name, keywords_of(folder / name)) for name in names)
+        lines = [Line(name, found, {}, 1) for name, found in read if found]
+        if lines:
+            return lines, "keywords in the images"
+    beside = f"a text file beside any image, as {Path(names[0]).with_suffix('.txt').as_posix()}"
+    raise FileNotFoundError(
+        f"there are no tags in {str(folder)!r}: "
+        + {
+            "sidecar": f"not {beside}.",
+            "embedded": "no image has keywords of IPTC or XMP in it.",
+        }.get(
+            tags,
+            f"neither {', '.join(TABLES)} nor {beside}, nor keywords in an image. Name a table "
+            "by tags=.",
+        )
+    )
+
+
+def _by_image(lines: Iterable[Line], names: list[str]) -> tuple[dict[str, list[Line]], list[str]]:
+    """Return the lines of each image, and the files that are named and are no images here."""
     # An image may have several lines, or several text files: tags add up.
-    found: dict[str, list[str]] = {name: [] for name in names}
+    found: dict[str, list[Line]] = {name: [] for name in names}
     absent: dict[str, None] = {}  # in the order in which they come, each once
     # Some systems store names decomposed, "é" as two letters; a table may have them composed.
     by_form = {unicodedata.normalize("NFC", name): name for name in names}
-    for name, values in cells:
+    for line in lines:
+        name = line.name
         if name not in found:
             name = by_form.get(unicodedata.normalize("NFC", name), name)
         if name in found:
-            found[name] += values
+            found[name].append(line)
         else:
             absent[name] = None
     return found, list(absent)
+
+
+def _is_text(table: Path) -> bool:
+    """Tell whether all cells of a table are texts, of which some mean numbers."""
+    return table.suffix.lower() != ".jsonl"
+
+
+def _said(value: Any) -> bool:
+    """Tell whether a cell says something."""
+    return value is not None and value != "" and not (isinstance(value, float) and value != value)
+
+
+def _columns(by_image: list[list[Line]], *, is_text: bool) -> dict[str, list[Any]]:
+    """Return the other columns of images, by what their first line that says something says."""
+    names = dict.fromkeys(name for own in by_image for line in own for name in line.others)
+    columns = {}
+    for name in names:
+        told = ([line.others.get(name) for line in own] for own in by_image)
+        values = [next((value for value in row if _said(value)), None) for row in told]
+        columns[str(name)] = column_of_texts(values) if is_text else values
+    return columns
+
+
+def _tell_contradictions(several: dict[str, list[Line]], told: str) -> None:
+    """Warn of images of which several lines say different things."""
+    for name, own in several.items():
+        for column in own[0].others:
+            values = [line.others.get(column) for line in own]
+            said = [value for value in values if _said(value)]
+            if any(value != said[0] for value in said):
+                numbers = ", ".join(str(line.number) for line in own)
+                warn_caller(
+                    f"lines {numbers} of {told} name {name!r} and contradict each other in the "
+                    f"column {column!r}: the first, {said[0]!r}, counts. All such images are in "
+                    "`repeated`."
+                )
+                return
 
 
 def _of_absent(absent: list[str], others: list[str], told: str, folder: Path) -> str:
@@ -232,7 +315,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _find_table(folder: Path, tags: Any) -> Path | None:
-    """Return the table to read; None for sidecars."""
+    """Return the table to read; None for sidecars and what stands in pictures."""
     if tags is None:
         # Two tables may contradict each other, and none of them has a better claim.
         found = [folder / name for name in TABLES if (folder / name).is_file()]
@@ -242,7 +325,7 @@ def _find_table(folder: Path, tags: Any) -> Path | None:
                 "tags=."
             )
         return found[0] if found else None
-    if tags == "sidecar":
+    if tags in ("sidecar", "embedded"):
         return None
     table = Path(tags)
     if not table.is_file():
@@ -252,11 +335,8 @@ def _find_table(folder: Path, tags: Any) -> Path | None:
     return table
 
 
-def _read_sidecars(
-    folder: Path, names: list[str], separator: str, encoding: str
-) -> Iterator[tuple[str, list[str]]]:
+def _read_sidecars(folder: Path, names: list[str], separator: str, encoding: str) -> Iterator[Line]:
     """Yield each image that has a text file beside it, and the tags in it."""
-    n_found = 0
     for name in names:
         # The text file's name may be composed where the image's is decomposed, or the reverse.
         forms = dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))])
@@ -264,12 +344,6 @@ def _read_sidecars(
         sidecars = [path.with_suffix(".txt") for path in paths]
         for sidecar in (*sidecars, *(path.with_name(path.name + ".txt") for path in paths)):
             if sidecar.is_file():
-                n_found += 1
                 lines = split_lines(decoded(sidecar, encoding))
-                yield name, [tag for line in lines for tag in split_tags(line, separator)]
-    if not n_found:
-        raise FileNotFoundError(
-            f"there are no tags in {str(folder)!r}: neither {', '.join(TABLES)} nor a text file "
-            f"beside any image, as {Path(names[0]).with_suffix('.txt').as_posix()}. Name a table "
-            "by tags=."
-        )
+                found = [tag for line in lines for tag in split_tags(line, separator)]
+                yield Line(name, found, {}, 1)
