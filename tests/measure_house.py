@@ -150,6 +150,7 @@ ALLOWED = {
     "_sklearn_output_config": "what scikit-learn's set_output leaves on an estimator",
     "_parameter_constraints": "scikit-learn's own, which _validate_params reads",
     "_get_param_names": "scikit-learn's own, on every class of estimators",
+    "_cache": "where numba keeps what it compiled, and tells nobody that a disk is full",
     "_forward_hooks": "torch tells nowhere else whether a module has hooks",
     "_forward_pre_hooks": "torch tells nowhere else whether a module has hooks",
 }

@@ -3,163 +3,210 @@
 All rows whose codes begin alike lie together. Their scores are at most the sum of the entries of
 that beginning plus the largest entry of each other codebook. Once k rows are known, beginnings
 whose bound is below the k-th best of them hold none of the k best, and their rows are never looked
-at: of a million 32-bit codes of real embeddings, about one in a hundred is.
+at: of a million 32-bit codes of real embeddings, about one in four hundred is.
 """
+
+from typing import Any
 
 import numpy as np
 
-from ._engines import MIN_SCAN_QUERIES, Engine
-from ._pairs import PairEngine, rough_slack
-from ._scan import ScanEngine
-from .topk import order_by_score
+from ..utils.compiled import kernels
+from ._bounded_numpy import SampledBounds
+from ._ids import Choice
+from ._sorted import SortedCodes, compiled_walk, n_leading
+from ._tables import refuse_overflow
 
-__all__ = ["BoundedEngine", "n_leading"]
+__all__ = ["BoundedEngine"]
 
-_MAX_BEGINNINGS = 2**16
-_MAX_SAMPLE = 4096
-_MIN_SAMPLED = 4  # rank in the sample, below which a threshold is mere luck
-_MOST_ROWS = 8  # a query that has to look at one row in so many is better off with a scan
-_ROWS_A_NEIGHBOR = 512  # where fewer rows are there for each of the k, most queries have to
-
-
-def n_leading(n_codebooks: int, n_codewords: int) -> int:
-    """Return how many codebooks a beginning has: as many as give at most 65,536 beginnings.
-
-    One codebook is left over at least. Return 0 where there is no such number.
-    """
-    count = 0
-    while count < n_codebooks - 1 and n_codewords ** (count + 1) <= _MAX_BEGINNINGS:
-        count += 1
-    return count
+_MANY = "skwsdhq.search._kernels_many"
+_MAX_ROWS = 2**31 - 1  # as the numbers that are compiled for
+# What a walk may look at before a scan takes over, of all rows: for one query, and for each of many
+# that can share a scan, of which some tell whether the others should walk at all.
+_SHARE, _SHARE_OF_MANY = 0.5, 0.125
+_N_TRIED = 8
+_MIN_SIDE_BY_SIDE = 8  # queries that share a scan; fewer are faster by one each
+_MAX_ENTRIES = 2**14  # of tables, for 64 queries in a core's cache
+_ALL = np.empty(0, np.bool_), np.empty((1, 0), np.int64)  # neither filter nor exclusions
+_UNROLLED = (4, 8)  # the usual lengths; each takes a compiler some seconds
+_ROWS_ALONE = (
+    16  # so many rows that may be found, squared, for each of k · n are scored by themselves
+)
 
 
 class BoundedEngine:
     """Find the k best by bounds on the scores of all rows whose codes begin alike.
 
-    A sample of the rows tells a number that the beginnings of a thousand rows, or of some k, reach.
-    The k-th best of these rows is a threshold. Rows of beginnings whose bound reaches it are
-    scored; what reaches the threshold itself is ranked. Sums are those of the other engines. Where
-    that would be most rows a scan takes over.
+    A compiled walk looks at beginnings from the best bound on until it falls below the k-th best so
+    far. Where that would be most rows, a scan of all takes over, which then knows what a row has to
+    reach; many such queries share one. Where nothing can be compiled, numpy takes a threshold from
+    a sample instead. Sums are those of the other engines.
 
     codes : (n, M), of which `n_leading` is above 0.
     """
 
     def __init__(self, codes: np.ndarray, n_codewords: int) -> None:
-        n, n_codebooks = codes.shape
-        self.codes, self.n_codewords = codes, n_codewords
-        self.n_leading = n_leading(n_codebooks, n_codewords)
-        # The first codewords of a row as one number, as digits of base K.
-        keys = np.zeros(n, dtype=np.int64)
-        for m in range(self.n_leading):
-            keys *= n_codewords
-            keys += codes[:, m]
-        short = keys.astype(np.uint16)  # which numpy sorts by radix
-        order = np.argsort(short, kind="stable")  # rows of a beginning are ascending
-        self.rows = order.astype(np.int32 if n < 2**31 else np.int64)
-        self.sizes = np.bincount(keys, minlength=n_codewords**self.n_leading)
-        self.starts = np.cumsum(self.sizes) - self.sizes
-        self.columns = [
-            np.ascontiguousarray(codes[order, m]) for m in range(self.n_leading, n_codebooks)
-        ]
-        self.sample = short[:: max(1, n // _MAX_SAMPLE)].copy()
-        self._scans: dict[bool, Engine] = {}
+        self.codes, self.n_codewords = codes.view(), n_codewords
+        self.codes.flags.writeable = False  # one kind of array is compiled for
+        n_codebooks = codes.shape[1]
+        n_first = n_leading(n_codebooks, n_codewords)
+        # Sums of either group are sorted for each query: both should be few.
+        self.groups = (n_first - n_first // 2, n_first)
+        # Loops over so many codebooks are unrolled; for all other numbers there is one that is not.
+        self.tuples: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        if n_codebooks in _UNROLLED and n_first == 2:
+            self.tuples = ((0,) * (n_codebooks - 2), (0,) * n_codebooks)
+        self._order: SortedCodes | None = None
+        self._by_numpy: SampledBounds | None = None
 
-    def search(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        similarities = np.empty((len(tables), k), dtype=np.float32)
-        rows = np.empty((len(tables), k), dtype=np.int64)
-        left = []
-        for b, table in enumerate(tables):
-            found = self._best(table, k)
-            if found is None:
-                left.append(b)
+    @property
+    def order(self) -> SortedCodes:
+        """Return the sorted codes; a filter that leaves few rows needs none."""
+        # Two threads that come at once both make them.
+        if self._order is None:
+            self._order = SortedCodes.of(self.codes, self.n_codewords)
+        return self._order
+
+    def order_if_known(self) -> SortedCodes | None:
+        """Return the sorted codes where a search has needed them."""
+        return self._order
+
+    def learn_order(self, order: SortedCodes, moved: np.ndarray | None, n_earlier: int) -> None:
+        """Take the order of earlier rows over, where most rows are among them.
+
+        moved : see `SortedCodes.changed`.  n_earlier : how many of these rows are among them.
+        """
+        if 2 * n_earlier > len(self.codes):
+            self._order = order.changed(moved, self.codes)
+
+    @property
+    def _cells(self) -> tuple[np.ndarray, ...]:
+        order = self.order
+        return order.starts, order.rows, order.rest, self.codes
+
+    @property
+    def takes_filters(self) -> bool:
+        """Tell whether searches are compiled: those of numpy know no filters."""
+        return self.walk(0) is not None
+
+    def walk(self, n_queries: int) -> Any:
+        """Return the compiled search, None for that of numpy."""
+        return compiled_walk(n_queries) if len(self.codes) <= _MAX_ROWS else None
+
+    def search(
+        self,
+        tables: np.ndarray,
+        k: int,
+        choice: Choice | None = None,
+        left_out: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return similarities (B, k) and rows (B, k) of the best, as other engines do.
+
+        choice : rows that may be found.  left_out : (B, E), rows that each query leaves out,
+        ascending, and -1 behind them. Both are for the compiled search alone. Where fewer than k
+        rows are left, -inf and -1 fill up.
+        """
+        walk = self.walk(len(tables))
+        if k == 0 or walk is None:
+            return self._numpy().search(tables, k)
+        if left_out is None:
+            left_out = np.empty((len(tables), 0), np.int64)
+        values = np.empty((len(tables), k), np.float32)
+        rows = np.empty((len(tables), k), np.int64)
+        status = np.empty(len(tables), np.int64)
+        if choice is not None and len(choice) ** 2 <= _ROWS_ALONE * k * len(self.codes):
+            results = values, rows, status
+            walk.among(tables, k, choice.rows, self.codes, left_out, self.tuples[1], results)
+            return values, rows
+        mask = np.empty(0, np.bool_) if choice is None else choice.mask
+        many = None
+        if len(tables) >= _MIN_SIDE_BY_SIDE and tables[0].size <= _MAX_ENTRIES:
+            many = kernels(_MANY)
+            if self.codes.shape[1] > getattr(many, "MAX_CODEBOOKS", 0):
+                many = None
+        results = values, rows, status
+        if many is None:
+            self._walk(walk, tables, (mask, left_out), results, _SHARE, True)
+        else:
+            self._walk_or_share(walk, many, tables, (mask, left_out), results)
+        if (status == walk.NOT_FINITE).any():
+            refuse_overflow()
+        return values, rows
+
+    def search_one(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Do what `search` does for one query without a filter, in as few steps as there are.
+
+        Return None where nothing is compiled, or an entry, or a sum, is not finite.
+        """
+        walk = self.walk(1)
+        if walk is None:
+            return None
+        results = np.empty((1, k), np.float32), np.empty((1, k), np.int64), np.empty(1, np.int64)
+        self._walk(walk, tables, _ALL, results, _SHARE, True)
+        return results[:2] if results[2][0] == walk.DONE else None
+
+    def _walk(
+        self, walk: Any, tables: np.ndarray, choice: Any, results: Any, share: float, goes_on: bool
+    ) -> None:
+        """Search for each query by itself."""
+        plan = (int(share * len(self.codes)), goes_on)
+        k = results[0].shape[1]
+        walk.best(tables, k, self.groups, self._cells, choice, plan, self.tuples, results)
+
+    def _walk_or_share(
+        self, walk: Any, many: Any, tables: np.ndarray, choice: Any, results: Any
+    ) -> None:
+        """Search for each query by itself, and for those that look at many rows side by side."""
+        share, k = _SHARE_OF_MANY, results[0].shape[1]
+        for part in (slice(0, _N_TRIED), slice(_N_TRIED, len(tables))):
+            some = tuple(x[part] for x in results)
+            if len(tables[part]):
+                self._walk(walk, tables[part], (choice[0], choice[1][part]), some, share, False)
+            if part.start == 0 and (some[2] == walk.TOO_MANY).mean() > 0.75:
+                share = 0.0  # the others find out what a row has to reach, and no more
+        left = np.flatnonzero(results[2] == walk.TOO_MANY)
+        for start in range(0, len(left), many.WIDTH):
+            own = left[start : start + many.WIDTH]
+            found = tuple(x[own] for x in results)
+            own_choice = choice[0], choice[1][own]
+            if len(own) < _MIN_SIDE_BY_SIDE:
+                self._walk(walk, tables[own], own_choice, found, 0.0, True)
             else:
-                similarities[b], rows[b] = found
-        if left:
-            similarities[left], rows[left] = self._scan(len(left)).search(tables[left], k)
-        return similarities, rows
+                thresholds, every = found[0][:, 0].copy(), self.tuples[1]
+                many.scan_many(tables[own], k, self.codes, own_choice, thresholds, every, found[:2])
+            for x, y in zip(results, found, strict=True):
+                x[own] = y
 
     def above(
-        self, tables: np.ndarray, thresholds: np.ndarray
+        self,
+        tables: np.ndarray,
+        thresholds: np.ndarray,
+        choice: Choice | None = None,
+        left_out: np.ndarray | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        for b, table in enumerate(tables):
-            sums = self._beginnings(table)
-            hits = self._reaching(table, sums, float(thresholds[b]))
-            if hits is None:
-                found += self._scan(1).above(tables[b : b + 1], thresholds[b : b + 1])
-            else:
-                scores, rows = self._scored(table, sums, hits)
-                found.append(_ranked(scores, rows, float(thresholds[b]), len(rows)))
-        return found
+        """Return for each query similarities and rows of all that reach its threshold, ranked.
 
-    def _best(self, table: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return similarities and rows of the k best; None where that means most of the rows."""
-        n = len(self.rows)
-        if k == 0 or k * _ROWS_A_NEIGHBOR > n:
-            return None
-        sums = self._beginnings(table)
-        sampled = sums[self.sample]
-        rank = max(_MIN_SAMPLED, -(-2 * k * len(sampled) // n))
-        scores = np.zeros(0, np.float32)
-        while len(scores) < k:
-            if rank >= len(sampled):
-                return None
-            least = np.partition(sampled, len(sampled) - rank)[len(sampled) - rank]
-            scores, _ = self._scored(table, sums, np.flatnonzero(sums >= least))
-            rank *= 4  # the sample was lucky: fewer than k rows reach its number
-        threshold = float(np.partition(scores, len(scores) - k)[len(scores) - k])
-        hits = self._reaching(table, sums, threshold)
-        if hits is None:
-            return None
-        return _ranked(*self._scored(table, sums, hits), threshold, k)
+        choice, left_out : as in `search`.
+        """
+        walk = self.walk(len(tables))
+        if walk is None:
+            return self._numpy().above(tables, thresholds)
+        mask = np.empty(0, np.bool_) if choice is None else choice.mask
+        budget = int(_SHARE * len(self.codes))
+        none = np.empty(0, np.int64)
+        return [
+            walk.reaching(
+                table,
+                np.float32(threshold),
+                self.groups,
+                self._cells,
+                (mask, none if left_out is None else left_out[b]),
+                budget,
+                self.tuples,
+            )
+            for b, (table, threshold) in enumerate(zip(tables, thresholds, strict=True))
+        ]
 
-    def _beginnings(self, table: np.ndarray) -> np.ndarray:
-        """Sum the entries of each beginning in float32, in the order of the codebooks."""
-        sums = table[0]
-        for entries in table[1 : self.n_leading]:
-            sums = (sums[:, None] + entries).reshape(-1)
-        return sums
-
-    def _reaching(self, table: np.ndarray, sums: np.ndarray, threshold: float) -> np.ndarray | None:
-        """Return beginnings whose bound reaches a threshold; None where they hold too many rows."""
-        # No ending adds more than the largest entry of each codebook that is left.
-        rest = table[self.n_leading :].max(axis=1).sum(dtype=np.float64)
-        least = np.nextafter(np.float32(threshold - rest - rough_slack(table)), -np.float32(np.inf))
-        hits = np.flatnonzero(sums >= least)
-        return hits if self.sizes[hits].sum() * _MOST_ROWS <= len(self.rows) else None
-
-    def _scored(
-        self, table: np.ndarray, sums: np.ndarray, hits: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Score all rows of some beginnings; return scores and rows."""
-        sizes = self.sizes[hits]
-        ends = np.cumsum(sizes)
-        total = int(ends[-1]) if len(ends) else 0
-        # for h: starts[h] … starts[h] + sizes[h]
-        places = np.arange(total) + np.repeat(self.starts[hits] - ends + sizes, sizes)
-        scores = np.repeat(sums[hits], sizes)
-        for entries, column in zip(table[self.n_leading :], self.columns, strict=True):
-            scores += entries.take(column.take(places))
-        return scores, self.rows.take(places)
-
-    def _scan(self, n_queries: int) -> Engine:
-        """Return the engine for queries that look at most rows anyway."""
-        many = n_queries >= MIN_SCAN_QUERIES
-        if many not in self._scans:  # two threads that come at once use the first
-            built: Engine
-            if many:
-                built = ScanEngine(self.codes, self.n_codewords)
-            else:
-                built = PairEngine(np.ascontiguousarray(self.codes))
-            self._scans.setdefault(many, built)
-        return self._scans[many]
-
-
-def _ranked(
-    scores: np.ndarray, rows: np.ndarray, threshold: float, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank the k best that reach a threshold, equal ones by row; return scores and rows."""
-    kept = np.flatnonzero(scores >= threshold)
-    kept = kept[np.argsort(rows[kept], kind="stable")]
-    order = order_by_score(scores[kept])[:k]
-    return scores[kept][order], rows[kept][order].astype(np.int64)
+    def _numpy(self) -> SampledBounds:
+        if self._by_numpy is None:
+            self._by_numpy = SampledBounds(self.codes, self.order)
+        return self._by_numpy

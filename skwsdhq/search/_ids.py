@@ -5,10 +5,47 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["as_ids", "find_rows", "ids_of", "read_excluded", "read_filter"]
+__all__ = ["Choice", "as_ids", "find_rows", "ids_of", "read_excluded", "read_filter"]
 
 _MAX_ID = 2**63 - 1
 _NONE = object()  # for "none found", which no id can be equal to
+
+
+class Choice:
+    """Rows that may be found, ascending, or a mask of them; either is made when it is asked for.
+
+    A mask of a million rows is read in a moment, and the numbers of half of them are not.
+    """
+
+    def __init__(self, n: int, rows: np.ndarray) -> None:
+        """Take rows of n, ascending, or a mask."""
+        is_mask = rows.dtype == bool
+        self._n, self._size = n, int(np.count_nonzero(rows)) if is_mask else len(rows)
+        self._mask: np.ndarray | None = rows if is_mask else None
+        self._rows: np.ndarray | None = None if is_mask else rows
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return the rows, (m,) int64, ascending."""
+        if self._rows is None:
+            self._rows = np.flatnonzero(self.mask)
+        return self._rows
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Return a mask of all rows, (n,)."""
+        if self._mask is None:
+            mask = np.zeros(self._n, dtype=np.bool_)
+            mask[self.rows] = True
+            self._mask = mask
+        return self._mask
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """Tell of each of some rows whether it may be found."""
+        return self.mask[rows]
 
 
 def as_ids(ids: Any, name: str = "ids") -> np.ndarray:
@@ -147,8 +184,8 @@ def _rows_of_each(exclude: Any, ids: np.ndarray | None, n: int, n_queries: int) 
 
 def read_filter(
     filter: Any, ids: np.ndarray | None, n: int, n_queries: int
-) -> np.ndarray | list[np.ndarray] | None:
-    """Return rows that may be found, ascending: one array for all queries, or one for each."""
+) -> Choice | list[Choice] | None:
+    """Return rows that may be found: one choice for all queries, or one for each."""
     if filter is None:
         return None
     if isinstance(filter, str | bytes | dict) or not isinstance(filter, Iterable):
@@ -176,15 +213,15 @@ def _is_for_all(entries: Any) -> bool:
     return _is_mask(entries) or all(_is_id(entry) for entry in entries)
 
 
-def _allowed_rows(entries: Any, ids: np.ndarray | None, n: int) -> np.ndarray:
-    """Return the rows, ascending, that a mask or a list of ids allows."""
+def _allowed_rows(entries: Any, ids: np.ndarray | None, n: int) -> Choice:
+    """Return the rows that a mask or a list of ids allows."""
     if not _is_mask(entries):
         rows = find_rows(ids, n, as_ids(entries, "filter"))
-        return np.unique(rows[rows >= 0])
+        return Choice(n, np.unique(rows[rows >= 0]))
     mask = np.asarray(entries)
     if mask.shape != (n,):
         raise ValueError(f"A mask should have an entry for each of {n} rows; got {mask.shape}.")
-    return np.flatnonzero(mask)
+    return Choice(n, np.ascontiguousarray(mask))
 
 
 def _is_id(entry: Any) -> bool:

@@ -12,10 +12,10 @@ from ..utils.validation import check_choice
 from ._faiss import build_faiss, read_faiss
 from ._ids import as_ids, ids_of, read_excluded, read_filter
 from ._load import check_rows
-from ._rows import BLOCK, Rows
+from ._rows import Rows
 from ._select import BUILDERS
 from ._store import load_arrays, save_arrays
-from ._tables import finite_table, lookup_table, rerank, rerank_codes
+from ._tables import lookup_table, rerank, rerank_codes
 from .checks import (
     check_codebooks,
     check_codes,
@@ -57,7 +57,8 @@ class CodeIndex:
         the similarity is -inf.
     engine : {"auto", "buckets", "bounded", "scan", "pairs", "faiss", "numpy"}, default="auto"
         ``"buckets"`` scores distinct codes once (8 and 16 bits), ``"bounded"`` sorts codes by their
-        first codewords and looks at those alone that may hold one of the k best, ``"scan"`` scores
+        first codewords and looks at those alone that may hold one of the k best, by code that numba
+        compiles when some queries have come (where numba is missing, by numpy); ``"scan"`` scores
         many queries in one pass, ``"pairs"`` a few, each by tables of two codebooks at once;
         ``"faiss"`` is the product-quantization scan of faiss (at most 1024 codewords), ``"numpy"``
         the reference.
@@ -263,6 +264,11 @@ class CodeIndex:
             id -1 or ''.
         """
         whole = self._rows
+        is_plain = exclude is filter is n_codebooks is vectors is shortlist is None
+        if is_plain and not exclude_self:
+            best = whole.nearest(embeddings, k, self.engine)
+            if best is not None:
+                return best[0], ids_of(best[1], whole.own_ids)
         queries = check_embeddings(embeddings, whole.codebooks.shape[2])
         k = check_k(k, "k")
         if n_codebooks is not None:
@@ -360,19 +366,11 @@ class CodeIndex:
         allowed = read_filter(filter, whole.own_ids, len(whole), len(queries))
         counts = np.zeros(len(queries) + 1, dtype=np.int64)
         values, rows = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
-        engine = whole.engine(self.engine, len(queries))
-        for start in range(0, len(queries), BLOCK):
-            block = slice(start, start + BLOCK)
-            tables = finite_table(queries[block], whole.codebooks)
-            for b, (scores, found) in enumerate(engine.above(tables, thresholds[block]), start):
-                kept = np.ones(len(found), dtype=bool)
-                if allowed is not None:
-                    kept &= np.isin(found, allowed[b] if isinstance(allowed, list) else allowed)
-                if excluded is not None:
-                    kept &= ~np.isin(found, excluded[b])
-                values.append(scores[kept])
-                rows.append(found[kept])
-                counts[b + 1] = len(rows[-1])
+        reaching = whole.reaching(queries, thresholds, excluded, allowed, engine=self.engine)
+        for b, (scores, found) in enumerate(reaching):
+            values.append(scores)
+            rows.append(found)
+            counts[b + 1] = len(found)
         return (
             np.cumsum(counts),
             np.concatenate(values),

@@ -1,13 +1,16 @@
 """The rows of an index at one moment, and how they are ranked."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ._bounded import BoundedEngine
 from ._engines import Engine
-from ._ids import as_ids, find_rows
-from ._select import bounds_pay, build_engine, choose_engine, drop_rows, search_each
+from ._ids import Choice, as_ids, find_rows
+from ._select import bounds_pay, build_engine, choose_engine, drop_rows, may_compile, search_each
+from ._sorted import SortedCodes, compiled_walk
 from ._tables import finite_table
 from .checks import check_unique, next_id, number_ids
 
@@ -48,6 +51,8 @@ class Rows:
         self.own_ids = None if ids is None else _read_only(ids)
         self.next_id = next_id(ids, len(codes)) if next_id_ is None else next_id_
         self._engines: dict[str, Engine] = {}
+        # An order of earlier rows, the numbers that they have now, and how many are left of them.
+        self._earlier: tuple[SortedCodes, np.ndarray | None, int] | None = None
         self._prefixes: dict[int, Rows] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -79,7 +84,15 @@ class Rows:
         if not plain:
             kept = np.concatenate([self.ids, ids]) if len(self) else ids.copy()
         after = max(self.next_id, next_id(ids, 0))
-        return Rows(self.codebooks, np.concatenate([self.codes, codes]), kept, after)
+        more = Rows(self.codebooks, np.concatenate([self.codes, codes]), kept, after)
+        more._earlier = self._known_order()
+        return more
+
+    def _known_order(self) -> tuple[SortedCodes, np.ndarray | None, int] | None:
+        """Return what is known of the order of these rows, so that others need not be sorted."""
+        engine = self._engines.get("bounded")
+        order = engine.order_if_known() if isinstance(engine, BoundedEngine) else None
+        return self._earlier if order is None else (order, None, len(self))
 
     def _check_new(self, ids: np.ndarray, n: int) -> None:
         """Refuse ids that are not n, not of the kind of those there, or there already."""
@@ -100,7 +113,18 @@ class Rows:
             return self
         kept = np.ones(len(self), dtype=bool)
         kept[gone] = False
-        return Rows(self.codebooks, self.codes[kept], self.ids[kept], self.next_id)
+        fewer = Rows(self.codebooks, self.codes[kept], self.ids[kept], self.next_id)
+        known = self._known_order()
+        if known is not None:
+            order, moved, n_earlier = known
+            # for row: its new number, -1 for one that is gone
+            numbers = np.where(kept, np.cumsum(kept) - 1, -1)
+            if moved is None:
+                moved = numbers[:n_earlier]
+            else:
+                moved = np.where(moved < 0, -1, numbers[moved])
+            fewer._earlier = order, moved, int(kept[:n_earlier].sum())
+        return fewer
 
     def with_ids(self, ids: Any) -> "Rows":
         """Return the same rows under other ids; engines know no ids, and are shared."""
@@ -127,15 +151,25 @@ class Rows:
 
     def engine(self, name: str, n_queries: int) -> Engine:
         """Return an engine by name, "auto" for the fastest one; build it at the first call."""
-        if name == "auto":
-            work = (len(self), self.codebooks.shape, n_queries)
-            name = "bounded" if bounds_pay(*work) else choose_engine(*work)
+        name = self._engine_name(name, n_queries)
         if name not in self._engines:
             # Without a lock, which a forked process might find held: two threads that come at
             # once both build one, and both use the first.
             built = build_engine(name, self.codes, self.codebooks.shape[1])
+            if isinstance(built, BoundedEngine) and self._earlier is not None:
+                built.learn_order(*self._earlier)
             self._engines.setdefault(name, built)
         return self._engines[name]
+
+    def _engine_name(self, name: str, n_queries: int) -> str:
+        """Return the name of an engine, for "auto" that of the fastest one."""
+        if name != "auto":
+            return name
+        shape = self.codebooks.shape
+        is_compiled = compiled_walk(n_queries if may_compile(len(self), shape) else 0) is not None
+        if bounds_pay(len(self), shape, n_queries, is_compiled):
+            return "bounded"
+        return choose_engine(len(self), shape, n_queries)
 
     def n_findable(self, n_queries: int, excluded: np.ndarray | None, allowed: Any) -> int:
         """Return the largest number of rows that a query may find."""
@@ -146,16 +180,35 @@ class Rows:
         most = 0
         for q in range(n_queries):
             own = allowed[q] if isinstance(allowed, list) else allowed
-            n_left_out = 0 if excluded is None else np.isin(excluded[q], own).sum()
-            most = max(most, len(own) - int(n_left_out))
+            n_left_out = 0
+            if excluded is not None:
+                n_left_out = int(own.has(excluded[q][excluded[q] >= 0]).sum())
+            most = max(most, len(own) - n_left_out)
         return most
+
+    def nearest(self, query: Any, k: int, engine: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rank the rows for one embedding (1, D), as `rank` does but with no step too many.
+
+        Return None for what is not as usual: more queries or none, another dtype, numbers that are
+        not finite, another engine, or one that is still to be built.
+        """
+        n_codebooks, n_codewords, n_dims = self.codebooks.shape
+        is_usual = type(query) is np.ndarray and query.dtype == np.float32 and type(k) is int
+        if not is_usual or query.shape != (1, n_dims) or not 0 < k <= len(self.codes):
+            return None
+        bounded = self._engines.get("bounded") if engine in ("auto", "bounded") else None
+        if not isinstance(bounded, BoundedEngine):
+            return None
+        with np.errstate(over="ignore", invalid="ignore"):
+            table = query @ self.codebooks.reshape(-1, n_dims).T  # as lookup_table
+        return bounded.search_one(table.reshape(1, n_codebooks, n_codewords), k)
 
     def rank(
         self,
         queries: np.ndarray,
         k: int,
         excluded: np.ndarray | None = None,
-        allowed: np.ndarray | list[np.ndarray] | None = None,
+        allowed: Choice | list[Choice] | None = None,
         *,
         engine: str = "auto",
         n_jobs: int | None = None,
@@ -165,14 +218,7 @@ class Rows:
         Yield the block, its look-up tables (B, M, K), and similarities and rows (B, k), filled up
         with -inf and -1.
         """
-        chosen: Engine | None = None
-        if allowed is None:
-            chosen = self.engine(engine, len(queries))
-        elif not isinstance(allowed, list):
-            shape = self.codebooks.shape
-            name = choose_engine(len(allowed), shape, len(queries))
-            chosen = build_engine(name, self.codes[allowed], shape[1])
-
+        search = self._search_of(engine, len(queries), allowed)
         size = max(min(_BLOCK_RESULTS // max(k, 1), BLOCK), 1)  # deep rankings: fewer
 
         def rank_block(start: int) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
@@ -182,22 +228,60 @@ class Rows:
             tables = finite_table(queries[first : first + BLOCK], self.codebooks)
             tables = tables[start - first : block.stop - first]
             left_out = None if excluded is None else excluded[block]
-            n_more = k + (0 if left_out is None else left_out.shape[1])
-            if chosen is not None:
-                n_rows = len(self) if allowed is None else len(allowed)
-                values, rows = chosen.search(tables, min(n_more, n_rows))
-                if isinstance(allowed, np.ndarray):
-                    rows = allowed[rows]
-            else:
-                assert isinstance(allowed, list)
-                values, rows = search_each(tables, self.codes, allowed[block], n_more)
-            if left_out is not None:
-                values, rows = drop_rows(values, rows, left_out, k)
+            values, rows = search(tables, k, block, left_out)
             return block, tables, values, rows
 
         blocks = range(0, len(queries), BLOCK)
         starts = [i for b in blocks for i in range(b, min(b + BLOCK, len(queries)), size)]
         yield from map_by_threads(rank_block, starts, n_jobs)
+
+    def _search_of(
+        self, engine: str, n_queries: int, allowed: Choice | list[Choice] | None
+    ) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+        """Return what ranks the rows for a block: of its tables, k, its slice, what it leaves out.
+
+        Where an engine takes no filters, other codes are searched, or more rows and some dropped.
+        """
+        name = self._engine_name(engine, n_queries)
+        if allowed is None or name == "bounded":
+            chosen = self.engine(name, n_queries)
+            if isinstance(chosen, BoundedEngine) and chosen.takes_filters:
+                return partial(_search_filtered, chosen, allowed)
+            if allowed is None:
+                return partial(_search_dropping, partial(_search_all, chosen, len(self), None))
+        if isinstance(allowed, list):
+            return partial(_search_dropping, partial(search_each, self.codes, allowed))
+        shape = self.codebooks.shape
+        name = choose_engine(len(allowed), shape, n_queries)
+        part = build_engine(name, self.codes[allowed.rows], shape[1])
+        return partial(_search_dropping, partial(_search_all, part, len(allowed), allowed.rows))
+
+    def reaching(
+        self,
+        queries: np.ndarray,
+        thresholds: np.ndarray,
+        excluded: np.ndarray | None = None,
+        allowed: Choice | list[Choice] | None = None,
+        *,
+        engine: str = "auto",
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield for each query similarities and rows of all that reach its threshold, ranked."""
+        chosen = self.engine(engine, len(queries))
+        for start in range(0, len(queries), BLOCK):
+            block = slice(start, start + BLOCK)
+            tables = finite_table(queries[block], self.codebooks)
+            left_out = None if excluded is None else excluded[block]
+            own = allowed[block] if isinstance(allowed, list) else allowed
+            if isinstance(chosen, BoundedEngine) and chosen.takes_filters:
+                yield from _reaching_filtered(chosen, own, tables, thresholds[block], left_out)
+                continue
+            for b, (scores, found) in enumerate(chosen.above(tables, thresholds[block])):
+                kept = np.ones(len(found), dtype=bool)
+                if own is not None:
+                    kept &= (own[b] if isinstance(own, list) else own).has(found)
+                if left_out is not None:
+                    kept &= ~np.isin(found, left_out[b])
+                yield scores[kept], found[kept]
 
     def tied_rows(
         self, tables: np.ndarray, similarities: np.ndarray, engine: str = "auto"
@@ -206,6 +290,60 @@ class Rows:
         similarities = similarities[:, 0]
         found = self.engine(engine, len(tables)).above(tables, similarities)
         return [rows[scores == s] for (scores, rows), s in zip(found, similarities, strict=True)]
+
+
+def _search_filtered(
+    engine: BoundedEngine,
+    allowed: Choice | list[Choice] | None,
+    tables: np.ndarray,
+    k: int,
+    block: slice,
+    left_out: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank by an engine that takes filters."""
+    if not isinstance(allowed, list):
+        return engine.search(tables, k, allowed, left_out)
+    found = [
+        engine.search(tables[b : b + 1], k, own, None if left_out is None else left_out[b : b + 1])
+        for b, own in enumerate(allowed[block])
+    ]
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def _reaching_filtered(
+    engine: BoundedEngine,
+    allowed: Choice | list[Choice] | None,
+    tables: np.ndarray,
+    thresholds: np.ndarray,
+    left_out: np.ndarray | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield what reaches each threshold, by an engine that takes filters."""
+    for b in range(len(tables)):
+        one = slice(b, b + 1)
+        own = allowed[b] if isinstance(allowed, list) else allowed
+        gone = None if left_out is None else left_out[one]
+        yield from engine.above(tables[one], thresholds[one], own, gone)
+
+
+def _search_dropping(
+    search: Callable[..., tuple[np.ndarray, np.ndarray]],
+    tables: np.ndarray,
+    k: int,
+    block: slice,
+    left_out: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank more rows than are asked for, and drop those that are left out."""
+    if left_out is None:
+        return search(tables, k, block)
+    return drop_rows(*search(tables, k + left_out.shape[1], block), left_out, k)
+
+
+def _search_all(
+    engine: Engine, n: int, numbers: np.ndarray | None, tables: np.ndarray, k: int, block: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank by an engine, whose n rows have other numbers where these are given."""
+    values, rows = engine.search(tables, min(k, n))
+    return values, rows if numbers is None else numbers[rows]
 
 
 def map_by_threads(

@@ -4,19 +4,30 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._bounded import BoundedEngine, n_leading
+from ._bounded import BoundedEngine
 from ._buckets import BucketEngine
 from ._engines import MIN_SCAN_QUERIES, Engine, NumpyEngine
 from ._faiss import FaissEngine
+from ._ids import Choice
 from ._pairs import PairEngine
 from ._scan import ScanEngine
+from ._sorted import n_leading
 
-__all__ = ["BUILDERS", "bounds_pay", "build_engine", "choose_engine", "drop_rows", "search_each"]
+__all__ = [
+    "BUILDERS",
+    "bounds_pay",
+    "build_engine",
+    "choose_engine",
+    "drop_rows",
+    "may_compile",
+    "search_each",
+]
 
 # Where engines change places, as measured on two cores; results do not depend on it.
 _MAX_BUCKETS = 2**16
 _MIN_PAIR_ROWS = 8192
-_MIN_BOUNDED_ROWS = 2**16
+_MIN_COMPILED_ROWS = 2**11
+_MIN_BOUNDED_ROWS = 2**16  # where numpy does it
 _MIN_BOUNDED_ROWS_OF_MANY = 2**18  # where a scan shares its work among queries
 
 
@@ -34,11 +45,17 @@ def choose_engine(n: int, shape: tuple[int, ...], n_queries: int) -> str:
     return "pairs" if n >= _MIN_PAIR_ROWS else "numpy"
 
 
-def bounds_pay(n: int, shape: tuple[int, ...], n_queries: int) -> bool:
-    """Tell whether searches by bounds are the fastest, once they have sorted the codes."""
+def may_compile(n: int, shape: tuple[int, ...]) -> bool:
+    """Tell whether compiled searches by bounds are worth their compiler, or its import."""
     n_codebooks, n_codewords, _ = shape
-    if n_codewords**n_codebooks <= _MAX_BUCKETS or not n_leading(n_codebooks, n_codewords):
-        return False
+    has_beginnings = n_leading(n_codebooks, n_codewords) > 0
+    return n >= _MIN_COMPILED_ROWS and has_beginnings and n_codewords**n_codebooks > _MAX_BUCKETS
+
+
+def bounds_pay(n: int, shape: tuple[int, ...], n_queries: int, is_compiled: bool = False) -> bool:
+    """Tell whether searches by bounds are the fastest, once they have sorted the codes."""
+    if is_compiled or not may_compile(n, shape):
+        return may_compile(n, shape)
     are_many = n_queries >= MIN_SCAN_QUERIES
     return n >= (_MIN_BOUNDED_ROWS_OF_MANY if are_many else _MIN_BOUNDED_ROWS)
 
@@ -78,12 +95,13 @@ BUILDERS: dict[str, Callable[[np.ndarray, int], Engine]] = {
 
 
 def search_each(
-    tables: np.ndarray, codes: np.ndarray, allowed: list[np.ndarray], k: int
+    codes: np.ndarray, allowed: list[Choice], tables: np.ndarray, k: int, block: slice
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search among rows of its own for each query; fill up with -inf and -1."""
     similarities = np.full((len(tables), k), -np.inf, dtype=np.float32)
     rows = np.full((len(tables), k), -1, dtype=np.int64)
-    for b, own in enumerate(allowed):
+    for b, choice in enumerate(allowed[block]):
+        own = choice.rows
         n_found = min(k, len(own))
         values, found = NumpyEngine(codes[own].T).search(tables[b : b + 1], n_found)
         similarities[b, :n_found], rows[b, :n_found] = values[0], own[found[0]]

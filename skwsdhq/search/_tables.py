@@ -11,6 +11,7 @@ __all__ = [
     "finite_products",
     "finite_table",
     "lookup_table",
+    "refuse_overflow",
     "rerank",
     "rerank_codes",
 ]
@@ -74,7 +75,12 @@ def finite_products(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _check_range(products: np.ndarray) -> None:
     """Refuse similarities that are beyond float32, and tell the way out."""
     if not np.isfinite(products).all():
-        raise ValueError("similarities would exceed float32; scale embeddings or codebooks down.")
+        refuse_overflow()
+
+
+def refuse_overflow() -> None:
+    """Raise the error of similarities that are beyond float32."""
+    raise ValueError("similarities would exceed float32; scale embeddings or codebooks down.")
 
 
 def rerank(

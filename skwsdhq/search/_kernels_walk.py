@@ -1,0 +1,324 @@
+"""The search by bounds as one compiled walk over codes that are sorted by their beginnings.
+
+A query orders the sums of two groups of codebooks, the largest first. A beginning is a sum of
+either group; its bound is what they add up to, with the largest entry of each codebook that is
+left. The walk goes down in steps: it looks at all beginnings whose bound reaches a level, and the
+k-th best row so far is the level at which it stops.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..utils.compiled import compiled, inlined
+from ._kernels_keys import (
+    again,
+    at_least,
+    begin,
+    filled,
+    is_allowed,
+    key_of,
+    ordered,
+    restart,
+    score_of,
+    settle,
+    write,
+)
+
+__all__ = ["DONE", "NOT_FINITE", "TOO_MANY", "among", "best", "reaching", "scan", "try_out"]
+
+DONE, TOO_MANY, NOT_FINITE = 0, 1, 2  # how the search for a query ended
+_N_STEPS = 32.0  # levels from the best possible sum of a beginning to the worst
+_BEGINNING_COST = 4  # in rows
+
+
+@compiled
+def _sums(table: Any, group: Any) -> Any:
+    """Sum the entries of some codebooks in their order, for all codewords: digits to base K."""
+    first, stop = group
+    n_codewords = table.shape[1]
+    sums = np.empty(n_codewords ** (stop - first), np.float32)
+    if stop > first:
+        for c in range(n_codewords):
+            sums[c] = table[first, c]
+    else:
+        sums[0] = 0
+    size = n_codewords
+    for m in range(first + 1, stop):
+        for i in range(size - 1, -1, -1):  # from behind: entry i is read before it is written
+            for c in range(n_codewords - 1, -1, -1):
+                sums[i * n_codewords + c] = sums[i] + table[m, c]
+        size *= n_codewords
+    return sums
+
+
+@compiled
+def _extremes(entries: Any) -> Any:
+    """Return the largest and the smallest entry; NaN, or beyond all numbers, where one is NaN."""
+    # As integers, of which a processor compares many at once; negative ones run backwards.
+    top, low = np.int32(-(2**31)), np.int32(2**31 - 1)
+    for bits in entries.view(np.int32):
+        bits ^= (bits >> np.int32(31)) & np.int32(2**31 - 1)
+        top = max(top, bits)
+        low = min(low, bits)
+    top ^= (top >> np.int32(31)) & np.int32(2**31 - 1)
+    low ^= (low >> np.int32(31)) & np.int32(2**31 - 1)
+    return np.int32(top).view(np.float32), np.int32(low).view(np.float32)
+
+
+@compiled
+def _bounds(table: Any, first: Any) -> Any:
+    """Tell what codebooks from one on add at most, how far sums may be off, and if all are finite.
+
+    As `rough_slack`; doubled, since limits are rounded as well.
+    """
+    most, extent, largest = 0.0, 0.0, np.float32(0)
+    for m in range(len(table)):
+        top, low = _extremes(table[m])
+        largest += max(top, -low)
+        extent += max(top, -low)
+        if m >= first:
+            most += top
+    return most, 2.0**-22 * (len(table) + 1) * extent, np.isfinite(largest)
+
+
+@inlined
+def _base(table: Any, sum_: Any, beginning: Any, groups: Any) -> Any:
+    """Add the entries of the second group, in the order of the codebooks."""
+    first, stop = groups
+    if stop - first == 1:  # as with 256 codewords: no division
+        return sum_ + table[first, beginning]
+    n_codewords = table.shape[1]
+    divisor = n_codewords ** (stop - first)
+    for m in range(first, stop):
+        divisor //= n_codewords
+        sum_ += table[m, beginning // divisor % n_codewords]
+    return sum_
+
+
+@compiled
+def _step(
+    table: Any, sorted_: Any, cells: Any, choice: Any, found: Any, ends: Any, limits: Any
+) -> Any:
+    """Look at all beginnings whose bound reaches a level; return what they cost, in rows.
+
+    ends : a tuple as long as there are codebooks left, whose loop is unrolled; or an empty one.
+    """
+    # Taken apart here: within the loops each would be counted as one more user of an array.
+    sums, order, others, other_order, done = sorted_
+    starts, all_rows, rest, _ = cells
+    mask, left_out = choice
+    all_count = not len(mask) and not len(left_out)
+    keys, state = found
+    groups, level, above = limits
+    first, cost = groups[1], 0
+    for i in range(len(sums)):
+        limit = level - np.float64(sums[i])
+        if others[0] < limit:
+            break
+        j = done[i]
+        while j < len(others) and others[j] >= limit:
+            beginning = order[i] * len(others) + other_order[j]
+            start, stop = starts[beginning], starts[beginning + 1]
+            cost += _BEGINNING_COST + stop - start
+            if start < stop:
+                least = score_of(state[1])
+                base = _base(table, sums[i], other_order[j], groups)
+                for place in range(start, stop):
+                    score = base
+                    for m in range(len(ends) or rest.shape[1]):
+                        score += table[first + m, rest[place, m]]
+                    if score >= least:
+                        row = np.int64(all_rows[place])
+                        key = key_of(score, row)
+                        if key > state[1] and (all_count or is_allowed(row, mask, left_out)):
+                            n = np.int64(state[0])
+                            keys[n] = key
+                            state[0] = n + 1
+                            if n + 1 == len(keys):
+                                settle(keys, state)
+                                least = score_of(state[1])
+                limit = max(limit, np.float64(least) - above - np.float64(sums[i]))
+            j += 1
+        done[i] = j
+    return cost
+
+
+@compiled
+def _walk(
+    table: Any, groups: Any, cells: Any, choice: Any, found: Any, ends: Any, limits: Any
+) -> bool:
+    """Look at rows whose bound reaches the k-th best; return False where they are too many.
+
+    limits : what endings add at most, sums being off by as much as they may be; how many rows may
+    be looked at, one beginning being worth some.
+    """
+    above, budget = limits
+    keys, state = found
+    sums, order = ordered(_sums(table, (np.int64(0), groups[0])))
+    others, other_order = ordered(_sums(table, groups))
+    done = np.zeros(len(sums), np.int64)  # of each sum, how many of the other group are
+    sorted_ = sums, order, others, other_order, done
+    top = np.float64(sums[0]) + np.float64(others[0])
+    low = np.float64(sums[-1]) + np.float64(others[-1])
+    step = (top - low) / _N_STEPS
+    level, room = top, state[2]
+    is_last: Any = False
+    while not is_last:
+        level -= step
+        least = np.float64(score_of(state[1])) - above
+        is_last = least >= level or level <= low or step <= 0.0
+        if is_last:
+            level = least
+        budget -= _step(table, sorted_, cells, choice, found, ends, (groups, level, above))
+        if budget < 0 and state[0] >= state[2]:  # too many, and what to reach is known
+            settle(keys, state)
+            return False
+        if state[0] >= room:
+            settle(keys, state)
+            room = state[2] + max(np.uint64(16), state[2] // np.uint64(2))
+    return True
+
+
+@compiled
+def scan(table: Any, codes: Any, subset: Any, choice: Any, found: Any, every: Any) -> None:
+    """Score all rows, or those of a subset, and keep the k best.
+
+    every : a tuple as long as there are codebooks, whose loop is unrolled; or an empty one.
+    """
+    mask, left_out = choice
+    all_count = not len(mask) and not len(left_out)
+    keys, state = found
+    least = score_of(state[1])
+    n = len(subset) if len(subset) else len(codes)
+    for i in range(n):
+        row = subset[i] if len(subset) else np.int64(i)
+        score = table[0, codes[row, 0]]
+        for m in range(1, len(every) or codes.shape[1]):
+            score += table[m, codes[row, m]]
+        if score >= least:
+            key = key_of(score, row)
+            if key > state[1] and (all_count or is_allowed(row, mask, left_out)):
+                found_so_far = np.int64(state[0])
+                keys[found_so_far] = key
+                state[0] = found_so_far + 1
+                if found_so_far + 1 == len(keys):
+                    settle(keys, state)
+                    least = score_of(state[1])
+
+
+@compiled
+def best(
+    tables: Any, k: Any, groups: Any, cells: Any, choice: Any, plan: Any, tuples: Any, results: Any
+) -> None:
+    """Find the k best rows of each query; tell of each how it ended.
+
+    Parameters
+    ----------
+    tables : (B, M, K)
+    k : int
+        At most n.
+    groups : (int, int)
+        Where the first and the second group of codebooks end, of which beginnings are made.
+    cells : starts, rows and rest as `SortedCodes` has them; codes (n, M)
+    choice : mask (n,) or (0,); rows left out (B, E), ascending, -1 behind them
+    plan : (int, bool)
+        How many rows a walk may look at, and whether a scan goes on where they are more.
+    tuples : of length M - L, and M, or both empty
+    results : similarities (B, k), rows (B, k), status (B,)
+        Status: `DONE`; `TOO_MANY` rows, and the k-th best so far as the first similarity; a sum is
+        `NOT_FINITE`.
+    """
+    values, rows, status = results
+    codes = cells[3]
+    found = begin(len(codes), k)
+    for q in range(len(tables)):
+        restart(found, k)
+        more, slack, is_finite = _bounds(tables[q], groups[1])
+        if not is_finite:
+            status[q] = NOT_FINITE
+            continue
+        own = choice[0], filled(choice[1][q])
+        if _walk(tables[q], groups, cells, own, found, tuples[0], (more + slack, plan[0])):
+            status[q] = DONE
+        elif plan[1]:
+            again(found)
+            scan(tables[q], codes, np.empty(0, np.int64), own, found, tuples[1])
+            status[q] = DONE
+        else:
+            status[q] = TOO_MANY
+            values[q, 0] = score_of(found[1][1])
+            continue
+        write(tables[q], codes, found, values[q], rows[q])
+
+
+@compiled
+def among(
+    tables: Any, k: Any, subset: Any, codes: Any, left_out: Any, every: Any, results: Any
+) -> None:
+    """Find the k best of some rows, as `best` does."""
+    values, rows, status = results
+    found = begin(len(subset), k)
+    for q in range(len(tables)):
+        restart(found, k)
+        own = np.empty(0, np.bool_), filled(left_out[q])
+        if len(subset):  # none at all would stand for all rows
+            scan(tables[q], codes, subset, own, found, every)
+        write(tables[q], codes, found, values[q], rows[q])
+        status[q] = DONE
+
+
+@compiled
+def reaching(
+    table: Any, threshold: Any, groups: Any, cells: Any, choice: Any, budget: Any, tuples: Any
+) -> Any:
+    """Return similarities and rows of all that reach a threshold, ranked; the rest as in `best`."""
+    codes = cells[3]
+    found = begin(len(codes), len(codes) + 1)  # there is room for all, and none is dropped
+    at_least(found, threshold)
+    more, slack, _ = _bounds(table, groups[1])
+    choice = choice[0], filled(choice[1])
+    if not _walk(table, groups, cells, choice, found, tuples[0], (more + slack, budget)):
+        found[1][0] = 0
+        scan(table, codes, np.empty(0, np.int64), choice, found, tuples[1])
+    n = np.int64(found[1][0])
+    values, rows = np.empty(n, np.float32), np.empty(n, np.int64)
+    write(table, codes, found, values, rows)
+    return values, rows
+
+
+@compiled
+def sort_codes(codes: Any, n_first: Any, n_codewords: Any) -> Any:
+    """Return what `SortedCodes` keeps, by one count of all beginnings."""
+    n, n_codebooks = codes.shape
+    starts = np.zeros(n_codewords**n_first + 1, np.int32)
+    keys = np.empty(n, np.uint16)
+    for row in range(n):
+        key = 0
+        for m in range(n_first):
+            key = key * n_codewords + codes[row, m]
+        keys[row] = key
+        starts[key + 1] += 1
+    for key in range(n_codewords**n_first):
+        starts[key + 1] += starts[key]
+    places = starts.copy()
+    rows = np.empty(n, np.int32)
+    rest = np.empty((n, n_codebooks - n_first), codes.dtype)
+    for row in range(n):
+        place = places[keys[row]]
+        places[keys[row]] = place + 1
+        rows[place] = row
+        for m in range(n_first, n_codebooks):
+            rest[place, m - n_first] = codes[row, m]
+    return starts, rows, rest
+
+
+def try_out() -> None:
+    """Compile what most searches need, for codes of four bytes."""
+    codes = np.zeros((1, 4), np.uint8)
+    codes.flags.writeable = False
+    cells = (*sort_codes(codes, 2, 1), codes)
+    tables = np.zeros((1, 4, 1), np.float32)
+    choice = np.empty(0, np.bool_), np.empty((1, 0), np.int64)
+    results = np.empty((1, 1), np.float32), np.empty((1, 1), np.int64), np.empty(1, np.int64)
+    best(tables, 1, (1, 2), cells, choice, (1, True), ((0, 0), (0, 0, 0, 0)), results)
