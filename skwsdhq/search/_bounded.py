@@ -13,8 +13,10 @@ import numpy as np
 from ..utils.compiled import kernels
 from ._bounded_numpy import SampledBounds
 from ._ids import Choice
+from ._scan import ScanEngine
 from ._sorted import SortedCodes, compiled_walk, n_leading
 from ._tables import refuse_overflow
+from .topk import sampled_rank
 
 __all__ = ["BoundedEngine"]
 
@@ -24,6 +26,10 @@ _MAX_ROWS = 2**31 - 1  # as the numbers that are compiled for
 # that can share a scan, of which some tell whether the others should walk at all.
 _SHARE, _SHARE_OF_MANY = 0.5, 0.125
 _N_TRIED = 8
+_TRIED_SHARE = 8  # after one in so many of these it is estimated how many there will be
+_ROWS_A_NEIGHBOR = 128  # with fewer rows for each of the k, most are looked at anyway
+_MAX_SAMPLE = 8192
+_DEEP = 300  # from this k on, steps of five bits let too many rows through
 _MIN_SIDE_BY_SIDE = 8  # queries that share a scan; fewer are faster by one each
 _MAX_ENTRIES = 2**14  # of tables, for 64 queries in a core's cache
 _ALL = np.empty(0, np.bool_), np.empty((1, 0), np.int64)  # neither filter nor exclusions
@@ -57,6 +63,7 @@ class BoundedEngine:
             self.tuples = ((0,) * (n_codebooks - 2), (0,) * n_codebooks)
         self._order: SortedCodes | None = None
         self._by_numpy: SampledBounds | None = None
+        self._scan: ScanEngine | None = None
 
     @property
     def order(self) -> SortedCodes:
@@ -148,33 +155,64 @@ class BoundedEngine:
         self, walk: Any, tables: np.ndarray, choice: Any, results: Any, share: float, goes_on: bool
     ) -> None:
         """Search for each query by itself."""
-        plan = (int(share * len(self.codes)), goes_on)
-        k = results[0].shape[1]
+        n, k = len(self.codes), results[0].shape[1]
+        # Of few rows for each of the k, most would be looked at anyway.
+        budget = int(share * n) if k * _ROWS_A_NEIGHBOR <= n else 0
+        plan = (budget, budget // _TRIED_SHARE, goes_on)
         walk.best(tables, k, self.groups, self._cells, choice, plan, self.tuples, results)
 
     def _walk_or_share(
         self, walk: Any, many: Any, tables: np.ndarray, choice: Any, results: Any
     ) -> None:
         """Search for each query by itself, and for those that look at many rows side by side."""
-        share, k = _SHARE_OF_MANY, results[0].shape[1]
+        share = _SHARE_OF_MANY
         for part in (slice(0, _N_TRIED), slice(_N_TRIED, len(tables))):
             some = tuple(x[part] for x in results)
             if len(tables[part]):
                 self._walk(walk, tables[part], (choice[0], choice[1][part]), some, share, False)
             if part.start == 0 and (some[2] == walk.TOO_MANY).mean() > 0.75:
-                share = 0.0  # the others find out what a row has to reach, and no more
+                share = 0.0  # no more walks: the others will hardly fare better
         left = np.flatnonzero(results[2] == walk.TOO_MANY)
         for start in range(0, len(left), many.WIDTH):
             own = left[start : start + many.WIDTH]
             found = tuple(x[own] for x in results)
             own_choice = choice[0], choice[1][own]
-            if len(own) < _MIN_SIDE_BY_SIDE:
-                self._walk(walk, tables[own], own_choice, found, 0.0, True)
+            if len(own) >= _MIN_SIDE_BY_SIDE:
+                self._share(walk, many, tables[own], own_choice, found)
             else:
-                thresholds, every = found[0][:, 0].copy(), self.tuples[1]
-                many.scan_many(tables[own], k, self.codes, own_choice, thresholds, every, found[:2])
+                self._walk(walk, tables[own], own_choice, found, 0.0, True)
             for x, y in zip(results, found, strict=True):
                 x[own] = y
+
+    def _share(self, walk: Any, many: Any, tables: np.ndarray, choice: Any, results: Any) -> None:
+        """Search for up to 64 queries side by side, from what their walks found that rows reach."""
+        k, every = results[0].shape[1], self.tuples[1]
+        is_deep = k >= (_DEEP if self.codes.shape[1] > 4 else len(self.codes) // 8)
+        if is_deep and not len(choice[0]) and not choice[1].shape[1]:
+            if self._scan is None:  # two threads that come at once both make one
+                self._scan = ScanEngine(self.codes, self.n_codewords)
+            results[0][:], results[1][:] = self._scan.search(tables, k)
+            return
+        thresholds = results[0][:, 0].copy()
+        # A sample tells what almost surely k rows reach, beside those that are left out.
+        n = int(np.count_nonzero(choice[0])) if len(choice[0]) else len(self.codes)
+        step = max(len(self.codes) // _MAX_SAMPLE, 4)
+        rank = sampled_rank(k + choice[1].shape[1], max(n, 1), n // step)
+        if rank < n // step:
+            many.sampled(tables, rank, self.codes, step, choice[0], thresholds, every)
+        shared = np.flatnonzero(np.isfinite(thresholds))
+        found = tuple(x[shared] for x in results[:2])
+        own = choice[0], choice[1][shared]
+        many.scan_many(tables[shared], k, self.codes, own, thresholds[shared], every, found)
+        for x, y in zip(results[:2], found, strict=True):
+            x[shared] = y
+        # Where the sample misled, which is seldom, or said nothing, each query has a scan.
+        alone = np.flatnonzero(~np.isfinite(thresholds) | (results[1][:, -1] < 0))
+        if len(alone):
+            found = tuple(x[alone] for x in results)
+            self._walk(walk, tables[alone], (choice[0], choice[1][alone]), found, 0.0, True)
+            for x, y in zip(results, found, strict=True):
+                x[alone] = y
 
     def above(
         self,

@@ -23,12 +23,14 @@ from ._kernels_keys import (
     write,
 )
 
-__all__ = ["MAX_CODEBOOKS", "WIDTH", "scan_many", "try_out"]
+__all__ = ["MAX_CODEBOOKS", "WIDTH", "sampled", "scan_many", "try_out"]
 
 WIDTH = 64  # queries
 MAX_CODEBOOKS = 8  # of more, steps would be too coarse
 _WORDS = WIDTH // 8
 _ONES = np.uint64(0x0101010101010101)
+_N_HITS = 4096
+_PLACES = np.uint64(0x0001020304050607)
 _TOPS = np.uint64(0x8080808080808080)
 
 
@@ -75,38 +77,70 @@ def _has(left_out: Any, row: Any) -> bool:
     return not is_allowed(np.int64(row), np.empty(0, np.bool_), filled(left_out))
 
 
-@inlined
+@compiled
 def _offer(
-    tables: Any, codes: Any, row: Any, near: Any, left_out: Any, keys: Any, states: Any
+    tables: Any, codes: Any, hits: Any, n_hits: Any, left_out: Any, keys: Any, states: Any
 ) -> None:
-    """Score a row for the queries that it may be near to, a byte each."""
-    for word in range(_WORDS):
-        left, b = near[word], 8 * word - 1
-        while left:
-            is_far = left & np.uint64(128) == 0
-            left >>= np.uint64(8)
-            b += 1
-            if is_far:
-                continue
+    """Score rows for the queries that they may be near to, a byte each."""
+    rows, near = hits
+    for i in range(n_hits):
+        row = rows[i]
+        for word in range(_WORDS):
+            left = near[i, word]
+            while left:
+                lowest = left & (~left + np.uint64(1))
+                left ^= lowest
+                # The byte's number: which byte of the factor comes to lie uppermost.
+                b = 8 * word + np.int64(((lowest >> np.uint64(7)) * _PLACES) >> np.uint64(56))
+                score = tables[b, 0, codes[row, 0]]
+                for m in range(1, tables.shape[1]):
+                    score += tables[b, m, codes[row, m]]
+                if score < score_of(states[b, 1]):
+                    continue
+                key = key_of(score, row)
+                if key > states[b, 1] and (left_out.shape[1] == 0 or not _has(left_out[b], row)):
+                    n = np.int64(states[b, 0])
+                    keys[b, n] = key
+                    states[b, 0] = n + 1
+                    if n + 1 == keys.shape[1]:
+                        settle(keys[b], states[b])
+
+
+@compiled
+def sampled(
+    tables: Any, rank: Any, codes: Any, step: Any, mask: Any, thresholds: Any, every: Any
+) -> None:
+    """Raise thresholds to the similarity of a rank among every so many rows, where it is higher."""
+    found = begin(len(codes), rank)
+    keys, state = found
+    for b in range(len(tables)):
+        restart(found, rank)
+        least = thresholds[b]
+        at_least(found, least)
+        for row in range(0, len(codes), step):
             score = tables[b, 0, codes[row, 0]]
-            for m in range(1, tables.shape[1]):
+            for m in range(1, len(every) or codes.shape[1]):
                 score += tables[b, m, codes[row, m]]
-            if score < score_of(states[b, 1]):
-                continue
-            key = key_of(score, np.int64(row))
-            if key > states[b, 1] and (left_out.shape[1] == 0 or not _has(left_out[b], row)):
-                n = np.int64(states[b, 0])
-                keys[b, n] = key
-                states[b, 0] = n + 1
-                if n + 1 == keys.shape[1]:
-                    settle(keys[b], states[b])
+            if score > least and (len(mask) == 0 or mask[row]):
+                n = np.int64(state[0])
+                keys[n] = key_of(score, np.int64(row))
+                state[0] = n + 1
+                if n + 1 == len(keys):
+                    settle(keys, state)
+                    least = score_of(state[1])
+        settle(keys, state)
+        if state[0] >= state[2]:
+            thresholds[b] = score_of(state[1])
 
 
 @compiled
 def scan_many(
     tables: Any, k: Any, codes: Any, choice: Any, thresholds: Any, every: Any, results: Any
 ) -> None:
-    """Find the k best rows of up to 64 queries, of which at least k reach the thresholds.
+    """Find the k best rows of up to 64 queries, of those that reach thresholds.
+
+    Where fewer than k do, -inf and -1 fill up.
+
 
     choice, results : as in `best`; there is no status.
     every : a tuple as long as there are codebooks, whose loop is unrolled; or an empty one.
@@ -123,7 +157,10 @@ def scan_many(
     steps = _steps(tables, thresholds)
     # A byte is too far where one of its upper bits is set.
     one, two = np.uint64(bits <= 6), np.uint64(2 * (bits <= 5))
-    near = np.empty(_WORDS, np.uint64)
+    # Hits are looked at some thousand at once: a call for each would count users of arrays.
+    hit_rows, near = np.empty(_N_HITS, np.int64), np.empty((_N_HITS, _WORDS), np.uint64)
+    hits = hit_rows, near
+    n_hits = 0
     for row in range(len(codes)):
         some = np.uint64(0)
         for word in range(_WORDS):
@@ -131,10 +168,15 @@ def scan_many(
             for m in range(len(every) or codes.shape[1]):
                 far += steps[m, codes[row, m], word]
             is_near = ~(far | (far << one) | (far << two)) & _TOPS
-            near[word] = is_near
+            near[n_hits, word] = is_near
             some |= is_near
         if some and (len(mask) == 0 or mask[row]):
-            _offer(tables, codes, row, near, left_out, keys, states)
+            hit_rows[n_hits] = row
+            n_hits += 1
+            if n_hits == _N_HITS:
+                _offer(tables, codes, hits, n_hits, left_out, keys, states)
+                n_hits = 0
+    _offer(tables, codes, hits, n_hits, left_out, keys, states)
     for b in range(n_queries):
         write(tables[b], codes, (keys[b], states[b]), values[b], rows[b])
 
@@ -146,4 +188,5 @@ def try_out() -> None:
     tables = np.zeros((1, 4, 1), np.float32)
     choice = np.empty(0, np.bool_), np.empty((1, 0), np.int64)
     results = np.empty((1, 1), np.float32), np.empty((1, 1), np.int64)
+    sampled(tables, 1, codes, 1, choice[0], np.zeros(1, np.float32), (0,) * 4)
     scan_many(tables, 1, codes, choice, np.zeros(1, np.float32), (0,) * 4, results)

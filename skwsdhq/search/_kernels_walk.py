@@ -145,15 +145,33 @@ def _step(
 
 
 @compiled
+def _cost_left(sorted_: Any, starts: Any, level: Any, budget: Any) -> Any:
+    """Return what all beginnings cost that reach a level, or what is above a budget."""
+    sums, order, others, other_order, done = sorted_
+    cost = 0
+    for i in range(len(sums)):
+        limit = level - np.float64(sums[i])
+        if others[0] < limit or cost > budget:
+            break
+        for j in range(done[i], len(others)):
+            if others[j] < limit:
+                break
+            beginning = order[i] * len(others) + other_order[j]
+            cost += _BEGINNING_COST + starts[beginning + 1] - starts[beginning]
+    return cost
+
+
+@compiled
 def _walk(
     table: Any, groups: Any, cells: Any, choice: Any, found: Any, ends: Any, limits: Any
 ) -> bool:
     """Look at rows whose bound reaches the k-th best; return False where they are too many.
 
     limits : what endings add at most, sums being off by as much as they may be; how many rows may
-    be looked at, one beginning being worth some.
+    be looked at, one beginning being worth some, and after how many that is estimated.
     """
-    above, budget = limits
+    above, budget, n_tried = limits
+    spent, is_estimated = 0, False
     keys, state = found
     sums, order = ordered(_sums(table, (np.int64(0), groups[0])))
     others, other_order = ordered(_sums(table, groups))
@@ -170,10 +188,15 @@ def _walk(
         is_last = least >= level or level <= low or step <= 0.0
         if is_last:
             level = least
-        budget -= _step(table, sorted_, cells, choice, found, ends, (groups, level, above))
-        if budget < 0 and state[0] >= state[2]:  # too many, and what to reach is known
+        spent += _step(table, sorted_, cells, choice, found, ends, (groups, level, above))
+        # With a threshold, for which there is room for all rows, what to reach is known at once.
+        is_known = state[0] >= state[2] or state[2] > len(cells[3])
+        if not is_estimated and spent > n_tried and is_known:
+            is_estimated = True
             settle(keys, state)
-            return False
+            least = np.float64(score_of(state[1])) - above
+            if spent + _cost_left(sorted_, cells[0], least, budget) > budget:
+                return False
         if state[0] >= room:
             settle(keys, state)
             room = state[2] + max(np.uint64(16), state[2] // np.uint64(2))
@@ -222,8 +245,9 @@ def best(
         Where the first and the second group of codebooks end, of which beginnings are made.
     cells : starts, rows and rest as `SortedCodes` has them; codes (n, M)
     choice : mask (n,) or (0,); rows left out (B, E), ascending, -1 behind them
-    plan : (int, bool)
-        How many rows a walk may look at, and whether a scan goes on where they are more.
+    plan : (int, int, bool)
+        How many rows a walk may look at, 0 for no walk at all; after how many it is estimated what
+        is left; and whether a scan goes on where they are too many.
     tuples : of length M - L, and M, or both empty
     results : similarities (B, k), rows (B, k), status (B,)
         Status: `DONE`; `TOO_MANY` rows, and the k-th best so far as the first similarity; a sum is
@@ -239,9 +263,10 @@ def best(
             status[q] = NOT_FINITE
             continue
         own = choice[0], filled(choice[1][q])
-        if _walk(tables[q], groups, cells, own, found, tuples[0], (more + slack, plan[0])):
+        limits = more + slack, plan[0], plan[1]
+        if plan[0] and _walk(tables[q], groups, cells, own, found, tuples[0], limits):
             status[q] = DONE
-        elif plan[1]:
+        elif plan[2]:
             again(found)
             scan(tables[q], codes, np.empty(0, np.int64), own, found, tuples[1])
             status[q] = DONE
@@ -278,7 +303,7 @@ def reaching(
     at_least(found, threshold)
     more, slack, _ = _bounds(table, groups[1])
     choice = choice[0], filled(choice[1])
-    if not _walk(table, groups, cells, choice, found, tuples[0], (more + slack, budget)):
+    if not _walk(table, groups, cells, choice, found, tuples[0], (more + slack, budget, 0)):
         found[1][0] = 0
         scan(table, codes, np.empty(0, np.int64), choice, found, tuples[1])
     n = np.int64(found[1][0])
@@ -321,4 +346,4 @@ def try_out() -> None:
     tables = np.zeros((1, 4, 1), np.float32)
     choice = np.empty(0, np.bool_), np.empty((1, 0), np.int64)
     results = np.empty((1, 1), np.float32), np.empty((1, 1), np.int64), np.empty(1, np.int64)
-    best(tables, 1, (1, 2), cells, choice, (1, True), ((0, 0), (0, 0, 0, 0)), results)
+    best(tables, 1, (1, 2), cells, choice, (1, 1, True), ((0, 0), (0, 0, 0, 0)), results)

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-__all__ = ["order_by_score", "order_rows_by_score", "reaching", "reaching_top", "top_k"]
+__all__ = [
+    "order_by_score",
+    "order_rows_by_score",
+    "reaching",
+    "reaching_top",
+    "sampled_rank",
+    "top_k",
+]
 
 # Below this length a sample says too little about the k-th largest to be worth its cost.
 _MIN_SAMPLED = 4096
