@@ -38,7 +38,14 @@ from ..utils._compat import (
     num_samples,
     with_callbacks,
 )
-from ..utils.estimators import check_part, clone_sharing, fitted_now, forget_features, renamed
+from ..utils.estimators import (
+    check_part,
+    clone_sharing,
+    fitted_now,
+    forget_features,
+    renamed,
+    validate_later,
+)
 from ..utils.threads import as_outside
 from ..utils.validation import check_choice
 from ._reading import check_tags_given, warn_of_one_concept
@@ -662,7 +669,7 @@ default="adaptive_margin"
         if input_kind(X) == "features":
             # float16 becomes float32 block by block.
             kinds = [np.float32, np.float64, np.float16]
-            features = validate_data(self, X, dtype=kinds, reset=False)
+            features = validate_later(self, X, kinds)
             # Fitted to images: scikit-learn has no count of columns to compare with.
             if not hasattr(self, "n_features_in_"):
                 self._check_features_of_images(features)

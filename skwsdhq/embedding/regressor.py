@@ -17,7 +17,7 @@ from ..tags.concepts import learn_concepts, read_concepts
 from ..training.network import BLOCK
 from ..training.scaling import FeatureScaler, Scaling
 from ..utils._compat import HasMethods, Interval, StrOptions
-from ..utils.estimators import check_part, fitted_at_once, fitted_now
+from ..utils.estimators import check_part, fitted_at_once, fitted_now, validate_later
 from ..utils.threads import as_outside
 from ._kernel import fit_regression, kernel_embeddings
 from ._later import knows_tags, later_embeddings
@@ -194,7 +194,7 @@ class TagKernelRegressor(
         """
         now = fitted_now(self)
         _refuse_images(X)
-        features = validate_data(now, X, dtype=_KINDS_LATER, reset=False)
+        features = validate_later(now, X, _KINDS_LATER)
         own = None if tags is None else read_concepts(features, tags, now.tag_enhancer_)
         scaling = Scaling(now.feature_mean_, now.feature_power_)
         wide = np.float64 if features.dtype == np.float64 else np.float32

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import validate_data
 
 from .. import codebooks, metrics, search
 from ..embedding import HypersphereEmbedder
@@ -27,7 +26,7 @@ from ..utils._compat import (
     StrOptions,
     with_callbacks,
 )
-from ..utils.estimators import fitted_now, takes_tags
+from ..utils.estimators import fitted_now, takes_tags, validate_later
 from ..utils.validation import check_whole
 from ._codes import final_codes
 from ._paper import paper_parameters
@@ -736,7 +735,7 @@ class WSDHQuantizer(
     def _check_features(self, X: Any) -> Any:
         """Check features as scikit-learn does, in this estimator's name; images are not."""
         if input_kind(X) == "features":
-            return validate_data(self, X, dtype=KINDS, reset=False)
+            return validate_later(self, X, KINDS)
         if isinstance(self.embedder_, str):
             raise ValueError(IMAGES_PASS_NOT_THROUGH)
         return X

@@ -5,10 +5,12 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, TypeVar
 
+import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 __all__ = [
     "check_part",
@@ -21,11 +23,13 @@ __all__ = [
     "renamed",
     "snapshot",
     "takes_tags",
+    "validate_later",
     "with_attributes",
 ]
 
 _Function = TypeVar("_Function", bound=Callable)
 
+_MAX_FEW = 2**16  # numbers that are looked at in a moment
 _COLUMNS = ("n_features_in_", "feature_names_in_")
 
 
@@ -83,7 +87,43 @@ def with_attributes(estimator: Any, attributes: dict[str, Any]) -> Any:
 def takes_tags(estimator: Any) -> bool:
     """Tell whether an estimator's transform takes the tags of later images."""
     transform = getattr(estimator, "transform", None)
+    # What a method is bound to takes no part in its signature, which takes long to read.
+    function = getattr(transform, "__func__", transform)
+    if isinstance(function, FunctionType):
+        return _has_tags(function)
     return callable(transform) and "tags" in inspect.signature(transform).parameters
+
+
+@functools.lru_cache(maxsize=64)
+def _has_tags(function: Callable) -> bool:
+    return "tags" in inspect.signature(function).parameters
+
+
+def validate_later(estimator: Any, X: Any, kinds: list) -> Any:
+    """Check features of later rows as scikit-learn does; a few plain ones in a moment.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted to features, whose names and number are compared.
+    X : array-like of shape (n, d)
+    kinds : list of dtypes
+        That are kept; other numbers become the first of these.
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+    """
+    is_plain = type(X) is np.ndarray and X.ndim == 2 and 0 < X.size <= _MAX_FEW
+    if (
+        is_plain
+        and X.dtype in kinds
+        and X.shape[1] == getattr(estimator, "n_features_in_", None)
+        and not hasattr(estimator, "feature_names_in_")
+        and np.isfinite(X).all()
+    ):
+        return X  # nothing is to be converted, and there are no names to warn of
+    return validate_data(estimator, X, dtype=kinds, reset=False)
 
 
 def check_part(name: str, part: Any) -> None:

@@ -40,19 +40,28 @@ def one_openmp_thread(library: str) -> Iterator[None]:
         set_mkl_threads = _mkl_setter()
     before = set_mkl_threads(1) if set_mkl_threads is not None else 0
     try:
-        with _controller(library).limit(limits=1, user_api="openmp"):
+        controllers = _openmp(library)
+        numbers = [one.get_num_threads() for one in controllers]
+        try:
+            for one in controllers:
+                one.set_num_threads(1)
             yield
+        finally:
+            for one, number in zip(controllers, numbers, strict=True):
+                one.set_num_threads(number)
     finally:
         if set_mkl_threads is not None:
             set_mkl_threads(before)  # 0 is the process's number again
 
 
 @lru_cache(maxsize=2)
-def _controller(library: str) -> Any:
+def _openmp(library: str) -> list[Any]:
+    """Return what sets the calling thread's number of each OpenMP that is loaded."""
+    # threadpoolctl's own context asks all libraries for all that they know, each time.
     from threadpoolctl import ThreadpoolController  # comes with scikit-learn
 
     importlib.import_module(library)  # what isn't loaded yet would not be limited, now or later
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="openmp").lib_controllers
 
 
 @lru_cache(maxsize=1)
