@@ -347,60 +347,107 @@ def run_plot(path, runs):
         print(bits, "bits", 10**6, "rows", {name: round(t, 4) for name, t in figures.items()})
 
 
-def run_bounded(n, runs):
-    """Milliseconds a query of searches by bounds, of scans of all rows, and of IndexPQFastScan.
+# rows, codebooks, k of each, and milliseconds a query that are asked for, one at a time
+BOUNDED = [
+    (10_000, 4, {10: 0.02, 100: None, 1000: None}),
+    (100_000, 4, {10: 0.03, 100: None, 1000: None}),
+    (1_000_000, 4, {10: 0.04, 100: 0.08, 1000: 0.25}),
+    (1_000_000, 8, {10: 0.10, 100: 0.25, 1000: None}),
+    (10_000_000, 4, {10: 0.07, 100: 0.13, 1000: None}),
+]
 
-    Codes are learned as the quantizer does, of clustered vectors of 96 dimensions; FastScan has
-    codes of its own, as many bytes a row, of 16 codewords.
+
+def make_clustered(rng, count):
+    """Unit vectors of 96 dimensions near 500 centres."""
+    centres = np.random.default_rng(0).standard_normal((500, 96)).astype("f4")
+    near = centres[rng.integers(500, size=count)]
+    rows = near + 0.7 * rng.standard_normal((count, 96), dtype="f4")
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def run_bounded(limit, runs):
+    """Milliseconds a query of searches by bounds, of scans of all rows, and of faiss.
+
+    Codes are learned as the quantizer does, of clustered vectors of 96 dimensions, or random.
+    faiss has codes of its own, as many bytes a row: FastScan of 16 codewords, IndexPQ of 256.
     """
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((500, 96)).astype("f4")
-
-    def vectors(count):
-        near = centres[rng.integers(500, size=count)]
-        rows = near + 0.7 * rng.standard_normal((count, 96), dtype="f4")
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    queries = vectors(ONE_BY_ONE)
+    queries = make_clustered(rng, ONE_BY_ONE)
     for n_codebooks in (4, 8):
+        sizes = [size for size in BOUNDED if size[1] == n_codebooks and size[0] <= limit]
+        n_most = max((size[0] for size in sizes), default=0)
+        if not sizes:
+            continue
+        some = make_clustered(rng, 20_000)
         codebooks, _ = learn_codebooks(
-            vectors(20_000), n_codebooks, 256, n_iter=6, prefix_weight=0.1, random_state=0
+            some, n_codebooks, 256, n_iter=6, prefix_weight=0.1, random_state=0
         )
         fast = faiss.IndexPQFastScan(96, 2 * n_codebooks, 4, faiss.METRIC_INNER_PRODUCT)
-        fast.train(vectors(20_000))
-        codes = []
-        for start in range(0, n, 50_000):
-            rows = vectors(min(50_000, n - start))
-            codes.append(encode(rows, codebooks, prefix_weight=0.1))
-            fast.add(rows)
-        codes = np.concatenate(codes)
-        indexes = {
-            name: CodeIndex(codebooks, codes, engine=name) for name in ("bounded", "pairs", "scan")
-        }
-        for k in (10, 100, 1000):
+        plain = faiss.IndexPQ(96, n_codebooks, 8, faiss.METRIC_INNER_PRODUCT)
+        fast.train(some)
+        plain.train(some)
+        codes = np.empty((n_most, n_codebooks), np.uint8)
+        done = 0
+        for n, _, goals in sizes:
+            while done < n:
+                rows = make_clustered(rng, min(50_000, n - done))
+                codes[done : done + len(rows)] = encode(rows, codebooks, prefix_weight=0.1)
+                fast.add(rows)
+                plain.add(rows)
+                done += len(rows)
+            theirs = {"FastScan": fast} | ({"IndexPQ": plain} if n <= 1_000_000 else {})
+            compare_bounded("learned", codebooks, codes[:n], queries, goals, theirs, runs)
+            if n <= 1_000_000:
+                random = rng.integers(0, 256, (n, n_codebooks), dtype=np.uint8)
+                words = rng.standard_normal(codebooks.shape, dtype="f4")
+                compare_bounded("random", words, random, queries, goals, {}, runs)
 
-            def one_by_one(search, k=k):
-                return lambda: [search(query[None], k) for query in queries]
 
-            def at_once(search, k=k):
-                return lambda: search(queries, k)
+def compare_bounded(kind, codebooks, codes, queries, goals, theirs, runs):
+    """Print a line for each k; the engines that scan all rows give the rankings to compare with."""
+    one_name = "pairs" if len(codes) >= 8192 else "numpy"
+    indexes = {"ours": CodeIndex(codebooks, codes)}
+    if len(codes) <= 1_000_000:  # a scan of more takes minutes
+        indexes |= {"scan": CodeIndex(codebooks, codes, engine="scan")}
+        indexes |= {one_name: CodeIndex(codebooks, codes, engine=one_name)}
+    for k, goal in goals.items():
+        calls = {}
+        for name, index in (indexes | theirs).items():
+            one, many = one_at_a_time(index, queries, k), all_at_once(index, queries, k)
+            if name != "scan":
+                calls[f"{name}, one"] = one
+            if name in ("ours", "scan", "FastScan"):
+                calls[f"{name}, many"] = many
+        found = {name: index.search(queries, k) for name, index in indexes.items()}
+        found["numpy"] = CodeIndex(codebooks, codes, engine="numpy").search(queries, k)
+        for similarities, rows in found.values():
+            assert np.array_equal(rows, found["ours"][1]), "not one ranking"
+            assert np.array_equal(similarities, found["ours"][0]), "not one ranking"
+        single = [indexes["ours"].search(query[None], k)[1][0] for query in queries]
+        apart = [plain_rows(codebooks, codes, query, k) for query in queries[:4]]
+        assert all(np.array_equal(a, b) for a, b in zip(single, apart, strict=False))
+        rivals = [(name, len(queries), call) for name, call in calls.items()]
+        times = {name: 1e3 * np.median(t) for name, t in compare(rivals, runs).items()}
+        figures = ", ".join(f"{name} {t:.3f}" for name, t in times.items())
+        asked = f" (asked {goal})" if goal and kind == "learned" else ""
+        print(
+            f"{len(codes):,} x {8 * codes.shape[1]} bits, {kind}, k {k}{asked}: "
+            f"ms a query: {figures}; one ranking",
+            flush=True,
+        )
 
-            calls = {f"{name}, one": one_by_one(indexes[name].search) for name in indexes}
-            calls |= {f"{name}, many": at_once(indexes[name].search) for name in indexes}
-            calls |= {"FastScan, one": one_by_one(fast.search)}
-            calls |= {"FastScan, many": at_once(fast.search)}
-            found = [indexes[name].search(queries, k) for name in indexes]
-            for other in found:
-                assert (other[0] == found[0][0]).all()
-                assert (other[1] == found[0][1]).all()
-            times = {name: [] for name in calls}
-            for call in calls.values():
-                call()
-            for _ in range(runs):
-                for name, call in calls.items():
-                    times[name].append(seconds(call) / len(queries) * 1e3)
-            figures = ", ".join(f"{name} {np.median(t):.3f}" for name, t in times.items())
-            print(f"{n} x {8 * n_codebooks} bits, k {k}: ms a query: {figures}", flush=True)
+
+def one_at_a_time(index, queries, k):
+    return lambda: [index.search(query[None], k) for query in queries]
+
+
+def all_at_once(index, queries, k):
+    return lambda: index.search(queries, k)
+
+
+def plain_rows(codebooks, codes, query, k):
+    """The ranking of one query by the reference engine."""
+    return CodeIndex(codebooks, codes, engine="numpy").search(query[None], k)[1][0]
 
 
 def main():
@@ -422,7 +469,7 @@ def main():
         type=int,
         const=1_000_000,
         metavar="ROWS",
-        help="bounds against scans, instead of the table",
+        help="bounds against scans and faiss up to so many rows, instead of the table",
     )
     parser.add_argument("--plot", help="picture of how cost grows, instead of the table")
     options = parser.parse_args()
