@@ -29,7 +29,7 @@ _N_TRIED = 8
 _TRIED_SHARE = 8  # after one in so many of these it is estimated how many there will be
 _ROWS_A_NEIGHBOR = 128  # with fewer rows for each of the k, most are looked at anyway
 _MAX_SAMPLE = 8192
-_DEEP = 300  # from this k on, steps of five bits let too many rows through
+_DEEP = 300  # from this k on, with steps of five bits
 _MIN_SIDE_BY_SIDE = 8  # queries that share a scan; fewer are faster by one each
 _MAX_ENTRIES = 2**14  # of tables, for 64 queries in a core's cache
 _ALL = np.empty(0, np.bool_), np.empty((1, 0), np.int64)  # neither filter nor exclusions
@@ -125,11 +125,7 @@ class BoundedEngine:
             walk.among(tables, k, choice.rows, self.codes, left_out, self.tuples[1], results)
             return values, rows
         mask = np.empty(0, np.bool_) if choice is None else choice.mask
-        many = None
-        if len(tables) >= _MIN_SIDE_BY_SIDE and tables[0].size <= _MAX_ENTRIES:
-            many = kernels(_MANY)
-            if self.codes.shape[1] > getattr(many, "MAX_CODEBOOKS", 0):
-                many = None
+        many = self._side_by_side(len(tables))
         results = values, rows, status
         if many is None:
             self._walk(walk, tables, (mask, left_out), results, _SHARE, True)
@@ -138,6 +134,14 @@ class BoundedEngine:
         if (status == walk.NOT_FINITE).any():
             refuse_overflow()
         return values, rows
+
+    def _side_by_side(self, n_queries: int) -> Any:
+        """Return the compiled scan for many queries at once; None where it does not pay."""
+        n_entries = self.codes.shape[1] * self.n_codewords
+        if n_queries < _MIN_SIDE_BY_SIDE or n_entries > _MAX_ENTRIES:
+            return None
+        many = kernels(_MANY)
+        return many if self.codes.shape[1] <= getattr(many, "MAX_CODEBOOKS", 0) else None
 
     def search_one(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Do what `search` does for one query without a filter, in as few steps as there are.
@@ -181,14 +185,12 @@ class BoundedEngine:
                 self._share(walk, many, tables[own], own_choice, found)
             else:
                 self._walk(walk, tables[own], own_choice, found, 0.0, True)
-            for x, y in zip(results, found, strict=True):
-                x[own] = y
+            _put(results, own, found)
 
     def _share(self, walk: Any, many: Any, tables: np.ndarray, choice: Any, results: Any) -> None:
         """Search for up to 64 queries side by side, from what their walks found that rows reach."""
         k, every = results[0].shape[1], self.tuples[1]
-        is_deep = k >= (_DEEP if self.codes.shape[1] > 4 else len(self.codes) // 8)
-        if is_deep and not len(choice[0]) and not choice[1].shape[1]:
+        if self._is_deep(k) and not len(choice[0]) and not choice[1].shape[1]:
             if self._scan is None:  # two threads that come at once both make one
                 self._scan = ScanEngine(self.codes, self.n_codewords)
             results[0][:], results[1][:] = self._scan.search(tables, k)
@@ -204,15 +206,17 @@ class BoundedEngine:
         found = tuple(x[shared] for x in results[:2])
         own = choice[0], choice[1][shared]
         many.scan_many(tables[shared], k, self.codes, own, thresholds[shared], every, found)
-        for x, y in zip(results[:2], found, strict=True):
-            x[shared] = y
+        _put(results[:2], shared, found)
         # Where the sample misled, which is seldom, or said nothing, each query has a scan.
         alone = np.flatnonzero(~np.isfinite(thresholds) | (results[1][:, -1] < 0))
-        if len(alone):
-            found = tuple(x[alone] for x in results)
-            self._walk(walk, tables[alone], (choice[0], choice[1][alone]), found, 0.0, True)
-            for x, y in zip(results, found, strict=True):
-                x[alone] = y
+        found = tuple(x[alone] for x in results)
+        self._walk(walk, tables[alone], (choice[0], choice[1][alone]), found, 0.0, True)
+        _put(results, alone, found)
+
+    def _is_deep(self, k: int) -> bool:
+        """Tell whether so many rows are asked for that tables of bytes let too many through."""
+        n, n_codebooks = self.codes.shape
+        return k >= n // 8 or (n_codebooks > 4 and k >= _DEEP)
 
     def above(
         self,
@@ -248,3 +252,9 @@ class BoundedEngine:
         if self._by_numpy is None:
             self._by_numpy = SampledBounds(self.codes, self.order)
         return self._by_numpy
+
+
+def _put(results: tuple[np.ndarray, ...], queries: np.ndarray, found: tuple) -> None:
+    """Write what was found for some queries into their places."""
+    for whole, part in zip(results, found, strict=True):
+        whole[queries] = part

@@ -134,6 +134,17 @@ def sampled(
 
 
 @compiled
+def _begin_all(thresholds: Any, n: Any, k: Any) -> Any:
+    """Return room for what is found for each query, from its threshold on."""
+    keys = np.empty((len(thresholds), len(begin(n, k)[0])), np.uint64)
+    states = np.empty((len(thresholds), 3), np.uint64)
+    for b in range(len(thresholds)):
+        restart((keys[b], states[b]), k)
+        at_least((keys[b], states[b]), thresholds[b])
+    return keys, states
+
+
+@compiled
 def scan_many(
     tables: Any, k: Any, codes: Any, choice: Any, thresholds: Any, every: Any, results: Any
 ) -> None:
@@ -148,12 +159,7 @@ def scan_many(
     values, rows = results
     mask, left_out = choice
     n_queries, bits = len(tables), _n_bits(codes.shape[1])
-    room = len(begin(len(codes), k)[0])
-    keys = np.empty((n_queries, room), np.uint64)
-    states = np.empty((n_queries, 3), np.uint64)
-    for b in range(n_queries):
-        restart((keys[b], states[b]), k)
-        at_least((keys[b], states[b]), thresholds[b])
+    keys, states = _begin_all(thresholds, len(codes), k)
     steps = _steps(tables, thresholds)
     # A byte is too far where one of its upper bits is set.
     one, two = np.uint64(bits <= 6), np.uint64(2 * (bits <= 5))

@@ -185,7 +185,7 @@ def _walk(
     while not is_last:
         level -= step
         least = np.float64(score_of(state[1])) - above
-        is_last = least >= level or level <= low or step <= 0.0
+        is_last = least >= level or level <= low
         if is_last:
             level = least
         spent += _step(table, sorted_, cells, choice, found, ends, (groups, level, above))
