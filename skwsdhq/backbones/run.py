@@ -18,6 +18,7 @@ from ..images.resized import ResizedImages, in_order, prefetched, ten_crops
 from ..utils.pool import mapped
 from ..utils.progress import LongRun
 from ..utils.threads import on_one_thread
+from ._openvino import openvino_runners
 
 __all__ = ["DTYPES", "compute_dtype", "extraction_of", "features_of"]
 
@@ -90,7 +91,7 @@ def features_of(  # noqa: PLR0913 - those of extract_features, once they are che
     with (
         bar,
         ahead as batches,
-        _runners(network, device, dtype, n_batches, is_own) as runs,
+        _runners(network, device, dtype, n_rows, n_batches, is_own) as runs,
         contextlib.closing(mapped(work, batches, runs)) as results,
     ):
         for parts in results:
@@ -120,7 +121,7 @@ def extraction_of(n_images: int, name: str, device: Any) -> LongRun:
 
 @contextlib.contextmanager
 def _runners(
-    network: Any, device: Any, dtype: Any, n_batches: int, is_own: bool
+    network: Any, device: Any, dtype: Any, n_images: int, n_batches: int, is_own: bool
 ) -> Iterator[list[Callable[[np.ndarray], np.ndarray]]]:
     """Yield functions from (b, size, size, 3) uint8 to (b, d) float32, for as many threads.
 
@@ -133,6 +134,12 @@ def _runners(
         return
     divided = device.type == "cpu" and not _has_hooks(module)
     n_threads = min(_n_threads(), n_batches) if divided else 1
+    if divided and is_own and dtype == torch.float32:
+        # Named networks alone: of others nobody knows whether a form that is kept is still theirs.
+        runners = openvino_runners(network, n_images, n_threads)
+        if runners is not None:
+            yield runners
+            return
     with contextlib.ExitStack() as stack:
         runs = []
         for _ in range(n_threads):

@@ -24,9 +24,9 @@ _MANY = "skwsdhq.search._kernels_many"
 _MAX_ROWS = 2**31 - 1  # as the numbers that are compiled for
 # What a walk may look at before a scan takes over, of all rows: for one query, and for each of many
 # that can share a scan, of which some tell whether the others should walk at all.
-_SHARE, _SHARE_OF_MANY = 0.5, 0.125
-_N_TRIED = 8
-_TRIED_SHARE = 8  # after one in so many of these it is estimated how many there will be
+_SHARE, _SHARE_OF_MANY = 0.5, 0.25
+_N_TRIED = 4
+_ESTIMATE_AT = 16  # after one row in so many it is estimated how many there will be
 _ROWS_A_NEIGHBOR = 128  # with fewer rows for each of the k, most are looked at anyway
 _MAX_SAMPLE = 8192
 _DEEP = 300  # from this k on, with steps of five bits
@@ -162,7 +162,7 @@ class BoundedEngine:
         n, k = len(self.codes), results[0].shape[1]
         # Of few rows for each of the k, most would be looked at anyway.
         budget = int(share * n) if k * _ROWS_A_NEIGHBOR <= n else 0
-        plan = (budget, budget // _TRIED_SHARE, goes_on)
+        plan = (budget, n // _ESTIMATE_AT, goes_on)
         walk.best(tables, k, self.groups, self._cells, choice, plan, self.tuples, results)
 
     def _walk_or_share(

@@ -29,7 +29,7 @@ __all__ = ["DONE", "NOT_FINITE", "TOO_MANY", "among", "best", "reaching", "scan"
 
 DONE, TOO_MANY, NOT_FINITE = 0, 1, 2  # how the search for a query ended
 _N_STEPS = 32.0  # levels from the best possible sum of a beginning to the worst
-_BEGINNING_COST = 4  # in rows
+_BEGINNING_COST = 1  # in rows
 
 
 @compiled
