@@ -208,7 +208,7 @@ def test_the_compiled_walk_looks_at_few_rows(form):
     walk = engine.walk(0)
     results = np.empty((6, 10), "f4"), np.empty((6, 10), np.int64), np.empty(6, np.int64)
     choice = np.empty(0, np.bool_), np.empty((6, 0), np.int64)
-    for budget, status in ((len(codes) // 20, walk.DONE), (50, walk.TOO_MANY)):
+    for budget, status in ((len(codes) // 5, walk.DONE), (50, walk.TOO_MANY)):
         plan = (budget, 0, False)
         walk.best(tables, 10, engine.groups, engine._cells, choice, plan, engine.tuples, results)
         assert (results[2] == status).all()

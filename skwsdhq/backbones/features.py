@@ -34,7 +34,9 @@ def extract_features(  # noqa: PLR0913 - options of a call, all but two by name
     thread computes batches of its own, so the number of threads does not change the features. A
     torch module runs in eval mode, in a copy that shares its parameters: the module itself stays
     in its mode, and several threads may use it. A callable that is no module, or a module with
-    hooks, gets one batch at a time.
+    hooks, gets one batch at a time. Where the package ``openvino`` is installed, it runs networks
+    by name on a CPU, in float32 and from 512 images on: features differ from torch's by less than
+    1e-4 of a row's length, or torch is taken.
 
     Parameters
     ----------

@@ -22,14 +22,14 @@ __all__ = ["BoundedEngine"]
 
 _MANY = "skwsdhq.search._kernels_many"
 _MAX_ROWS = 2**31 - 1  # as the numbers that are compiled for
-# What a walk may look at before a scan takes over, of all rows: for one query, and for each of many
-# that can share a scan, of which some tell whether the others should walk at all.
-_SHARE, _SHARE_OF_MANY = 0.5, 0.25
+# What a walk may cost, in parts of the look-ups of a scan of all rows: for one query, and for each
+# of many that can share a scan, of which some tell whether the others should walk at all.
+_SHARE, _SHARE_OF_MANY = 0.7, 0.125
 _N_TRIED = 4
-_ESTIMATE_AT = 16  # after one row in so many it is estimated how many there will be
+_ESTIMATE_AT = 2  # after one part in so many of that it is estimated what is left
 _ROWS_A_NEIGHBOR = 128  # with fewer rows for each of the k, most are looked at anyway
 _MAX_SAMPLE = 8192
-_DEEP = 300  # from this k on, with steps of five bits
+_DEEP = 1500  # from this k on, with steps of five bits
 _MIN_SIDE_BY_SIDE = 8  # queries that share a scan; fewer are faster by one each
 _MAX_ENTRIES = 2**14  # of tables, for 64 queries in a core's cache
 _ALL = np.empty(0, np.bool_), np.empty((1, 0), np.int64)  # neither filter nor exclusions
@@ -161,15 +161,16 @@ class BoundedEngine:
         """Search for each query by itself."""
         n, k = len(self.codes), results[0].shape[1]
         # Of few rows for each of the k, most would be looked at anyway.
-        budget = int(share * n) if k * _ROWS_A_NEIGHBOR <= n else 0
-        plan = (budget, n // _ESTIMATE_AT, goes_on)
+        budget = int(share * self.codes.size) if k * _ROWS_A_NEIGHBOR <= n else 0
+        plan = (budget, min(budget, n) // _ESTIMATE_AT, goes_on)
         walk.best(tables, k, self.groups, self._cells, choice, plan, self.tuples, results)
 
     def _walk_or_share(
         self, walk: Any, many: Any, tables: np.ndarray, choice: Any, results: Any
     ) -> None:
         """Search for each query by itself, and for those that look at many rows side by side."""
-        share = _SHARE_OF_MANY
+        # By steps of five bits the scan lets more rows through, and takes longer.
+        share = _SHARE_OF_MANY * (1 if self.codes.shape[1] <= 4 else 2)
         for part in (slice(0, _N_TRIED), slice(_N_TRIED, len(tables))):
             some = tuple(x[part] for x in results)
             if len(tables[part]):
@@ -233,7 +234,7 @@ class BoundedEngine:
         if walk is None:
             return self._numpy().above(tables, thresholds)
         mask = np.empty(0, np.bool_) if choice is None else choice.mask
-        budget = int(_SHARE * len(self.codes))
+        budget = int(_SHARE * self.codes.size)
         none = np.empty(0, np.int64)
         return [
             walk.reaching(

@@ -29,7 +29,7 @@ __all__ = ["DONE", "NOT_FINITE", "TOO_MANY", "among", "best", "reaching", "scan"
 
 DONE, TOO_MANY, NOT_FINITE = 0, 1, 2  # how the search for a query ended
 _N_STEPS = 32.0  # levels from the best possible sum of a beginning to the worst
-_BEGINNING_COST = 1  # in rows
+_BEGINNING_COST = 4  # in look-ups, beside those of its rows
 
 
 @compiled
@@ -100,7 +100,7 @@ def _base(table: Any, sum_: Any, beginning: Any, groups: Any) -> Any:
 def _step(
     table: Any, sorted_: Any, cells: Any, choice: Any, found: Any, ends: Any, limits: Any
 ) -> Any:
-    """Look at all beginnings whose bound reaches a level; return what they cost, in rows.
+    """Look at all beginnings whose bound reaches a level; return what they cost, in look-ups.
 
     ends : a tuple as long as there are codebooks left, whose loop is unrolled; or an empty one.
     """
@@ -120,7 +120,7 @@ def _step(
         while j < len(others) and others[j] >= limit:
             beginning = order[i] * len(others) + other_order[j]
             start, stop = starts[beginning], starts[beginning + 1]
-            cost += _BEGINNING_COST + stop - start
+            cost += _BEGINNING_COST + (stop - start) * (rest.shape[1] + 1)
             if start < stop:
                 least = score_of(state[1])
                 base = _base(table, sums[i], other_order[j], groups)
@@ -145,8 +145,9 @@ def _step(
 
 
 @compiled
-def _cost_left(sorted_: Any, starts: Any, level: Any, budget: Any) -> Any:
+def _cost_left(sorted_: Any, cells: Any, level: Any, budget: Any) -> Any:
     """Return what all beginnings cost that reach a level, or what is above a budget."""
+    starts, row_cost = cells[0], cells[2].shape[1] + 1
     sums, order, others, other_order, done = sorted_
     cost = 0
     for i in range(len(sums)):
@@ -157,7 +158,8 @@ def _cost_left(sorted_: Any, starts: Any, level: Any, budget: Any) -> Any:
             if others[j] < limit:
                 break
             beginning = order[i] * len(others) + other_order[j]
-            cost += _BEGINNING_COST + starts[beginning + 1] - starts[beginning]
+            n_rows = starts[beginning + 1] - starts[beginning]
+            cost += _BEGINNING_COST + n_rows * row_cost
     return cost
 
 
@@ -167,8 +169,8 @@ def _walk(
 ) -> bool:
     """Look at rows whose bound reaches the k-th best; return False where they are too many.
 
-    limits : what endings add at most, sums being off by as much as they may be; how many rows may
-    be looked at, one beginning being worth some, and after how many that is estimated.
+    limits : what endings add at most, sums being off by as much as they may be; how many look-ups
+    a walk may cost, and after how many it is estimated what is left.
     """
     above, budget, n_tried = limits
     spent, is_estimated = 0, False
@@ -195,7 +197,7 @@ def _walk(
             is_estimated = True
             settle(keys, state)
             least = np.float64(score_of(state[1])) - above
-            if spent + _cost_left(sorted_, cells[0], least, budget) > budget:
+            if spent + _cost_left(sorted_, cells, least, budget) > budget:
                 return False
         if state[0] >= room:
             settle(keys, state)
@@ -246,7 +248,7 @@ def best(
     cells : starts, rows and rest as `SortedCodes` has them; codes (n, M)
     choice : mask (n,) or (0,); rows left out (B, E), ascending, -1 behind them
     plan : (int, int, bool)
-        How many rows a walk may look at, 0 for no walk at all; after how many it is estimated what
+        How many look-ups a walk may cost, 0 for no walk at all; after how many it is estimated what
         is left; and whether a scan goes on where they are too many.
     tuples : of length M - L, and M, or both empty
     results : similarities (B, k), rows (B, k), status (B,)
