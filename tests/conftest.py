@@ -15,6 +15,15 @@ settings.register_profile("skwsdhq", deadline=None)
 settings.load_profile("skwsdhq")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--pictures",
+        type=int,
+        default=3000,
+        help="in the slow test of a large collection; 100000 take some GB of disk and an hour",
+    )
+
+
 @pytest.fixture(scope="session")
 def emoji():
     from skwsdhq.datasets import load_emoji

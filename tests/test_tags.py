@@ -13,7 +13,7 @@ from scipy import sparse
 
 from skwsdhq import tags
 from skwsdhq.sphere import normalize_rows, spherical_mean
-from skwsdhq.tags import _graph
+from skwsdhq.tags import _graph, check_tags, reading
 
 ROWS = [["dog", "puppy"], [], ["car"], ["dog", "car", "red"]]
 NAMES = ["car", "dog", "puppy", "red"]
@@ -646,3 +646,21 @@ def test_pairs_of_a_row_of_very_many_tags_are_bounded():
     assert counts.nnz < 1.1e6
     assert_array_equal(counts.diagonal(), np.asarray(table.sum(axis=0)).ravel())
     assert abs(counts - counts.T).max() == 0
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_a_vocabulary_that_is_known_is_not_read_anew(lowercase, monkeypatch):
+    tags = [["Dog", "cat "], "dog", [], ["new", None, 3.0], [["dog"]][0]]
+    _, names = check_tags(tags[:3], lowercase=lowercase)
+    vocabulary = {name: t for t, name in enumerate(names)}
+    forms = [tags, [["dog"]]]
+    expected = [check_tags(form, vocabulary=vocabulary, lowercase=lowercase)[0] for form in forms]
+
+    def refused(*args):
+        raise AssertionError("all names were read")
+
+    monkeypatch.setattr(reading, "read_names", refused)
+    for form, other in zip(forms, expected, strict=True):
+        found = reading.indicator_of_known(form, vocabulary, lowercase)
+        np.testing.assert_array_equal(found.toarray(), other.toarray())
+        assert found.dtype == other.dtype

@@ -22,7 +22,7 @@ from ._saved import REQUIRED, check_enhancer, from_format_1, vectors_name
 from ._vectors import ENOUGH_TAGS, alike_tags, n_common_components
 from ._word_vectors import load_word_vectors
 from .queries import embed_queries, words_of
-from .reading import is_missing, read_indicator, read_matrix, read_names
+from .reading import indicator_of_known, is_missing, read_indicator, read_matrix, read_names
 
 __all__ = ["TagEnhancer", "concept_lengths"]
 
@@ -269,9 +269,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         if columns is not None:
             indicator = sparse.csr_array(columns[:, self._kept_columns])
         else:
-            indicator, _ = _tags.check_tags(
-                tags, vocabulary=self.vocabulary_, lowercase=self.lowercase
-            )
+            indicator = indicator_of_known(tags, self.vocabulary_, self.lowercase)
         n_tags, n_concepts = len(self.labels_), len(self.concept_vectors_)
         ones = np.ones(n_tags, dtype=np.float32)
         # (n, T) times the membership (T, C) counts how many members of a concept a row carries.

@@ -103,10 +103,23 @@ def check_tags(
         values, columns = matrix
         own = None if columns is None else read_names(columns, lowercase)
         return _named(read_indicator(values), own, names)
-    sets = read_rows(tags, lowercase=lowercase, known=names)
+    known = None if names is None else set(names)
+    sets = read_rows(tags, lowercase=lowercase, known=known)
     if names is None:
         names = _as_objects(sorted(set().union(*sets)))
-    return _from_sets(sets, names), names
+    return _from_sets(sets, {name: t for t, name in enumerate(names)}), names
+
+
+def indicator_of_known(
+    tags: Any, vocabulary: Mapping[str, int], lowercase: bool
+) -> sparse.csr_array:
+    """Return what :func:`check_tags` does, by names that it has given before.
+
+    They are clean already: a vocabulary of ten thousand tags is not read anew for each image.
+    """
+    if read_matrix(tags, one_tag=len(vocabulary) == 1) is not None:
+        return check_tags(tags, vocabulary=vocabulary, lowercase=lowercase)[0]
+    return _from_sets(read_rows(tags, lowercase=lowercase, known=vocabulary), vocabulary)
 
 
 def tags_to_lists(indicator: Any, names: Sequence[str] | np.ndarray | None = None) -> list:
@@ -268,7 +281,7 @@ def _named(
 
 
 def read_rows(
-    tags: Any, *, lowercase: bool = True, known: Iterable[str] | None = None, name: str = "tags"
+    tags: Any, *, lowercase: bool = True, known: Collection[str] | None = None, name: str = "tags"
 ) -> list[set[str]]:
     """Return the set of names of each row of tags that are no matrix.
 
@@ -293,7 +306,7 @@ def read_rows(
                 found.add(_name_of(tag, n, name))
         found.discard("")  # a blank tag says nothing
         sets.append(found)
-    _warn_of_separators(cleaned, in_rows, set() if known is None else set(known), name)
+    _warn_of_separators(cleaned, in_rows, () if known is None else known, name)
     _warn_of_lists(tags, name)
     return sets
 
@@ -387,7 +400,7 @@ def _row_items(row: Any, n: int, name: str) -> Iterable[Any]:
 
 
 def _warn_of_separators(
-    cleaned: Mapping[str, str], in_rows: set[str], known: set[str], name: str
+    cleaned: Mapping[str, str], in_rows: set[str], known: Collection[str], name: str
 ) -> None:
     """Warn of tags that look like several in one string."""
     texts = [text for text, clean in cleaned.items() if clean and clean not in known]
@@ -438,14 +451,13 @@ def _as_objects(names: Sequence[str]) -> np.ndarray:
     return result
 
 
-def _from_sets(sets: list[set[str]], names: np.ndarray) -> sparse.csr_array:
+def _from_sets(sets: list[set[str]], column: Mapping[str, int]) -> sparse.csr_array:
     """Return the indicator (n, T) of sets of names; names that are no column are left out."""
-    column = {name: t for t, name in enumerate(names)}
     lists = [sorted(column[tag] for tag in tags if tag in column) for tags in sets]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in lists], dtype=np.int64)])
     indices = np.fromiter((t for row in lists for t in row), dtype=np.int32, count=indptr[-1])
     data = np.ones(len(indices), dtype=np.float32)  # products with vectors are float32 then
-    return sparse.csr_array((data, indices, indptr), shape=(len(lists), len(names)))
+    return sparse.csr_array((data, indices, indptr), shape=(len(lists), len(column)))
 
 
 def as_rows_of_tags(y: Any) -> Any:
