@@ -1,5 +1,6 @@
 """Queries of words, and suggestions of tags."""
 
+import copy
 import threading
 import warnings
 
@@ -12,7 +13,7 @@ from sklearn.frozen import FrozenEstimator
 
 from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
-from skwsdhq.embedding.left_out import left_out_embeddings
+from skwsdhq.embedding.left_out import left_out, left_out_embeddings, word_directions
 from skwsdhq.persistence import LoadError
 from skwsdhq.quantization._suggest import (
     Suggester,
@@ -402,3 +403,75 @@ def test_threads_ask_at_once(made, fitted):
     for thread in threads:
         thread.join()
     assert not errors
+
+
+def test_directions_of_words_are_what_the_formula_says():
+    """By loops: each row left out of both regressions, and ridge of one on the other."""
+    random = np.random.RandomState(0)
+    units = normalize_rows(random.standard_normal((30, 5)))
+    vectors = normalize_rows(random.standard_normal((4, 3)))
+    labels = (random.random_sample((30, 4)) < 0.4).astype(float)
+    labels[:, 3] = 0  # one that nobody carries
+    labels[0, 0] = 1
+    kernel = np.exp(-2 * (1 - units @ units.T))
+    noise = random.uniform(0.5, 2, 30)
+    targets = labels @ vectors
+    fitted = {
+        "landmarks": units.astype("f4"), "gamma": 2.0, "noise": noise.astype("f4"),
+        "coefs": np.linalg.solve(kernel + np.diag(noise), targets).astype("f4"),
+    }  # fmt: skip
+    left = left_out(fitted)
+    centred = labels - labels.mean(axis=0)
+    placed, likely = np.zeros((30, 3)), np.zeros((30, 4))
+    for i in range(30):
+        others = np.delete(np.arange(30), i)
+        inner = kernel[np.ix_(others, others)] + np.diag(noise[others])
+        weights = np.linalg.solve(inner, kernel[others, i])
+        placed[i], likely[i] = weights @ targets[others], weights @ centred[others]
+    placed = normalize_rows(placed)
+    assert_allclose(left.embeddings, placed, atol=1e-4)
+    placed -= placed.mean(axis=0)
+    gram = placed.T @ placed
+    ridge = gram + 0.1 * np.trace(gram) / 3 * np.eye(3)
+    learned = normalize_rows(np.linalg.solve(ridge, placed.T @ likely).T)
+    expected = normalize_rows(0.7 * learned + 0.3 * vectors)
+    found = word_directions(left, sparse.csr_array(labels), vectors.astype("f4"))
+    assert_allclose(found[:3], expected[:3], atol=1e-3)
+    assert_allclose(found[3], vectors[3], atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_words_are_looked_for_where_their_images_are(made, fitted, tmp_path):
+    """In the directions that the fit has learned, also of a copy, a file and after partial_fit."""
+    tags = fitted.tag_enhancer_.concept_names_[:6].tolist()
+    queries = fitted.embed_query(tags=[[tag] for tag in tags])
+    assert_allclose(queries, fitted.tag_directions_[:6], atol=1e-6)
+    enhancer = fitted.tag_enhancer_
+    assert not np.allclose(queries, enhancer.embed([[tag] for tag in tags]), atol=1e-3)
+    # The enhancer alone knows of no images; neither disturbs the other.
+    assert_allclose(enhancer.embed([tags[0]]), enhancer.concept_vectors_[:1], atol=1e-6)
+    assert_allclose(fitted.embed_query(tags=[tags[0]]), fitted.tag_directions_[:1], atol=1e-6)
+    both = fitted.embed_query(tags=[[tags[0], f"-{tags[1]}"]])
+    expected = fitted.tag_directions_[0] - fitted.tag_directions_[1]
+    assert_allclose(both[0], expected / np.linalg.norm(expected), atol=1e-5)
+    fitted.save(tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
+    assert_array_equal(loaded.embed_query(tags=[tags[0]]), fitted.embed_query(tags=[tags[0]]))
+    frozen = WSDHQuantizer(
+        FrozenEstimator(fitted.embedder_), n_codebooks=2, n_codewords=16, random_state=0
+    ).fit(made.data[:100], made.tags[:100])
+    assert frozen.tag_directions_ is None  # its regression knows other rows
+    assert_allclose(frozen.embed_query(tags=[tags[0]]), enhancer.embed([tags[0]]), atol=1e-6)
+    wrong = copy.copy(fitted)
+    wrong.tag_directions_ = fitted.tag_directions_[:, :-1]
+    wrong.save(tmp_path / "wrong.safetensors")
+    with pytest.raises(LoadError, match="tag_directions_"):
+        load(tmp_path / "wrong.safetensors")
+
+
+def test_a_regressor_alone_learns_directions_too(made):
+    model = WSDHQuantizer(TagKernelRegressor(), n_codebooks=2, n_codewords=16, random_state=0)
+    model.fit(made.data, made.tags)
+    assert model.tag_directions_.shape == model.tag_enhancer_.concept_vectors_.shape
+    few = TagKernelRegressor(max_landmarks=50)
+    assert model.set_params(embedder=few).fit(made.data, made.tags).tag_directions_ is None

@@ -164,14 +164,19 @@ def search(  # noqa: PLR0913 - what is looked for, in any combination
         )
         if picture is not None:
             draw(picture, opened, results, image=query, words=asked or None, like=like)
+    _put_found(results, as_json)
+    if picture is not None:
+        show(picture)
+
+
+def _put_found(results: Any, as_json: bool) -> None:
+    """Write what a search has found, an item a line."""
     for found in results:
         if as_json:
             own = {"id": found.id, "similarity": found.similarity, "path": found.path}
             put_json(own | {"tags": found.tags, "columns": found.columns})
         else:
             put(f"{found.similarity:.3f}\t{found.path or found.id}\t{', '.join(found.tags)}")
-    if picture is not None:
-        show(picture)
 
 
 @app.command(epilog="Example: skwsdhq suggest photos.skwsdhq --write suggested.csv")

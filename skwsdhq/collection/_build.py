@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.base import clone
 
+from ..embedding import HypersphereEmbedder, TagKernelRegressor
 from ..persistence import load
 from ..quantization import WSDHQuantizer
 from ..quantization.lengths import code_size
 from ..tags.enhancer import TagEnhancer
 from ..utils.estimators import takes_tags
 from ._snapshot import code_shape
-from ._source import Reading, features_of_rows, kept_features
+from ._source import Reading, features_of_rows
 from ._store import Store
 
 __all__ = ["Wanted", "build", "codes_of", "load_model", "new_quantizer", "places_by_tags"]
 
-_MOST_TO_FIT = 100_000  # items that a model learns from; more would teach it little
+_MOST_TO_FIT = 10_000  # items that a model learns from; more would teach it little
+_MANY, _LANDMARKS = 4096, 2048  # items from which on the kernel compares with so many of them
 _BLOCK = 8192  # rows whose codes are made at once
 
 
@@ -41,11 +43,10 @@ def new_quantizer(wanted: Wanted, n_rows: int) -> Any:
             twin.set_params(random_state=random_state)
         return twin
     code_size(wanted.n_bits, None, None, n_rows)  # None is no number of bits here
-    return WSDHQuantizer(
-        n_bits=wanted.n_bits,
-        tag_enhancer=TagEnhancer(wanted.word_vectors),
-        random_state=random_state,
-    )
+    # A kernel of all landmarks with each other takes most of the memory of a fit.
+    kernel = TagKernelRegressor(max_landmarks=_LANDMARKS) if n_rows > _MANY else None
+    embedder = HypersphereEmbedder(TagEnhancer(wanted.word_vectors), kernel=kernel)
+    return WSDHQuantizer(embedder, n_bits=wanted.n_bits, random_state=random_state)
 
 
 def build(store: Store, reading: Reading, wanted: Wanted) -> None:
@@ -54,8 +55,8 @@ def build(store: Store, reading: Reading, wanted: Wanted) -> None:
     What is written meanwhile by others is coded before that step.
     """
     with store.reading():
-        rows, features = kept_features(store, reading)
         tags = _tags_of_all(store)
+        rows = np.array(list(tags), dtype=np.int64)
         number = int(store.meta("model", 0)) + 1
     tagged = np.flatnonzero([bool(tags[row]) for row in rows.tolist()])
     if not len(tagged):
@@ -65,14 +66,20 @@ def build(store: Store, reading: Reading, wanted: Wanted) -> None:
     model = new_quantizer(wanted, len(rows))
     chosen = _to_fit(len(rows), tagged)
     # Long, and outside of any transaction: others write meanwhile.
-    model.fit(features[chosen], [tags[row] for row in rows[chosen].tolist()])
+    chosen, features = _there(store, rows, chosen, reading)
+    model.fit(features, [tags[row] for row in rows[chosen].tolist()])
+    del features
     path = store.path.with_name(f"model-{number}.safetensors")
     model.save(path)
     model = load(path)  # what others will read, so that all make the same codes
     fitted = {int(rows[i]) for i in chosen if tags[int(rows[i])]}
-    codes = codes_of(model, features, [_own(tags, fitted, row) for row in rows.tolist()])
-    # Some gigabytes, that nobody needs while the codes are written.
-    del features
+    shape = code_shape(model)
+    codes = np.zeros((len(rows), shape[0]), dtype=shape[1])
+    # Some at a time: all features may be gigabytes.
+    for start in range(0, len(rows), _BLOCK):
+        some, features = _there(store, rows, np.arange(len(rows))[start : start + _BLOCK], reading)
+        own = [_own(tags, fitted, row) for row in rows[some].tolist()]
+        codes[some] = codes_of(model, features, own)
     with store.writing() as (connection, version):
         _replace(store, reading, version, model, (rows, codes, tags), fitted)
         store.set_meta("model", number)
@@ -114,6 +121,16 @@ def _replace(
         own = [now[row] for row in some.tolist()]
         final[changed] = codes_of(model, features_of_rows(store, some, reading), own)
     store.replace_codes(version, current, final)
+
+
+def _there(
+    store: Store, rows: np.ndarray, chosen: np.ndarray, reading: Reading
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the chosen are still there, and their features."""
+    with store.reading():
+        found = store.select("SELECT row FROM features WHERE row IN ({})", rows[chosen].tolist())
+        chosen = chosen[np.isin(rows[chosen], [row for (row,) in found])]
+        return chosen, features_of_rows(store, rows[chosen], reading)
 
 
 def _own(tags: dict[int, list[str]], fitted: set[int], row: int) -> list[str]:

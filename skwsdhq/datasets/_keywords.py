@@ -56,18 +56,21 @@ def _text(value: bytes, is_utf8: bool) -> str:
 
 
 def _of_xmp(picture: Any) -> list[str]:
-    packet = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
-    if packet is None and hasattr(picture, "tag_v2"):
-        packet = picture.tag_v2.get(_XMP_OF_TIFF)
-    if not packet:
-        return []
-    raw = packet.encode() if isinstance(packet, str) else bytes(packet)
+    raw = _packet(picture).strip(b"\0 \r\n\t")
     # Entities have no use in it, but to fill the memory.
-    if re.search(rb"<!\s*(DOCTYPE|ENTITY)", raw, re.IGNORECASE):
+    if not raw or re.search(rb"<!\s*(DOCTYPE|ENTITY)", raw, re.IGNORECASE):
         return []
     try:
-        root = ElementTree.fromstring(raw.strip(b"\0 \r\n\t"))
+        root = ElementTree.fromstring(raw)
     except ElementTree.ParseError:
         return []
     items = (item for subject in root.iter(f"{_DC}subject") for item in subject.iter(f"{_RDF}li"))
     return [item.text for item in items if item.text]
+
+
+def _packet(picture: Any) -> bytes:
+    """Return the XMP of a picture, b"" where it has none; formats keep it in several places."""
+    packet = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp")
+    if packet is None and hasattr(picture, "tag_v2"):
+        packet = picture.tag_v2.get(_XMP_OF_TIFF)
+    return packet.encode() if isinstance(packet, str) else bytes(packet or b"")

@@ -99,14 +99,22 @@ def column_of_texts(values: Sequence[Any]) -> list[Any]:
 
     Digits after a zero, as of "0047", are no number but a name. Cells that are empty are None.
     """
-    texts = [None if value is None else str(value).strip() for value in values]
-    told = [text for text in texts if text]
-    kind: Any = str
-    if told and all(_INTEGER.fullmatch(text) and len(text) < 19 for text in told):
-        kind = int
-    elif told and all(_NUMBER.fullmatch(text) and math.isfinite(float(text)) for text in told):
-        kind = float
+    texts = ["" if value is None else str(value).strip() for value in values]
+    told = list(filter(None, texts))
+    kind: Any = next((kind for kind in (int, float) if all(map(_READS[kind], told))), str)
     return [kind(text) if text else None for text in texts]
+
+
+def _is_whole(text: str) -> bool:
+    # Within 64 bits.
+    return bool(_INTEGER.fullmatch(text)) and len(text) < 19
+
+
+def _is_number(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))
+
+
+_READS: dict[type, Any] = {int: _is_whole, float: _is_number}
 
 
 def decoded(path: Path, encoding: str) -> str:

@@ -92,9 +92,7 @@ class NeighborsDisplay:
         if isinstance(levels, str) or len(self.levels) < 2:
             raise ValueError(f"levels={levels!r} should name two kinds or more, misses last.")
         self.query_names = [None] * n if query_names is None else list(query_names)
-        nothing = [[None] * size for size in sizes]
-        self.names = nothing if names is None else [list(row) for row in names]
-        kinds = nothing if kinds is None else [list(row) for row in kinds]
+        self.names, kinds = _rows_of(names, sizes), _rows_of(kinds, sizes)
         for name, rows in (
             ("similarities", self.similarities), ("names", self.names), ("kinds", kinds)
         ):  # fmt: skip
@@ -431,15 +429,25 @@ def _kind_of(found: Any, words: Any, own: Any, labels: Any) -> bool | None:
     """Tell whether an item that a collection found is a hit, by tags or labels."""
     if own is not None:
         theirs = found.tags if labels is None else labels.get(found.id)
-        if theirs is None or not _listed(own):
-            return None
-        return bool(set(_listed(own)) & set(_listed(theirs)))
+        is_known = theirs is not None and bool(_listed(own))
+        return bool(set(_listed(own)) & set(_listed(theirs))) if is_known else None
     if words is None:
         return None
-    given = words if isinstance(words, Mapping) else _signs(words)
     carried = {tag.casefold() for tag in found.tags}
-    signs = {word.strip().casefold(): weight for word, weight in given.items()}
-    return all((word in carried) == (weight > 0) for word, weight in signs.items() if weight)
+    return all((word in carried) == is_wanted for word, is_wanted in _wanted(words))
+
+
+def _wanted(words: Any) -> list[tuple[str, bool]]:
+    """Return the words of a query, and whether they are looked for or unwanted."""
+    given = words if isinstance(words, Mapping) else _signs(words)
+    return [(word.strip().casefold(), weight > 0) for word, weight in given.items() if weight]
+
+
+def _rows_of(values: Any, sizes: list[int]) -> list[list]:
+    """Return what is given for each picture as lists; None for all of them where nothing is."""
+    if values is None:
+        return [[None] * size for size in sizes]
+    return [list(row) for row in values]
 
 
 def _listed(labels: Any) -> list:

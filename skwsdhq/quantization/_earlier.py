@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 
 from .. import codebooks as _codebooks
+from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
 
 __all__ = ["Earlier"]
@@ -27,6 +28,7 @@ class Earlier(NamedTuple):
     counts: np.ndarray  # see codebook_statistics
     sums: np.ndarray
     carried: tuple[np.ndarray, np.ndarray] | None  # concepts of the rows, as a CSR has them
+    directions: np.ndarray | None  # (C, D) of words
     before: np.ndarray  # (b, D), the batch as it was embedded before it is learned from
 
     @classmethod
@@ -40,7 +42,8 @@ class Earlier(NamedTuple):
             statistics = _codebooks.codebook_statistics(rows, codes, books.shape[1])
         known = getattr(quantizer, "tag_calibration_", None)
         carried = None if known is None else (known["starts"], known["concepts"])
-        return cls(books, codes, statistics[0], statistics[1], carried, before)
+        directions = getattr(quantizer, "tag_directions_", None)
+        return cls(books, codes, statistics[0], statistics[1], carried, directions, before)
 
     @on_one_thread
     def moved(self, after: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
@@ -51,6 +54,14 @@ class Earlier(NamedTuple):
         books = product(self.codebooks.reshape(-1, len(turn)).astype(np.float64), turn)
         books = books.reshape(self.codebooks.shape).astype(np.float32)
         return books, (self.counts, product(self.sums, turn))
+
+    @on_one_thread
+    def turned(self, after: np.ndarray) -> np.ndarray | None:
+        """Return the directions of words, moved as the batch was."""
+        if self.directions is None or np.array_equal(self.before, after):
+            return self.directions
+        turned = product(self.directions.astype(np.float64), linear_map(self.before, after))
+        return normalize_rows(turned).astype(np.float32)
 
     def with_concepts(self, indicator: sparse.csr_array) -> sparse.csr_array:
         """Return concepts (n + b, C) of these rows and of the batch."""

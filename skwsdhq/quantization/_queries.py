@@ -8,6 +8,8 @@ import numpy as np
 from ..search.checks import check_k
 from ..sphere import normalize_rows
 from ..tags.concepts import read_concepts
+from ..tags.queries import embed_queries, words_of
+from ..utils.estimators import fitted_now
 from ..utils.validation import check_share
 from ._suggest import Suggester
 from ._training import inner_of
@@ -28,7 +30,7 @@ def query_rows(now: Any, quantizer: Any, X: Any, tags: Any, weight: float) -> np
         raise ValueError("a query needs pictures (X), words (tags) or both; both are None.")
     words = pictures = None
     if tags is not None:
-        words = _enhancer_of(now, quantizer).embed(tags)
+        words = _of_words(now, quantizer, tags)
     if X is not None:
         # With normalize=False they have any length, and would outweigh words by it.
         pictures = normalize_rows(now._embed(X)).astype(np.float32, copy=False)
@@ -40,6 +42,15 @@ def query_rows(now: Any, quantizer: Any, X: Any, tags: Any, weight: float) -> np
             "of both, or one of either."
         )
     return normalize_rows((1 - weight) * pictures + weight * words).astype(np.float32)
+
+
+def _of_words(now: Any, quantizer: Any, tags: Any) -> np.ndarray:
+    """Return unit rows (q, D) of words."""
+    enhancer = _enhancer_of(now, quantizer)
+    directions = getattr(now, "tag_directions_", None)
+    if directions is None:
+        return enhancer.embed(tags)
+    return embed_queries(words_of(quantizer, fitted_now(enhancer), directions), tags)
 
 
 def suggested(

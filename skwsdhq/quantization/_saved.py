@@ -34,6 +34,7 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
         "prefix_weight_": 0.0,
         "_statistics": None,
         "tag_calibration_": None,
+        "tag_directions_": None,
         **attributes,
     }
 
@@ -72,6 +73,7 @@ def check_quantizer(quantizer: Any) -> None:
         check_nested(quantizer.tag_enhancer_, "tag_enhancer_", None)
     _check_columns(quantizer, embedder, n_dims)
     _check_calibration(quantizer)
+    _check_directions(quantizer)
     n_bits = n_codebooks * math.ceil(math.log2(n_codewords))
     need(quantizer.n_bits_ == n_bits, f"n_bits_ of {n_bits}")
     check_epochs(quantizer)
@@ -93,6 +95,17 @@ def _check_columns(quantizer: Any, embedder: Any, n_dims: int) -> None:
     inner = getattr(embedder, "estimator", embedder)
     expected = getattr(inner, "n_features_in_", None)
     need(n_columns == expected, f"n_features_in_ of {expected}, as its embedder_ has")
+
+
+def _check_directions(quantizer: Any) -> None:
+    """Check where words are looked for; older files say nothing of it."""
+    directions = getattr(quantizer, "tag_directions_", None)
+    if directions is None:
+        return
+    enhancer = quantizer.tag_enhancer_
+    vectors: Any = getattr(getattr(enhancer, "estimator", enhancer), "concept_vectors_", None)
+    need(vectors is not None, "concepts beside tag_directions_")
+    check_matrix(directions, "tag_directions_", len(vectors), quantizer.codebooks_.shape[2])
 
 
 def _check_calibration(quantizer: Any) -> None:

@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
 
 from ..embedding import HypersphereEmbedder
-from ..embedding.left_out import left_out_embeddings
+from ..embedding.left_out import LeftOut, left_out, word_directions
 from ..images import input_kind
 from ..search import CodeIndex
 from ..sphere import normalize_rows
@@ -158,39 +158,44 @@ class QuantizerTraining:
             # Epochs where there were any, else turns of the codebooks.
             "n_iter_": len(history.get("loss", ())) or max(1, n_turns),
             "_statistics": sums if self._is_partial else None,
-            "tag_calibration_": self._calibration(embedder, enhancer, codes),
+            **self._of_words(embedder, enhancer, codes, embeddings),
         }
 
-    def _calibration(self, embedder: Any, enhancer: Any, codes: Any) -> dict[str, Any] | None:
-        """Return how near concepts become probable tags; None where there is nothing to learn."""
+    def _of_words(
+        self, embedder: Any, enhancer: Any, codes: Any, embeddings: np.ndarray
+    ) -> dict[str, Any]:
+        """Return what is learned of words: where to look for them, and when they are probable."""
+        found: dict[str, Any] = {"tag_calibration_": None, "tag_directions_": None}
         vectors = getattr(inner_of(enhancer), "concept_vectors_", None)
         if vectors is None or self._y is None:
-            return None
+            return found
         indicator = read_concepts(self._X, self._y, enhancer)
-        embeddings = self._left_out(embedder, indicator)
-        if embeddings is None:
-            embeddings = self._embeddings(embedder)
+        tagged = np.flatnonzero(np.diff(indicator.indptr))
         if embeddings.shape[1] != vectors.shape[1]:
-            return None
+            return found
+        left = self._left_out(embedder, len(tagged))
+        if left is not None:
+            found["tag_directions_"] = word_directions(left, indicator[tagged], vectors)
+            # Rows without tags take no part in what is learned of them.
+            embeddings = np.zeros(embeddings.shape, dtype=left.embeddings.dtype)
+            embeddings[tagged] = left.embeddings
         if self._earlier is not None:
             # What they carry counts; how near they are is learned from images that are at hand.
             indicator = self._earlier.with_concepts(indicator)
+            found["tag_directions_"] = self._earlier.turned(embeddings)
         index = CodeIndex(codes.codebooks, codes.codes)
-        return learn_calibration(embeddings, indicator, vectors, index)
+        found["tag_calibration_"] = learn_calibration(embeddings, indicator, vectors, index)
+        return found
 
-    def _left_out(self, embedder: Any, indicator: Any) -> np.ndarray | None:
-        """Return embeddings of rows as if training had not seen them, where these are at hand."""
-        kernel = getattr(embedder, "kernel_", None) if offers_training(embedder) else None
-        tagged = np.flatnonzero(np.diff(indicator.indptr))
-        if not kernel or self._is_partial or len(tagged) != len(kernel["landmarks"]):
+    def _left_out(self, embedder: Any, n_tagged: int) -> LeftOut | None:
+        """Return rows as if training had not seen them, where these are at hand."""
+        # One from before this call, as that of a frozen embedder, knows other rows.
+        is_of_now = inner_of(embedder) is embedder and not self._is_partial
+        is_of_now &= offers_training(embedder) or not self._resume
+        kernel: Any = getattr(embedder, "kernel_", None) if is_of_now else None
+        if not isinstance(kernel, dict) or n_tagged != len(kernel.get("landmarks", ())):
             return None
-        left_out = left_out_embeddings(kernel)
-        if left_out is None:
-            return None
-        # Rows without tags take no part in what is learned of them.
-        rows = np.zeros((indicator.shape[0], left_out.shape[1]), dtype=left_out.dtype)
-        rows[tagged] = left_out
-        return rows
+        return left_out(kernel)
 
     def _embeddings(self, embedder: Any) -> np.ndarray:
         """Return what the embedder makes of X as it is now, to be quantized."""

@@ -61,6 +61,11 @@ def code_size(n_bits: Any, n_codebooks: Any, n_codewords: Any, n_rows: int) -> t
                 f"{2**_MOST_BITS} codewords; leave out n_codebooks, or say n_codewords as well."
             )
         return n_codebooks, 2**of_each
+    return _shared_out(n_bits, n_rows)
+
+
+def _shared_out(n_bits: int, n_rows: int) -> tuple[int, int]:
+    """Return M and K of the largest codebooks that make up the bits and have rows enough."""
     sizes = [size for size in range(_MOST_BITS, 0, -1) if n_bits % size == 0]
     if sizes[0] < _FEWEST_BITS and n_bits > _MOST_BITS:
         raise ValueError(

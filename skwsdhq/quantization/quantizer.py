@@ -153,6 +153,11 @@ class WSDHQuantizer(
         carry, those of row i from ``"starts"[i]`` to ``"starts"[i + 1]``; ``"slope"``,
         ``"share_slope"``, ``"count_slope"`` and ``"intercept"`` of the logit. None without concepts
         that embeddings can be compared with.
+    tag_directions_ : ndarray of shape (C, D), float32, or None
+        Where words are looked for: unit rows, between a concept's own vector and where the kernel
+        regression places images that carry it, each without its own tags. None without that
+        regression, or where it has more rows than ``max_landmarks``: words are looked for where
+        their concepts are.
     n_iter_ : int
         Epochs of the network, or turns of the codebooks where no network was trained.
     history_ : dict of str to list of float
@@ -494,7 +499,8 @@ class WSDHQuantizer(
         X : images or features of q queries, default=None
             As for ``fit``.
         tags : words of q queries, default=None
-            As for :meth:`TagEnhancer.embed`. One query of words beside several pictures, or one
+            As for :meth:`TagEnhancer.embed`; tags of the fit are looked for in the directions of
+            ``tag_directions_``. One query of words beside several pictures, or one
             picture beside several, goes with each of them.
         weight : float, default=0.5
             Of the words where there are both, from 0 (the picture alone) to 1.

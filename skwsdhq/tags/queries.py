@@ -120,17 +120,24 @@ def embed_queries(words: "Words", queries: Any) -> np.ndarray:
     return normalize_rows(rows).astype(np.float32)
 
 
-def words_of(enhancer: Any, now: Any) -> "Words":
+def words_of(owner: Any, now: Any, directions: np.ndarray | None = None) -> "Words":
     """Return the words that an enhancer knows; the same object until it is fitted again.
 
-    ``now`` is how it stands: another thread may fit it meanwhile.
+    Parameters
+    ----------
+    owner : object
+        Beside which they are kept: the enhancer, or a quantizer with directions of its own.
+    now : TagEnhancer
+        As it stands: another thread may fit it meanwhile.
+    directions : ndarray of shape (C, D), default=None
+        Where to look for concepts; None is where their vectors are.
     """
-    known = _WORDS.get(enhancer)
-    key = (now.vocabulary_, now.word_vectors)
-    if known is None or known[0] is not key[0] or known[1] is not key[1]:
-        known = (*key, Words(now))
-        _WORDS[enhancer] = known
-    return known[2]
+    known = _WORDS.get(owner)
+    key = (now.vocabulary_, now.word_vectors, directions)
+    if known is None or any(a is not b for a, b in zip(known[:3], key, strict=True)):
+        known = (*key, Words(now, directions))
+        _WORDS[owner] = known
+    return known[3]
 
 
 class Words:
@@ -141,11 +148,14 @@ class Words:
     enhancer : TagEnhancer
         Fitted. One that was loaded from a file has no word vectors of its own kept, so that it
         knows the tags of its fit alone.
+    directions : ndarray of shape (C, D), default=None
+        Where to look for its concepts; None is where their vectors are.
     """
 
-    def __init__(self, enhancer: Any) -> None:
+    def __init__(self, enhancer: Any, directions: np.ndarray | None = None) -> None:
         self._rows: dict[str, int] = enhancer.vocabulary_
-        self._labels, self._concepts = enhancer.labels_, enhancer.concept_vectors_
+        self._labels = enhancer.labels_
+        self._concepts = enhancer.concept_vectors_ if directions is None else directions
         self._lowercase = bool(enhancer.lowercase)
         self._place = None
         if enhancer.word_vectors is not None:
