@@ -13,7 +13,14 @@ from sklearn.frozen import FrozenEstimator
 
 from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
-from skwsdhq.embedding.left_out import left_out, left_out_embeddings, word_directions
+from skwsdhq.embedding import embedder as embedder_module
+from skwsdhq.embedding.left_out import (
+    left_out,
+    left_out_concepts,
+    left_out_embeddings,
+    likely_concepts,
+    word_directions,
+)
 from skwsdhq.persistence import LoadError
 from skwsdhq.quantization._suggest import (
     Suggester,
@@ -475,3 +482,79 @@ def test_a_regressor_alone_learns_directions_too(made):
     assert model.tag_directions_.shape == model.tag_enhancer_.concept_vectors_.shape
     few = TagKernelRegressor(max_landmarks=50)
     assert model.set_params(embedder=few).fit(made.data, made.tags).tag_directions_ is None
+
+
+def test_the_regression_of_the_indicator_is_that_of_the_definition(made):
+    """Of later images, and of rows that each is left out."""
+    model = TagKernelRegressor(alpha=0.7, random_state=0).fit(made.data[:60], made.tags[:60])
+    indicator = model.tag_enhancer_.transform(made.tags[:60])
+    kernel, labels = model.kernel_, indicator.toarray().astype(float)
+    gram = model.kernel_rows(made.data[:60]).astype(float)
+    noise, centred = kernel["noise"].astype(float), labels - labels.mean(axis=0)
+    against = model.kernel_rows(made.data[60:70])
+    assert_allclose(against.max(axis=1) <= 1.0001, True)
+    weights = np.linalg.solve(gram + np.diag(noise), against.T.astype(float))
+    expected = weights.T @ centred + labels.mean(axis=0)
+    assert_allclose(likely_concepts(against, indicator, kernel), expected, atol=1e-3)
+    found = left_out_concepts(left_out(kernel), indicator)
+    for i in (0, 17, 59):
+        others = np.delete(np.arange(60), i)
+        inner = gram[np.ix_(others, others)] + np.diag(noise[others])
+        expected = np.linalg.solve(inner, gram[others, i]) @ centred[others] + labels.mean(axis=0)
+        assert_allclose(found[i], expected, atol=2e-3)
+
+
+def test_suggestions_go_by_the_regression_where_it_is_at_hand(made, fitted):
+    known = fitted.tag_calibration_
+    assert known["by_kernel"].shape == (5,)
+    assert len(known["thresholds"]) == len(fitted.tag_enhancer_.concept_names_)
+    names, scores = fitted.suggest_tags(made.data[:30], 5)
+    by_codes, _ = fitted.suggest_tags_of_codes(fitted.codes_[:30], 5)
+    assert (names != by_codes).any()
+    # In blocks, one by one or together.
+    single = np.vstack([fitted.suggest_tags(made.data[i : i + 1], 5)[0] for i in range(30)])
+    assert (single == names).mean() > 0.98
+    assert ((scores >= 0) & (scores <= 1)).all()
+    # At a weight of 1 frequency counts in full.
+    count = dict(zip(*np.unique(np.concatenate(made.tags), return_counts=True), strict=True))
+    frequent = [
+        np.mean([count[name] for name in fitted.suggest_tags(made.data, 3, prior_weight=w)[0].flat])
+        for w in (0.0, 1.0)
+    ]
+    assert frequent[0] < frequent[1]
+
+
+def test_files_with_wrong_numbers_of_the_regression(fitted, tmp_path):
+    known = fitted.tag_calibration_
+    for change in (
+        {"by_kernel": known["by_kernel"][:4]}, {"thresholds": -known["thresholds"]},
+        {"thresholds": known["thresholds"][:-1]}, {"by_kernel": known["by_kernel"] * np.nan},
+    ):  # fmt: skip
+        wrong = copy.copy(fitted)
+        wrong.tag_calibration_ = {**known, **change}
+        wrong.save(tmp_path / "wrong.safetensors")
+        with pytest.raises(LoadError):
+            load(tmp_path / "wrong.safetensors")
+
+
+def test_pictures_are_read_once_for_their_suggestions(monkeypatch):
+    """By the network of a model that was fitted to pictures."""
+    random = np.random.RandomState(0)
+    pictures = random.randint(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+    pictures[::2, ..., 0] = 255
+    tags = [["red" if i % 2 == 0 else "other", f"t{i % 3}"] for i in range(40)]
+    calls = []
+
+    def extracted(images, backbone, **options):
+        calls.append(len(images))
+        return np.asarray(images, dtype="f4").mean(axis=(1, 2)) + 1
+
+    monkeypatch.setattr(embedder_module, "extract_features", extracted)
+    embedder = HypersphereEmbedder(
+        backbone="efficientnet_lite0", max_iter=1, hidden_layer_sizes=(4,), random_state=0
+    )
+    model = WSDHQuantizer(embedder, n_codebooks=1, n_codewords=8, random_state=0)
+    model.fit(pictures, tags)
+    calls.clear()
+    assert model.suggest_tags(pictures[:6], 2)[0].shape == (6, 2)
+    assert calls == [6]

@@ -25,7 +25,7 @@ from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
 from ._kernel import cholesky, rbf_kernel, row_trust, tag_agreement, tag_directions
 
-__all__ = ["knows_tags", "later_embeddings", "left_variance"]
+__all__ = ["knows_tags", "later_embeddings", "left_variance", "likely_concepts"]
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
 _NEEDED = ("noise", "alpha", "mean_target", "mean_trust", "word_weights")
@@ -119,6 +119,36 @@ def left_variance(against: np.ndarray, kernel: Mapping[str, Any]) -> np.ndarray:
     solved = torch.linalg.solve_triangular(factor, narrow.T, upper=False)  # (m, n)
     explained = solved.square().sum(dim=0).numpy().astype(np.float64)
     return np.maximum(1 - explained, 0)
+
+
+@on_one_thread
+def likely_concepts(
+    against: np.ndarray, indicator: sparse.csr_array, kernel: Mapping[str, Any]
+) -> np.ndarray:
+    """Return how likely rows carry concepts, by kernel ridge regression of the indicator.
+
+    With Y less its mean that is kₓᵀ (K + noise)⁻¹ Y: what rows are near to is solved for, so that
+    no table of landmarks and concepts is made.
+
+    Parameters
+    ----------
+    against : ndarray of shape (n, m)
+        Kernel of rows with the landmarks.
+    indicator : csr_array of shape (m, C)
+        0/1, of the landmarks.
+    kernel : mapping
+        As in :func:`later_embeddings`.
+
+    Returns
+    -------
+    ndarray of shape (n, C), float32
+    """
+    factor = _factor(kernel["landmarks"], kernel["gamma"], kernel["noise"])
+    narrow = torch.from_numpy(np.ascontiguousarray(against.T, dtype=np.float32))
+    weights = torch.cholesky_solve(narrow, factor).numpy()  # (m, n)
+    shares = np.asarray(indicator.mean(axis=0)).ravel()
+    found = (indicator.T @ weights).T + (1 - weights.sum(axis=0))[:, None] * shares
+    return np.asarray(found, dtype=np.float32)
 
 
 def _factor(landmarks: np.ndarray, gamma: float, noise: np.ndarray) -> torch.Tensor:

@@ -52,7 +52,7 @@ from ._reading import check_tags_given, warn_of_one_concept
 from ._saved import REQUIRED, check_embedder, from_format_1
 from ._training import EmbedderTraining, Material, Parts, network_with
 from ._upgrade import NEW_NAMES
-from .regressor import TagKernelRegressor, placed
+from .regressor import TagKernelRegressor, kernel_of, placed
 
 __all__ = ["HypersphereEmbedder"]
 
@@ -514,6 +514,39 @@ default="adaptive_margin"
             rows = slice(start, start + BLOCK)
             inputs = self._scaling.inputs(features[rows].astype(wide, copy=False))
             yield self._embedded(inputs, None if own is None else own[rows])
+
+    def features_of(self, X: Any) -> np.ndarray:
+        """Return features of images, by the network of the fit; features stay as they are.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or images
+            As for ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            Which every method takes in the place of the images.
+        """
+        return fitted_now(self)._features(X)
+
+    def kernel_rows(self, X: Any) -> np.ndarray:
+        """Return the kernel of images with the rows that the regression was fitted to.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), or images
+            As for ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n, m), float32
+            exp(-gamma·(1 − cosine)) of their features with those of the m landmarks.
+        """
+        now = fitted_now(self)
+        if not now.kernel_:
+            raise ValueError(f"this {type(self).__name__} has no regression: kernel_weight is 0.")
+        return kernel_of(now._scaling.inputs(now._features(X).astype(np.float32)), now.kernel_)
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of parts as ``optimizer__decay``.

@@ -14,8 +14,16 @@ from scipy import sparse
 from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
 from ._kernel import cholesky, rbf_kernel
+from ._later import likely_concepts
 
-__all__ = ["LeftOut", "left_out", "left_out_embeddings", "word_directions"]
+__all__ = [
+    "LeftOut",
+    "left_out",
+    "left_out_concepts",
+    "left_out_embeddings",
+    "likely_concepts",
+    "word_directions",
+]
 
 _RIDGE = 0.1  # of the directions, as a share of the rows' mean square in a dimension
 _OF_CONCEPTS = 0.3  # how far the concept's own vector counts beside what is learned
@@ -106,3 +114,28 @@ def word_directions(
     # A concept that no image carries stays where it is.
     both = (1 - _OF_CONCEPTS) * learned + _OF_CONCEPTS * concept_vectors
     return normalize_rows(both).astype(np.float32)
+
+
+@on_one_thread
+def left_out_concepts(rows: LeftOut, indicator: sparse.csr_array) -> np.ndarray:
+    """Return how likely each row carries concepts, as a regression to all others has it.
+
+    As :func:`left_out` places rows: Y − diag(H)⁻¹ H (Y less its mean).
+
+    Parameters
+    ----------
+    rows : LeftOut
+    indicator : csr_array of shape (m, C)
+        0/1, of the same rows.
+
+    Returns
+    -------
+    ndarray of shape (m, C), float32
+    """
+    scaled = (rows.inverse / np.diag(rows.inverse)[:, None]).astype(np.float32)
+    shares = np.asarray(indicator.mean(axis=0)).ravel().astype(np.float32)
+    found = -np.asarray((indicator.T @ scaled.T).T, dtype=np.float32)
+    found += scaled.sum(axis=1)[:, None] * shares
+    carried = indicator.tocoo()
+    found[carried.row, carried.col] += 1
+    return found

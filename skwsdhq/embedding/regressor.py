@@ -19,12 +19,12 @@ from ..training.scaling import FeatureScaler, Scaling
 from ..utils._compat import HasMethods, Interval, StrOptions
 from ..utils.estimators import check_part, fitted_at_once, fitted_now, validate_later
 from ..utils.threads import as_outside
-from ._kernel import fit_regression, kernel_embeddings
+from ._kernel import fit_regression, kernel_embeddings, rbf_kernel
 from ._later import knows_tags, later_embeddings
 from ._reading import check_tags_given, warn_of_one_concept
 from ._saved_kernel import REQUIRED_OF_REGRESSOR, check_regressor
 
-__all__ = ["TagKernelRegressor", "fit_kernel_to", "placed"]
+__all__ = ["TagKernelRegressor", "fit_kernel_to", "kernel_of", "placed"]
 
 _KINDS = [np.float32, np.float64]  # of features in a fit; other numbers become float32
 _KINDS_LATER = [*_KINDS, np.float16]  # which becomes float32 block by block
@@ -208,6 +208,26 @@ class TagKernelRegressor(
             )
         return embeddings
 
+    def kernel_rows(self, X: Any) -> np.ndarray:
+        """Return the kernel of features with the rows that the regression was fitted to.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n, m), float32
+            exp(-gamma·(1 − cosine)) with the m landmarks.
+        """
+        now = fitted_now(self)
+        _refuse_images(X)
+        features = validate_later(now, X, _KINDS_LATER).astype(np.float32)
+        return kernel_of(
+            Scaling(now.feature_mean_, now.feature_power_).inputs(features), now.kernel_
+        )
+
     @property
     def _n_features_out(self) -> int:
         return self.kernel_["coefs"].shape[1]
@@ -263,6 +283,11 @@ def fit_kernel_to(
         "mean_trust": fitted.mean_trust,
         "word_weights": fitted.word_weights,
     }
+
+
+def kernel_of(inputs: np.ndarray, kernel: dict[str, Any]) -> np.ndarray:
+    """Return the kernel (n, m) of scaled features (n, d) with a regression's landmarks."""
+    return rbf_kernel(normalize_rows(inputs), kernel["landmarks"], kernel["gamma"])
 
 
 def placed(

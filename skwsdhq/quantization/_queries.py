@@ -1,10 +1,13 @@
 """What a fitted quantizer makes of words: queries, and suggestions of tags."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..embedding.left_out import likely_concepts
+from ..images import input_kind
 from ..search.checks import check_k
 from ..sphere import normalize_rows
 from ..tags.concepts import read_concepts
@@ -14,7 +17,7 @@ from ..utils.validation import check_share
 from ._suggest import Suggester
 from ._training import inner_of
 
-__all__ = ["query_rows", "suggested"]
+__all__ = ["Decoded", "query_rows", "suggested"]
 
 # Suggesters of quantizers: no attribute, which would be saved, copied and compared.
 _SUGGESTERS: weakref.WeakKeyDictionary[Any, Suggester] = weakref.WeakKeyDictionary()
@@ -56,12 +59,16 @@ def _of_words(now: Any, quantizer: Any, tags: Any) -> np.ndarray:
 def suggested(
     now: Any,
     quantizer: Any,
-    embeddings: np.ndarray,
+    images: Any,
     n_tags: int,
     prior_weight: float,
     tags: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return names and probabilities (n, t); see ``WSDHQuantizer.suggest_tags``."""
+    embeddings, likely_of = images, None
+    if not isinstance(images, Decoded):
+        images = _features_of(now, images)
+        embeddings, likely_of = now._embed(images, tags), _likely_of(now, images)
     n_tags = check_k(n_tags, "n_tags")
     prior_weight = check_share("prior_weight", prior_weight)
     enhancer = _enhancer_of(now, quantizer)
@@ -78,7 +85,34 @@ def suggested(
         suggester = Suggester(vectors, names, calibration, now.index())
         _SUGGESTERS[quantizer] = suggester
     own = None if tags is None else read_concepts(embeddings, tags, enhancer)
-    return suggester.suggest(embeddings, n_tags, prior_weight, own)
+    return suggester.suggest(np.asarray(embeddings), n_tags, prior_weight, own, likely_of)
+
+
+class Decoded(np.ndarray):
+    """Mark embeddings that codes stand for, of which there are no features."""
+
+
+def _features_of(now: Any, images: Any) -> Any:
+    """Return features where images have to be embedded and compared: the network runs once."""
+    is_known = "by_kernel" in (getattr(now, "tag_calibration_", None) or {})
+    embedder = now.embedder_
+    if not is_known or not hasattr(embedder, "features_of") or embedder.ten_crop:
+        return images
+    return embedder.features_of(images)
+
+
+def _likely_of(now: Any, images: Any) -> Callable[[slice, Any], np.ndarray] | None:
+    """Return what tells by the kernel regression how likely images carry concepts, if any."""
+    calibration, embedder = getattr(now, "tag_calibration_", None) or {}, now.embedder_
+    if "by_kernel" not in calibration or input_kind(images) != "features":
+        return None
+    rows = np.asarray(images)
+
+    def likely_of(block: slice, indicator: Any) -> np.ndarray:
+        against = embedder.kernel_rows(rows[block])
+        return likely_concepts(against, indicator, embedder.kernel_)
+
+    return likely_of
 
 
 def _enhancer_of(now: Any, quantizer: Any) -> Any:

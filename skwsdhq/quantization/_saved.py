@@ -113,7 +113,9 @@ def _check_calibration(quantizer: Any) -> None:
     known = getattr(quantizer, "tag_calibration_", None)
     if known is None:
         return
-    is_whole = isinstance(known, dict) and set(known) == {"starts", "concepts", *NUMBERS}
+    parts = {"starts", "concepts", *NUMBERS}
+    by_kernel = {"by_kernel", "thresholds"}
+    is_whole = isinstance(known, dict) and set(known) in (parts, parts | by_kernel)
     need(is_whole, "a whole tag_calibration_")
     for name in NUMBERS:
         need(
@@ -130,3 +132,18 @@ def _check_calibration(quantizer: Any) -> None:
     rises = starts[0] == 0 and (np.diff(starts.astype(np.int64)) >= 0).all()
     need(rises and starts[-1] == len(concepts), "a part of concepts for each row")
     need(vectors.shape[1] == quantizer.codebooks_.shape[2], "concepts as wide as codewords")
+    if "by_kernel" in known:
+        check_floats(known["by_kernel"], "by_kernel of tag_calibration_", 1)
+        check_floats(known["thresholds"], "thresholds of tag_calibration_", 1)
+        need(len(known["by_kernel"]) == 5, "5 numbers by_kernel in tag_calibration_")
+        thresholds = known["thresholds"]
+        need(len(thresholds) == len(vectors) and (thresholds > 0).all(), "positive thresholds")
+        kernel: Any = getattr(embedder_of(quantizer), "kernel_", None) or {}
+        n_tagged = int((np.diff(starts.astype(np.int64)) > 0).sum())
+        need(len(kernel.get("landmarks", ())) == n_tagged, "a landmark for each row with tags")
+        need("noise" in kernel, "noise of the kernel beside by_kernel")
+
+
+def embedder_of(quantizer: Any) -> Any:
+    """Return the embedder, as it is in a FrozenEstimator."""
+    return getattr(quantizer.embedder_, "estimator", quantizer.embedder_)

@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
 
 from ..embedding import HypersphereEmbedder
-from ..embedding.left_out import LeftOut, left_out, word_directions
+from ..embedding.left_out import LeftOut, left_out, left_out_concepts, word_directions
 from ..images import input_kind
 from ..search import CodeIndex
 from ..sphere import normalize_rows
@@ -173,9 +173,10 @@ class QuantizerTraining:
         tagged = np.flatnonzero(np.diff(indicator.indptr))
         if embeddings.shape[1] != vectors.shape[1]:
             return found
-        left = self._left_out(embedder, len(tagged))
+        left, likely = self._left_out(embedder, len(tagged)), None
         if left is not None:
             found["tag_directions_"] = word_directions(left, indicator[tagged], vectors)
+            likely = left_out_concepts(left, indicator[tagged])
             # Rows without tags take no part in what is learned of them.
             embeddings = np.zeros(embeddings.shape, dtype=left.embeddings.dtype)
             embeddings[tagged] = left.embeddings
@@ -184,7 +185,7 @@ class QuantizerTraining:
             indicator = self._earlier.with_concepts(indicator)
             found["tag_directions_"] = self._earlier.turned(embeddings)
         index = CodeIndex(codes.codebooks, codes.codes)
-        found["tag_calibration_"] = learn_calibration(embeddings, indicator, vectors, index)
+        found["tag_calibration_"] = learn_calibration(embeddings, indicator, vectors, index, likely)
         return found
 
     def _left_out(self, embedder: Any, n_tagged: int) -> LeftOut | None:

@@ -30,7 +30,7 @@ from ..utils.estimators import fitted_now, takes_tags, validate_later
 from ..utils.validation import check_whole
 from ._codes import final_codes
 from ._paper import paper_parameters
-from ._queries import query_rows, suggested
+from ._queries import Decoded, query_rows, suggested
 from ._saved import REQUIRED, check_quantizer, from_format_1
 from ._training import (
     IMAGES_PASS_NOT_THROUGH,
@@ -589,7 +589,7 @@ class WSDHQuantizer(
             If there are no concepts that embeddings can be compared with.
         """
         now = fitted_now(self)
-        return suggested(now, self, now._embed(X, tags), n_tags, prior_weight, tags)
+        return suggested(now, self, X, n_tags, prior_weight, tags)
 
     def suggest_tags_of_codes(
         self, codes: Any, n_tags: int = 5, *, prior_weight: float = 0.15
@@ -610,7 +610,8 @@ class WSDHQuantizer(
             As :meth:`suggest_tags` gives them.
         """
         now = fitted_now(self)
-        return suggested(now, self, now.decode(codes), n_tags, prior_weight, None)
+        rows = now.decode(codes).view(Decoded)
+        return suggested(now, self, rows, n_tags, prior_weight, None)
 
     def index(self, ids: Any = None) -> search.CodeIndex:
         """Return an index over the codes of the fitted rows.
