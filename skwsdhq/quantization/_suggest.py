@@ -26,7 +26,7 @@ its numbers: the logit is scaled and moved to what the first suggestions for suc
 Letters: n rows, C concepts, D dimensions, k neighbours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -158,38 +158,45 @@ def learn_calibration(
     if label.all():
         return None
     weights = np.where(label, 1.0, every)
-    slope, share_slope, count_slope, intercept = _logit(told[:, [0, 1, -1]], label, weights)
+    by_codes = _logit(told[:, [0, 1, -1]], label, weights)
     found: dict[str, Any] = {
         "starts": indicator.indptr.astype(np.int64),
         "concepts": indicator.indices.astype(np.int64),
-        "slope": slope,
-        "share_slope": share_slope,
-        "count_slope": count_slope,
-        "intercept": intercept,
+        **dict(zip(NUMBERS, by_codes, strict=True)),
     }
     if likely is not None:
         found["thresholds"] = _thresholds(embeddings, indicator, index, likely, counts)
         slopes = np.array(_logit(told, label, weights))
         scale = _scale(found["thresholds"], counts, len(rows))
-        pairs, is_carried = [], []
-        for start in range(0, len(some), _BLOCK):
-            part = some[start : start + _BLOCK]
+
+        def numbers_of(part: np.ndarray) -> tuple[np.ndarray, ...]:
+            """Return logits, ranks and what is carried, (b, C), of some of the rows."""
             block = rows[part]
             near = nearness(embeddings[block], directions)
             share = shares(embeddings[block], index, indicator, block)
-            rank = _together(likely[part], share) / scale
-            first = np.argsort(-rank, axis=1, kind="stable")[:, :_N_FIRST]
             logits = _logits(slopes, near, share, likely[part], log_counts)
-            pairs.append(np.take_along_axis(logits, first, axis=1).ravel())
-            is_carried.append(np.take_along_axis(indicator[block].toarray() > 0, first, axis=1))
-        label = np.concatenate(is_carried).ravel()
-        if 0 < label.sum() < len(label):
-            told = np.concatenate(pairs)[:, None]
-            stretch, move = _logit(told, label, np.ones(len(label)))
-            slopes = slopes * max(stretch, 0.0)
-            slopes[-1] += move
-        found["by_kernel"] = slopes
+            rank = _together(likely[part], share) / scale
+            return logits, rank, indicator[block].toarray() > 0
+
+        parts = (some[start : start + _BLOCK] for start in range(0, len(some), _BLOCK))
+        found["by_kernel"] = _moved_to_first(slopes, map(numbers_of, parts))
     return found
+
+
+def _moved_to_first(slopes: np.ndarray, rows: Iterable[tuple[np.ndarray, ...]]) -> np.ndarray:
+    """Return a logit's numbers, stretched and moved to what the first suggestions show."""
+    told, label = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    for logits, rank, carried in rows:
+        first = np.argsort(-rank, axis=1, kind="stable")[:, :_N_FIRST]
+        told.append(np.take_along_axis(logits, first, axis=1).ravel())
+        label.append(np.take_along_axis(carried, first, axis=1).ravel())
+    is_right, values = np.concatenate(label), np.concatenate(told)[:, None]
+    if not 0 < is_right.sum() < len(is_right):
+        return slopes
+    stretch, move = _logit(values, is_right, np.ones(len(is_right)))
+    moved = slopes * max(stretch, 0.0)
+    moved[-1] += move
+    return moved
 
 
 def _scale(thresholds: np.ndarray, counts: np.ndarray, n_rows: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.metadata_routing import UNUSED
 
 from .. import codebooks, metrics, search
 from ..embedding import HypersphereEmbedder
@@ -211,7 +212,7 @@ class WSDHQuantizer(
     _statistics: tuple[np.ndarray, np.ndarray] | None
 
     # Clean labels reach score through Pipeline and GridSearchCV where routing is on.
-    __metadata_request__score = {"labels": True}
+    __metadata_request__score = {"labels": True, "n_expansion": UNUSED}
     __metadata_request__transform = {"tags": True}
 
     def __init__(  # noqa: PLR0913 - the parameters of the estimator

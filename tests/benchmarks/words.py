@@ -73,7 +73,8 @@ def measure(name, features, tags, judged, vectors, seed):
     )
     logistic, ridge = rivals(inputs[train], inputs[test], labels)
     words = np.flatnonzero(relevant.sum(axis=0) >= 5)
-    queries = enhancer.embed([[name] for name in enhancer.concept_names_[words]])
+    asked = [[name] for name in enhancer.concept_names_[words]]
+    queries = model.embed_query(tags=asked)
     found = {
         "logistic regression": logistic[:, words],
         "kernel ridge": ridge[:, words],
@@ -81,7 +82,8 @@ def measure(name, features, tags, judged, vectors, seed):
     }
     for bits, other in models.items():
         codes = other.decode(other.encode(features[test]))
-        found[f"{bits} bits"] = codes @ queries.T
+        found[f"{bits} bits"] = codes @ other.embed_query(tags=asked).T
+    found["exact, concepts"] = model.transform(features[test]) @ enhancer.embed(asked).T
     assert len(CodeIndex(model.codebooks_, model.encode(features[test]))) == len(test)
     for kind, scores in found.items():
         print(f"  search, {kind:24}{mean_average_precision(scores, relevant[:, words]):.3f}")
