@@ -85,7 +85,7 @@ pipeline["images"].fit_transform(emoji.images)
 
 grid = {
     "embedder__tag_enhancer__tau": [0.7, 0.8, 0.9, 1.0],
-    "embedder__kernel_weight": [0.0, 0.8, 1.0],
+    "embedder__kernel_weight": [0.0, 0.9, 1.0],
     "embedder__kernel__alpha": [0.5, 1.0],
 }
 scoring = {

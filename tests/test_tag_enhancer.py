@@ -12,7 +12,10 @@ from scipy import sparse
 from sklearn.base import clone
 
 from skwsdhq import TagEnhancer
+from skwsdhq.tags import check_tags, tag_cooccurrence, vectors_from_cooccurrence
 from skwsdhq.tags._word_vectors import load_word_vectors
+
+from .reference import tags as reference
 
 VECTORS = {
     "dog": [1.0, 0.0, 0.0],
@@ -408,3 +411,66 @@ def test_parameters_that_are_numpy_scalars():
     assert list(scalars.vocabulary_) == list(plain.vocabulary_)
     assert_array_equal(scalars.labels_, plain.labels_)
     assert_allclose(scalars.concept_vectors_, plain.concept_vectors_, atol=1e-5)
+
+
+def many_tags(n_rows=400, n_tags=120, seed=0):
+    """Rows of tags of six kinds, with a vector (D = 8) for each tag."""
+    random = np.random.RandomState(seed)
+    kind = np.arange(n_tags) % 6
+    vectors = random.standard_normal((6, 8))[kind] + 0.7 * random.standard_normal((n_tags, 8))
+    rows = []
+    for n in range(n_rows):
+        own = np.flatnonzero(kind == n % 6)
+        rows.append([f"t{t}" for t in random.choice(own, 3, replace=False)])
+    return rows, {f"t{t}": vectors[t] for t in range(n_tags)}
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("power", [0.2, 0.5, "auto"])
+def test_concepts_dwell_on_what_many_images_share(given, power):
+    rows, vectors = many_tags()
+    options = {"word_vectors": vectors if given else None, "vector_size": 10, "eps": 0.001}
+    plain = TagEnhancer(**options, covariance_power=0).fit(rows)
+    assert plain.emphasis_ is None
+    enhancer = TagEnhancer(**options, covariance_power=power).fit(rows)
+    # Tags are merged before.
+    assert_array_equal(enhancer.labels_, plain.labels_)
+    assert_array_equal(enhancer.tag_vectors_, plain.tag_vectors_)
+    concepts = [np.flatnonzero(row) for row in enhancer.transform(rows).toarray()]
+    learned = vectors_from_cooccurrence(tag_cooccurrence(check_tags(rows)[0]), 10)
+    expected = reference.emphasized(
+        plain.concept_vectors_.astype(float).tolist(),
+        concepts,
+        np.linalg.norm(learned, axis=0).tolist(),
+        0.2 if power == "auto" else power,
+    )
+    assert_allclose(enhancer.concept_vectors_, expected, atol=2e-4)
+    # Tags of a kind have come nearer, and words of the fit are where their concepts are.
+    row = enhancer.labels_[enhancer.vocabulary_["t0"]]
+    assert_allclose(enhancer.embed("t0")[0], enhancer.concept_vectors_[row], atol=1e-6)
+
+
+def test_words_that_the_fit_has_not_seen_are_emphasized_as_well():
+    rows, vectors = many_tags()
+    vectors["near"] = vectors["t0"] + 1e-6
+    enhancer = TagEnhancer(vectors, eps=0, tau=1, vector_size=10, remove_components=None).fit(rows)
+    assert enhancer.emphasis_ is not None
+    alone = TagEnhancer(vectors, eps=0, tau=1, cooccurrence_weight=0, remove_components=None)
+    alone = alone.fit(rows)
+    assert_allclose(alone.embed("near"), alone.embed("t0"), atol=1e-3)
+    # Of what occurs with it an unseen word knows only what its nearest tags say.
+    assert (enhancer.embed("near") @ enhancer.embed("t0").T).item() > 0.8
+
+
+def test_few_tags_are_not_emphasized():
+    rows, vectors = many_tags(n_tags=96)
+    assert TagEnhancer(vectors).fit(rows).emphasis_ is None
+    assert TagEnhancer(vectors, covariance_power=0.3).fit(rows).emphasis_ is not None
+    one = TagEnhancer({"a": [1.0, 0.0]}, covariance_power=0.3).fit([["a"], ["a"], []])
+    assert one.emphasis_ is None  # images that are all alike
+
+
+@pytest.mark.parametrize("power", [-0.1, 1.5, np.nan, "much", None])
+def test_powers_that_are_none(power):
+    with pytest.raises(ValueError, match="covariance_power"):
+        TagEnhancer(covariance_power=power).fit([["a"], ["b"]])

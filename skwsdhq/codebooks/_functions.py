@@ -13,7 +13,7 @@ import numpy as np
 
 from ..utils.threads import on_one_thread, product
 from ..utils.validation import check_choice, check_number, check_whole
-from ._encode import choose_codes
+from ._encode import Lengths, choose_codes
 from ._init import METHODS, refill
 from ._update import codebook_statistics, solve_codebooks, update_codebooks
 from .decoding import decode_rows
@@ -109,7 +109,7 @@ def init_codebooks(
 
 
 @on_one_thread
-def encode(
+def encode(  # noqa: PLR0913 - options by keyword, as the field has them
     embeddings: np.ndarray,
     codebooks: np.ndarray,
     *,
@@ -118,6 +118,7 @@ def encode(
     beam_size: int | None = None,
     codes: np.ndarray | None = None,
     prefix_weight: float = 0.0,
+    length_weight: float = 0.0,
     random_state: Any = None,
 ) -> np.ndarray:
     """Encode embeddings: choose codes whose sums of codewords are near them.
@@ -143,6 +144,10 @@ def encode(
     prefix_weight : float, default=0.0
         How much the error of each shorter code, of the first 1, 2, ... M − 1 codewords, counts
         beside that of the whole code.
+    length_weight : float, default=0.0
+        How much it counts that the sum r of a code's codewords is as long as its row z: this times
+        (‖r‖² − ‖z‖²)² / ‖z‖² is added to the squared error. Least error makes rows short that the
+        codebooks fit badly, and by inner products these are then found too late.
     random_state : int, RandomState or None, default=None
         The order of each sweep is its next ``permutation(M)``, the same for all rows.
 
@@ -181,7 +186,8 @@ def encode(
     # The same orders for all rows, so that a code does not depend on the rows around it.
     orders = [random.permutation(n_codebooks) for _ in range(n_sweeps)]
     shares = prefix_shares(prefix_weight, n_codebooks)
-    rows, codebooks, metric = in_range(rows, codebooks, metric, shares is not None)
+    length_weight = check_number("length_weight", length_weight, minimum=0)
+    rows, codebooks, metric, shift = in_range(rows, codebooks, metric, shares is not None)
     if shares is not None:
         shares = shares.astype(codebooks.dtype)
     # zᵀ metric c for all z is a plain product with metric·c: only codewords need the metric.
@@ -190,7 +196,14 @@ def encode(
         flat = product(codebooks.reshape(-1, n_dims).astype(np.float64), metric)
         duals = flat.astype(codebooks.dtype).reshape(codebooks.shape)
     kind = code_dtype(n_codewords)
-    return choose_codes(rows, codebooks, duals, orders, beam_size, codes, kind, shares)
+    lengths = None
+    if length_weight:
+        # As large as errors are in the metric.
+        scale = 1.0 if metric is None else float(np.trace(metric)) / n_dims
+        lengths = Lengths(codebooks, shift, length_weight * scale)
+    return choose_codes(
+        rows, codebooks, duals, orders, beam_size, codes, kind, shares=shares, lengths=lengths
+    )
 
 
 def decode(codes: np.ndarray, codebooks: np.ndarray) -> np.ndarray:

@@ -196,11 +196,12 @@ def centred(
 
 def in_range(
     rows: np.ndarray, codebooks: np.ndarray, metric: np.ndarray | None, has_prefixes: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     """Return rows, codebooks and metric for which the same codes are best, fit to compute with.
 
-    A vector that all codewords of a codebook share is taken from them and from the rows. Where
-    shorter codes count as well, that is done in the first codebook alone, which all of them have.
+    A vector that all codewords of a codebook share is taken from them and from the rows; the last
+    array (D,) is the sum of these. Where shorter codes count as well, that is done in the first
+    codebook alone, which all of them have.
     Numbers whose squares would leave the range of floats become float64, with codewords of the
     order of 1.
     """
@@ -221,7 +222,7 @@ def in_range(
         wide[: len(shifts)] -= shifts[:, None]
         codebooks = wide.astype(codebooks.dtype)
         rows = (rows - shifts.sum(axis=0)).astype(rows.dtype)
-    return rows, codebooks, metric
+    return rows, codebooks, metric, shifts.sum(axis=0).astype(rows.dtype)
 
 
 def _largest(rows: np.ndarray) -> float:

@@ -118,7 +118,7 @@ default="adaptive_margin"
     kernel : TagKernelRegressor or None, default=None
         Parameters of the kernel regression; None is a ``TagKernelRegressor()``. Its enhancer,
         scaler and random state are the embedder's.
-    kernel_weight : float, default=0.8
+    kernel_weight : float, default=0.9
         Share of the kernel regression in the embedding. 0 is the network alone, 1 the regression
         alone: no network is built then, and a fit takes a second.
     scaler : FeatureScaler or None, default=None
@@ -249,7 +249,7 @@ default="adaptive_margin"
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         kernel: TagKernelRegressor | None = None,
-        kernel_weight: float = 0.8,
+        kernel_weight: float = 0.9,
         scaler: FeatureScaler | None = None,
         optimizer: AdamSchedule | None = None,
         finetune: str | FineTuning | None = None,

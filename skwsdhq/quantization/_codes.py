@@ -76,6 +76,8 @@ class CodeAlternation:
         lambda, of the quantization loss.
     encode_options : dict
         ``n_sweeps``, ``beam_size`` and ``prefix_weight``.
+    length_weight : float, default=0.0
+        Of the codes that are kept, see ``codebooks.encode``.
     method : str
         Of the initial codebooks.
     ridge : float
@@ -96,6 +98,7 @@ class CodeAlternation:
         period: int,
         weight: float,
         encode_options: dict[str, Any],
+        length_weight: float = 0.0,
         method: str,
         ridge: float,
         metric_mix: float,
@@ -109,6 +112,7 @@ class CodeAlternation:
         self.period = int(period)
         self.weight = float(weight)
         self.encode_options = encode_options
+        self.length_weight = float(length_weight)
         self.method = method
         self.ridge = ridge
         self.metric_mix = metric_mix
@@ -129,6 +133,7 @@ class CodeAlternation:
             "period": self.period,
             "weight": self.weight,
             "encode_options": self.encode_options,
+            "length_weight": self.length_weight,
             "method": self.method,
             "ridge": self.ridge,
             "metric_mix": self.metric_mix,
@@ -304,7 +309,8 @@ class CodeAlternation:
             n_turns = 0
         for _ in range(max(n_turns, self.codebooks is None)):
             errors.append(self.update(embeddings, earlier))
-        self.codes = final_codes(embeddings, self._books, self.metric, self.encode_options)
+        options = {**self.encode_options, "length_weight": self.length_weight}
+        self.codes = final_codes(embeddings, self._books, self.metric, options)
         statistics = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
         if earlier is not None:
             statistics = tuple(new + old for new, old in zip(statistics, earlier, strict=True))

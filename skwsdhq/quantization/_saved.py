@@ -18,20 +18,22 @@ from ._suggest import NUMBERS
 __all__ = ["REQUIRED", "check_quantizer", "from_format_1"]
 
 REQUIRED = {
-    "codebooks_", "codes_", "embedder_", "tag_enhancer_", "metric_", "prefix_weight_", "n_bits_",
-    "n_iter_", "history_", "_statistics",
+    "codebooks_", "codes_", "embedder_", "tag_enhancer_", "metric_", "prefix_weight_",
+    "length_weight_", "n_bits_", "n_iter_", "history_", "_statistics",
 }  # fmt: skip
 
 
 def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
     """Return what format 1 holds of a quantizer as format 2 does.
 
-    Codebooks of the first files were learned without a weight of prefixes, and encode without.
+    Codebooks of the first files were learned without weights of prefixes and lengths, and encode
+    without.
     """
     if "codebooks_" not in attributes:
         return parameters, attributes
     return parameters, {
         "prefix_weight_": 0.0,
+        "length_weight_": 0.0,
         "_statistics": None,
         "tag_calibration_": None,
         "tag_directions_": None,
@@ -60,8 +62,9 @@ def check_quantizer(quantizer: Any) -> None:
         metric = quantizer.metric_
         # Encoding takes it for VᵀV.
         need(np.allclose(metric, metric.T) and (np.diag(metric) >= 0).all(), "a symmetric metric_")
-    prefix = quantizer.prefix_weight_
-    need(isinstance(prefix, float) and 0 <= prefix <= 1e6, "a prefix_weight_ from 0 to 1e6")
+    for name in ("prefix_weight_", "length_weight_"):
+        weight = getattr(quantizer, name)
+        need(isinstance(weight, float) and 0 <= weight <= 1e6, f"a {name} from 0 to 1e6")
     embedder = quantizer.embedder_
     if embedder != "passthrough":
         check_nested(embedder, "embedder_", None)

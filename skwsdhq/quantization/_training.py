@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 KINDS = [np.float32, np.float64, np.float16]  # of feature matrices; other numbers become float32
+_LENGTH_WEIGHT = 2.0
 IMAGES_PASS_NOT_THROUGH = (
     'X holds images, but embedder="passthrough" takes embeddings (n, D); name another embedder, or '
     "put one before the quantizer in a Pipeline."
@@ -153,6 +154,7 @@ class QuantizerTraining:
             "codes_": codes.codes,
             "metric_": codes.metric,
             "prefix_weight_": float(quantizer.prefix_weight),
+            "length_weight_": codes.length_weight,
             "n_bits_": self._shape[0] * math.ceil(math.log2(self._shape[1])),
             "history_": {**history, "quantization_error": error},
             # Epochs where there were any, else turns of the codebooks.
@@ -320,6 +322,8 @@ def _new_codes(quantizer: Any, shape: tuple[int, int], seed: int, goes_on: bool)
             "prefix_weight": quantizer.prefix_weight,
         },
         method=quantizer.init,
+        # Of errors that are Euclidean, as lengths are.
+        length_weight=_LENGTH_WEIGHT if quantizer.normalize and not quantizer.metric_mix else 0.0,
         ridge=quantizer.ridge,
         metric_mix=quantizer.metric_mix,
         random_state=np.random.RandomState(seed),

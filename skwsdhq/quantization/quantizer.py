@@ -145,6 +145,11 @@ class WSDHQuantizer(
         Fitted.
     tag_enhancer_ : TagEnhancer or None
         Fitted; the embedder's where there is one.
+    length_weight_ : float
+        How much it counts in codes that what they stand for is as long as the embedding, see
+        :func:`skwsdhq.codebooks.encode`: with least error alone, images that came after the fit
+        would be found after those of the fit. 2 where embeddings are of unit length and errors
+        Euclidean, else 0.
     prefix_weight_ : float
         By which the codebooks were learned, and codes are chosen.
     n_bits_ : int
@@ -769,6 +774,7 @@ class WSDHQuantizer(
             "n_sweeps": self.icm_iters,
             "beam_size": self.beam_size,
             "prefix_weight": self.prefix_weight_,
+            "length_weight": self.length_weight_,
         }
 
 

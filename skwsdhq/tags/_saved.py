@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from ..persistence.checks import check_integers, check_matrix, check_texts, need
+from ..persistence.checks import check_floats, check_integers, check_matrix, check_texts, need
 from ..persistence.registry import looks_like_path
 
 __all__ = ["REQUIRED", "check_enhancer", "from_format_1", "vectors_name"]
 
 REQUIRED = {
     "vocabulary_", "tag_vectors_", "graph_", "enhanced_vectors_", "labels_", "concept_vectors_",
-    "concept_names_", "tag_counts_", "missing_tags_", "_kept_columns",
+    "concept_names_", "emphasis_", "tag_counts_", "missing_tags_", "_kept_columns",
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def from_format_1(parameters: dict, attributes: dict) -> tuple[dict, dict]:
     """
     if "vocabulary_" not in attributes:
         return parameters, attributes
-    added = {"missing_tags_": np.array([], dtype=object), "_kept_columns": None}
+    added = {"emphasis_": None, "missing_tags_": np.array([], dtype=object), "_kept_columns": None}
     kept = {name: value for name, value in attributes.items() if name != "_column_names"}
     return parameters, {**added, **kept}
 
@@ -49,6 +49,7 @@ def check_enhancer(enhancer: Any) -> None:
     n_dims = enhancer.tag_vectors_.shape[1]
     check_matrix(enhancer.enhanced_vectors_, "enhanced_vectors_", n_tags, n_dims, unit=True)
     check_matrix(enhancer.concept_vectors_, "concept_vectors_", None, n_dims, unit=True)
+    _check_emphasis(enhancer.emphasis_, n_dims)
     n_concepts = len(enhancer.concept_vectors_)
     check_integers(enhancer.labels_, "labels_", (n_tags,), n_concepts)
     check_integers(enhancer.tag_counts_, "tag_counts_", (n_tags,), None)
@@ -61,3 +62,15 @@ def check_enhancer(enhancer: Any) -> None:
     kept = enhancer._kept_columns
     if kept is not None:
         check_integers(kept, "_kept_columns", (n_tags,), getattr(enhancer, "n_features_in_", 0))
+
+
+def _check_emphasis(emphasis: Any, n_dims: int) -> None:
+    """Check what concept vectors were multiplied by."""
+    if emphasis is None:
+        return
+    is_whole = isinstance(emphasis, dict) and set(emphasis) == {"strengths", "map"}
+    need(is_whole, "strengths and a map in emphasis_")
+    check_matrix(emphasis["map"], "map of emphasis_", n_dims, n_dims)
+    strengths = emphasis["strengths"]
+    check_floats(strengths, "strengths of emphasis_", 1)
+    need(len(strengths) <= n_dims, "at most D strengths of emphasis_")

@@ -15,6 +15,7 @@ from rapidfuzz import fuzz, process
 
 from ..sphere import normalize_rows
 from ..utils.text import clean_name, split_words
+from ._emphasis import emphasized
 from ._vectors import (
     common_directions,
     n_common_components,
@@ -237,6 +238,7 @@ class _Placing:
         raw, found = tag_vectors(enhancer.vocabulary_, self._vectors)
         self._joined = normalize_rows(enhancer.tag_vectors_[found].astype(np.float64))
         self._enhanced = normalize_rows(enhancer.tag_vectors_.astype(np.float64))
+        self._emphasis = enhancer.emphasis_
         self._tau = float(enhancer.tau)
         self._n_given = raw.shape[1]
         n_components = n_common_components(enhancer.remove_components, True, len(raw))
@@ -260,7 +262,8 @@ class _Placing:
         # As the graph enhances tags: near ones draw it to them, by their cosines.
         cosines = self._enhanced @ vector
         near = cosines >= self._tau
-        return normalize_rows((vector + cosines[near] @ self._enhanced[near])[None])[0]
+        drawn = normalize_rows((vector + cosines[near] @ self._enhanced[near])[None])
+        return emphasized(drawn, self._emphasis)[0]
 
     def _with_learned(self, own: np.ndarray) -> np.ndarray:
         """Join a vector with the mean of those that its nearest tags have of co-occurrence."""

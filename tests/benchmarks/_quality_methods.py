@@ -3,7 +3,9 @@
 A method takes a `Split` and the numbers of bits that are wanted, and yields for each
 (bits, query vectors, database): bits 0 is what there is before it is compressed, the database is a
 matrix of vectors or a CodeIndex, and both are compared by inner product. What can be learned once
-for all numbers of bits is.
+for all numbers of bits is. Where a split has rows that came after training, the database is a
+tuple: of the rows trained on, of the later ones, and where the method takes tags then too, of these
+with their tags.
 """
 
 from dataclasses import dataclass, field
@@ -39,30 +41,43 @@ class Split:
     word_vectors: Any
     seed: int
     parameters: dict = field(default_factory=dict)  # of "ours"
+    later: np.ndarray | None = None  # features of rows that came after training
+    later_tags: list | None = None
+
+    def databases(self, of):
+        """What a function of features makes of the rows trained on, and of later ones."""
+        return of(self.X) if self.later is None else (of(self.X), of(self.later))
 
 
 # --- unsupervised ---------------------------------------------------------------------------
 
 
-def centred(split):
+def centring(split):
+    """What takes features to unit rows about the mean of those trained on."""
     mean = split.X.mean(axis=0)
-    rows, queries = normalize_rows(split.X - mean), normalize_rows(split.queries - mean)
-    return rows.astype(np.float32), queries.astype(np.float32)
+    return lambda X: normalize_rows(X - mean).astype(np.float32)
 
 
-def reduced(split, n_dims=64):
-    rows, queries = centred(split)
-    pca = PCA(n_dims, svd_solver="covariance_eigh").fit(rows)
-    rows, queries = (normalize_rows(pca.transform(x)).astype(np.float32) for x in (rows, queries))
-    return np.ascontiguousarray(rows), np.ascontiguousarray(queries)
+def reducing(split, n_dims=64):
+    """What takes features to unit rows of their principal components."""
+    centre = centring(split)
+    pca = PCA(n_dims, svd_solver="covariance_eigh").fit(centre(split.X))
+
+    def reduce(X):
+        rows = normalize_rows(pca.transform(centre(X))).astype(np.float32)
+        return np.ascontiguousarray(rows)
+
+    return reduce
 
 
 def features(split, bits):
-    yield 0, *reversed(centred(split))
+    centre = centring(split)
+    yield 0, centre(split.queries), split.databases(centre)
 
 
 def features_pca(split, bits):
-    yield 0, *reversed(reduced(split))
+    reduce = reducing(split)
+    yield 0, reduce(split.queries), split.databases(reduce)
 
 
 def distinct(decoded):
@@ -73,32 +88,47 @@ def distinct(decoded):
 
 def unsupervised(kind):
     def method(split, bits):
-        rows, queries = reduced(split)
+        reduce = reducing(split)
+        rows = reduce(split.X)
         for n_bits in bits:
-            yield n_bits, *_faiss_codes(kind, rows, queries, n_bits)
+            ask, code = _faiss_codes(kind, rows, n_bits)
+            yield (
+                n_bits,
+                ask(reduce(split.queries)),
+                split.databases(lambda X, code=code: code(reduce(X))),
+            )
 
     return method
 
 
-def _faiss_codes(kind, rows, queries, n_bits):
+def _faiss_codes(kind, rows, n_bits):
+    """What takes reduced rows to queries, and what takes them to a database."""
     n_dims, n_bytes = rows.shape[1], n_bits // 8
     if kind == "LSH":
         index = faiss.IndexLSH(n_dims, n_bits, True, True)
         index.train(rows)
-        return tuple(_signs(index.sa_encode(x)) for x in (queries, rows))
+        return (lambda x: _signs(index.sa_encode(x)),) * 2
     if kind == "ITQ":
         itq = faiss.ITQTransform(n_dims, n_bits, True)
         itq.train(rows)
-        return tuple(np.where(itq.apply(x) >= 0, 1, -1).astype("f4") for x in (queries, rows))
+        return (lambda x: np.where(itq.apply(x) >= 0, 1, -1).astype("f4"),) * 2
+
     # A width that any number of subspaces divides: 3 do not divide 64.
-    wide, asked = (np.pad(x, ((0, 0), (0, -n_dims % n_bytes))) for x in (rows, queries))
+    def widen(x):
+        return np.pad(x, ((0, 0), (0, -n_dims % n_bytes)))
+
+    wide, turn = widen(rows), widen
     if kind == "OPQ":
         rotation = faiss.OPQMatrix(wide.shape[1], n_bytes)
         inner = faiss.ProductQuantizer(wide.shape[1], n_bytes, 8)
         inner.cp.min_points_per_centroid = 1
         rotation.pq = inner
         rotation.train(wide)
-        wide, asked = rotation.apply(wide), rotation.apply(asked)
+        wide = rotation.apply(wide)
+
+        def turn(x):
+            return rotation.apply(widen(x))
+
     quantizer = {
         "PQ": faiss.ProductQuantizer,
         "OPQ": faiss.ProductQuantizer,
@@ -108,7 +138,7 @@ def _faiss_codes(kind, rows, queries, n_bits):
     if kind != "LSQ":
         quantizer.cp.min_points_per_centroid = 1  # else it warns of small sets
     quantizer.train(wide)
-    return asked, distinct(quantizer.decode(quantizer.compute_codes(wide)))
+    return turn, lambda x: distinct(quantizer.decode(quantizer.compute_codes(turn(x))))
 
 
 def _signs(packed):
@@ -128,7 +158,7 @@ def hashed(hasher_of):
     def method(split, bits):
         for n_bits in bits:
             hasher = hasher_of(split, n_bits).fit(split.X, split.tags)
-            yield n_bits, hasher.transform(split.queries), hasher.transform(split.X)
+            yield n_bits, hasher.transform(split.queries), split.databases(hasher.transform)
 
     return method
 
@@ -138,15 +168,25 @@ def two_stage(embedder_of):
 
     def method(split, bits):
         embedder = embedder_of(split).fit(split.X, split.tags)
-        rows, queries = embedder.transform(split.X), embedder.transform(split.queries)
-        yield 0, queries, rows
-        for n_bits in bits:
-            quantizer = WSDHQuantizer(
-                "passthrough", n_codebooks=n_bits // 8, random_state=split.seed
-            ).fit(rows)
-            yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+        queries = embedder.transform(split.queries)
+        yield 0, queries, split.databases(embedder.transform)
+        yield from coded(split, bits, queries, embedder.transform)
 
     return method
+
+
+def coded(split, bits, queries, embed):
+    """Our codes of what a function makes of features."""
+    rows = embed(split.X)
+    for n_bits in bits:
+        quantizer = WSDHQuantizer(
+            "passthrough", n_codebooks=n_bits // 8, random_state=split.seed
+        ).fit(rows)
+        yield n_bits, queries, split.databases(lambda X, q=quantizer: _index(q, embed(X)))
+
+
+def _index(quantizer, embeddings):
+    return CodeIndex(quantizer.codebooks_, quantizer.encode_embeddings(embeddings))
 
 
 def unnormalized(embedder_of, supervised):
@@ -178,7 +218,7 @@ def classifier(split, bits, *, n_epochs=80, learning_rate=1e-3, n_dims=64):
     enhancer = enhancer_of(split).fit(split.tags)
     indicator = enhancer.transform(split.tags)
     mean = split.X.mean(axis=0)
-    inputs, asked = (prepare_inputs(x, mean).astype(np.float32) for x in (split.X, split.queries))
+    inputs = prepare_inputs(split.X, mean).astype(np.float32)
     generator = torch.Generator().manual_seed(split.seed)
     network = build_network((inputs.shape[1], 1024, indicator.shape[1]), 0.5, generator)
     targets = torch.from_numpy(indicator.toarray())
@@ -201,31 +241,44 @@ def classifier(split, bits, *, n_epochs=80, learning_rate=1e-3, n_dims=64):
     for epoch in range(n_epochs):
         run_epoch(lesson, epoch, generator)
     arrays = network_arrays(network)
-    rows, queries = (np.sqrt(((forward(x, arrays) + 1) / 2).clip(0)) for x in (inputs, asked))
-    pca = PCA(min(n_dims, *rows.shape), svd_solver="randomized", random_state=0).fit(rows)
-    rows, queries = (normalize_rows(pca.transform(x)).astype(np.float32) for x in (rows, queries))
-    yield 0, queries, rows
-    for n_bits in bits:
-        quantizer = WSDHQuantizer(
-            "passthrough", n_codebooks=n_bits // 8, random_state=split.seed
-        ).fit(rows)
-        yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+    roots = np.sqrt(((forward(inputs, arrays) + 1) / 2).clip(0))
+    pca = PCA(min(n_dims, *roots.shape), svd_solver="randomized", random_state=0).fit(roots)
+
+    def embed(X):
+        scaled = prepare_inputs(X, mean).astype(np.float32)
+        roots = np.sqrt(((forward(scaled, arrays) + 1) / 2).clip(0))
+        return normalize_rows(pca.transform(roots)).astype(np.float32)
+
+    queries = embed(split.queries)
+    yield 0, queries, split.databases(embed)
+    yield from coded(split, bits, queries, embed)
 
 
 # --- ours -----------------------------------------------------------------------------------
 
 
 def joint(quantizer_of):
-    def method(split, bits):
+    def method(split, bits, given=None):
         for n_bits in bits:
-            quantizer = quantizer_of(split).set_params(n_codebooks=n_bits // 8)
+            quantizer = quantizer_of(split) if given is None else given
+            quantizer.set_params(n_codebooks=n_bits // 8)
             quantizer.fit(split.X, split.tags)
             queries = quantizer.transform(split.queries)
             if n_bits == max(bits):
-                yield 0, queries, quantizer.transform(split.X)
-            yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+                yield 0, queries, of_ours(split, quantizer.transform)
+
+            def index(X, tags=None, quantizer=quantizer):
+                return CodeIndex(quantizer.codebooks_, quantizer.encode(X, tags=tags))
+
+            yield n_bits, queries, of_ours(split, index)
 
     return method
+
+
+def of_ours(split, of):
+    """What ours makes of the rows trained on, of later ones, and of these with their tags."""
+    found = split.databases(of)
+    return found if split.later is None else (*found, of(split.later, tags=split.later_tags))
 
 
 def ours(split):
@@ -270,6 +323,11 @@ PARTS = {
 }
 
 
+def kernel_alone(split):
+    """The default without its network."""
+    return WSDHQuantizer(embedder(kernel_weight=1.0)(split), random_state=split.seed)
+
+
 def ours_two_stage(split, bits):
     """Parameters of the embedder, as "embedder__…", and of the quantizer hold here as well."""
     quantizer = ours(split)
@@ -278,11 +336,15 @@ def ours_two_stage(split, bits):
         embedder = HypersphereEmbedder(quantizer.tag_enhancer, random_state=split.seed)
     embedder = embedder.fit(split.X, split.tags)
     rows, queries = embedder.transform(split.X), embedder.transform(split.queries)
-    yield 0, queries, rows
+    yield 0, queries, split.databases(embedder.transform)
     quantizer.set_params(embedder="passthrough", tag_enhancer=None)
     for n_bits in bits:
         quantizer.set_params(n_codebooks=n_bits // 8).fit(rows)
-        yield n_bits, queries, CodeIndex(quantizer.codebooks_, quantizer.codes_)
+        yield (
+            n_bits,
+            queries,
+            split.databases(lambda X: _index(quantizer, embedder.transform(X))),
+        )
 
 
 def from_paper(split):
@@ -331,7 +393,7 @@ METHODS = {
     "paper": joint(from_paper),
     # Ablations of "ours two-stage": four times as fast as those of the joint training.
     "network alone": two_stage(embedder(kernel_weight=0.0)),
-    "kernel alone": two_stage(embedder(kernel_weight=1.0)),
+    "kernel alone": joint(kernel_alone),
     "all tags trusted alike": two_stage(embedder(kernel=TagKernelRegressor(consistency=0.0))),
     "no graph": two_stage(embedder({"tau": 1.0, "eps": 0.0})),
     "no co-occurrence": two_stage(embedder({"cooccurrence_weight": 0})),

@@ -4,26 +4,30 @@ A tenth of the rows are queries, half of the others are trained on, the rest com
 never have tags. ``python tests/benchmarks/later.py --features CACHE --photos FILE.npz`` takes the
 emoji set (features kept in CACHE) and, where it is given, a set of photographs: ``features`` and
 ``theme`` in an ``.npz`` file, lists ``tags`` and ``tags_noisy`` in the ``.json`` file beside it.
-With ``--stages`` features are those of several stages of the network; the ``.npz`` file has them
-as ``stages``, the mean and the maximum of blocks of 80, 112, 192 and 320 channels.
+With ``--openclipart FOLDER`` it takes openclipart, too. With ``--stages`` features are those of
+several stages of the network; the ``.npz`` file has them as ``stages``, the mean and the maximum of
+blocks of 80, 112, 192 and 320 channels.
+
+``--methods "WDHT loss .7, our codes" CCA-ITQ RQ`` measures methods of ``quality.py``
+alike. Rivals' networks have no way to take the tags of later rows.
 """
 
 import argparse
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
-from quality import prepare, read
+from _quality_methods import METHODS, Split
+from quality import of_stages, prepare, read, word_vectors
 
 from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.datasets import load_emoji
 from skwsdhq.metrics import mean_average_precision
-from skwsdhq.search import CodeIndex
 
 TOP_K = 5000
 
-
-CHANNELS = (80, 112, 192, 320)
+ROWS = ("seen", "later", "later, tags")
 
 
 def emoji(cache, stages):
@@ -34,12 +38,12 @@ def emoji(cache, stages):
     yield "emoji", features, tags, load_emoji().word_vectors, labels
 
 
-def of_stages(arrays):
-    """Features of the last layer and of the stages, each part of one sum as backbones give it."""
-    ends = np.cumsum(np.repeat(CHANNELS, 2))[:-1]
-    parts = [arrays["features"], *np.split(arrays["stages"], ends, axis=1)]
-    parts = [part.astype(np.float32) for part in parts]
-    return np.hstack([1000 * part / np.abs(part).sum(axis=1, keepdims=True) for part in parts])
+def openclipart(cache, stages, folder):
+    """The same of openclipart."""
+    network = "stages:efficientnet_lite0" if stages else "efficientnet_lite0"
+    prepare("openclipart", network, cache, folder)
+    features, tags, labels = read("openclipart", network, cache)
+    yield "openclipart", features, tags, word_vectors(""), labels
 
 
 def photographs(path, stages):
@@ -51,33 +55,40 @@ def photographs(path, stages):
         yield f"photos, {kind}", features, names[kind], None, {"theme": arrays["theme"]}
 
 
-def scores(features, tags, vectors, labels, seed, parameters):
-    """mAP by label, place and kind of row: {(label, place, row): mAP}."""
+def ours(parameters):
+    """The default, with parameters of its embedder."""
+
+    def method(split, bits):
+        embedder = HypersphereEmbedder(
+            TagEnhancer(split.word_vectors), kernel=TagKernelRegressor(), random_state=split.seed
+        ).set_params(**parameters)
+        quantizer = WSDHQuantizer(embedder, random_state=split.seed)
+        return METHODS["ours"](split, bits, quantizer)
+
+    return method
+
+
+def scores(features, tags, vectors, labels, seed, method, bits):
+    """mAP by label, bits and kind of row: {(label, bits, row): mAP}."""
     order = np.random.RandomState(seed).permutation(len(features))
     n_queries = len(order) // 10
     queries, rest = order[:n_queries], order[n_queries:]
     seen, later = np.sort(rest[: len(rest) // 2]), np.sort(rest[len(rest) // 2 :])
-
-    def of(rows):
-        return [tags[i] for i in rows]
-
-    embedder = HypersphereEmbedder(
-        TagEnhancer(vectors), kernel=TagKernelRegressor(), random_state=seed
-    ).set_params(**parameters)
-    model = WSDHQuantizer(embedder, random_state=seed)
-    model.fit(features[seen], of(seen))
-    asked = model.transform(features[queries])
+    split = Split(
+        features[seen],
+        [tags[i] for i in seen],
+        features[queries],
+        vectors,
+        seed,
+        later=features[later],
+        later_tags=[tags[i] for i in later],
+    )
     found = {}
-    for row, rows, own in [
-        ("seen", seen, None),
-        ("later", later, None),
-        ("later, tags", later, of(later)),
-    ]:
-        exact = model.transform(features[rows], tags=own)
-        codes = CodeIndex(model.codebooks_, model.encode(features[rows], tags=own))
-        for label, values in labels.items():
-            for place, database in [("exact", exact), ("32 bits", codes)]:
-                found[label, place, row] = mean_average_precision(
+    for n_bits, asked, databases in method(split, bits):
+        for row, database in zip(ROWS, databases, strict=False):
+            rows = seen if row == "seen" else later
+            for label, values in labels.items():
+                found[label, n_bits, row] = mean_average_precision(
                     asked, database, values[queries], values[rows], top_k=TOP_K
                 )
     return found
@@ -87,28 +98,40 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, default=Path("features"), help="cache")
     parser.add_argument("--photos", default=None, help=".npz file of photographs")
+    parser.add_argument("--openclipart", default=None, help="folder of its packages")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--bits", type=int, nargs="+", default=[32])
     parser.add_argument("--stages", action="store_true", help="of the network, too")
+    parser.add_argument("--methods", nargs="+", default=["ours"], help="of quality.py")
     parser.add_argument(
-        "--param", nargs="*", default=[], help="of the embedder, as kernel__specificity=0"
+        "--param", nargs="*", default=[], help="of our embedder, as kernel__specificity=0"
     )
     args = parser.parse_args()
+    warnings.simplefilter("ignore")
     given = (text.partition("=") for text in args.param)
     parameters = {name: json.loads(value) for name, _, value in given}
     sets = list(emoji(args.features, args.stages))
     if args.photos is not None:
         sets += photographs(args.photos, args.stages)
-    print(f"{'':28}{'':10}  seen  later  later, tags")
+    if args.openclipart is not None:
+        sets += openclipart(args.features, args.stages, args.openclipart)
+    print(f"{'':28}{'':26}{'':10}" + "  ".join(ROWS))
     for name, features, tags, vectors, labels in sets:
-        runs = [scores(features, tags, vectors, labels, seed, parameters) for seed in args.seeds]
-        for label in labels:
-            for place in ("exact", "32 bits"):
-                line = [
-                    np.mean([run[label, place, row] for run in runs])
-                    for row in ("seen", "later", "later, tags")
+        for method in args.methods:
+            make = ours(parameters) if method == "ours" else METHODS[method]
+            runs = [
+                scores(features, tags, vectors, labels, seed, make, args.bits)
+                for seed in args.seeds
+            ]
+            for label, n_bits in dict.fromkeys(key[:2] for key in runs[0]):
+                lines = [
+                    [run[label, n_bits, row] for run in runs]
+                    for row in ROWS
+                    if (label, n_bits, row) in runs[0]
                 ]
-                figures = "  ".join(f"{value:.3f}" for value in line)
-                print(f"{name + ', ' + label:28}{place:10}{figures}", flush=True)
+                figures = "  ".join(f"{np.mean(line):.3f} ± {np.std(line):.3f}" for line in lines)
+                place = f"{n_bits} bits" if n_bits else "exact"
+                print(f"{name + ', ' + label:28}{method:26}{place:10}{figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,10 @@ N_LEVELS = 21  # of recall, from 0 to 1
 LABEL_NAMES = {
     "emoji": ("groups", "subgroups"),
     "openclipart": ("first level", "second level"),
+    "photos": ("theme",),
+    "photos_noisy": ("theme",),
 }
+CHANNELS = (80, 112, 192, 320)  # of the stages that a file of photographs has
 
 
 # --- data -----------------------------------------------------------------------------------
@@ -58,6 +61,9 @@ def prepare(name, backbone, folder, data_home):
     """Features, tags and labels in the cache, by the loader and the network where they are not."""
     matrix, facts = folder / f"{name}-{backbone}.npy", folder / f"{name}.json"
     if matrix.exists() and facts.exists():
+        return
+    if name.startswith("photos"):
+        _prepare_photographs(name, backbone, matrix, facts, data_home)
         return
     datasets = importlib.import_module("skwsdhq.datasets")
     load = getattr(datasets, f"load_{name}")
@@ -74,6 +80,28 @@ def prepare(name, backbone, folder, data_home):
         for level, target in zip(names, found, strict=False)
     }
     facts.write_text(json.dumps({"tags": [list(row) for row in bunch.tags], "labels": labels}))
+
+
+def of_stages(arrays):
+    """Features of the last layer and of the stages, each part of one sum as backbones give it."""
+    ends = np.cumsum(np.repeat(CHANNELS, 2))[:-1]
+    parts = [arrays["features"], *np.split(arrays["stages"], ends, axis=1)]
+    parts = [part.astype(np.float32) for part in parts]
+    return np.hstack([1000 * part / np.abs(part).sum(axis=1, keepdims=True) for part in parts])
+
+
+def _prepare_photographs(name, backbone, matrix, facts, path):
+    """The same of photographs whose features are in a file, see later.py."""
+    if path is None:
+        raise SystemExit(f"{name} needs --photos FILE.npz")
+    arrays = np.load(path)
+    told = json.loads(Path(path).with_suffix(".json").read_text())
+    matrix.parent.mkdir(parents=True, exist_ok=True)
+    stages = backbone.startswith("stages:")
+    np.save(matrix, of_stages(arrays) if stages else arrays["features"].astype(np.float32))
+    labels = [np.flatnonzero(row).tolist() for row in _indicator(arrays["theme"])]
+    tags = told["tags_noisy" if name.endswith("noisy") else "tags"]
+    facts.write_text(json.dumps({"tags": tags, "labels": {"theme": labels}}))
 
 
 def _indicator(target):
@@ -169,7 +197,7 @@ def run(work):
         X[database],
         spoil([tags[n] for n in database], work["noise"], work["seed"]),
         X[asked],
-        word_vectors(work["words"]),
+        None if work["dataset"].startswith("photos") else word_vectors(work["words"]),
         work["seed"],
         work["parameters"],
     )
@@ -390,6 +418,7 @@ def parse(arguments=None):
     add = parser.add_argument
     add("--datasets", nargs="+", default=["emoji"], help="names of load_… in skwsdhq.datasets")
     add("--data-home", default=None, help="where loaders that need files find them")
+    add("--photos", default=None, help=".npz file of photographs, for photos and photos_noisy")
     add("--features", type=Path, default=Path("quality-features"), help="folder of the cache")
     add("--backbone", default="efficientnet_lite0")
     add("--word-vectors", default="", help="file in word2vec's format")
@@ -428,7 +457,8 @@ def main():
     facts = environment("numpy", "scipy", "scikit-learn", "torch", "faiss-cpu")
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     for dataset in args.datasets:
-        prepare(dataset, args.backbone, args.features, args.data_home)
+        home = args.photos if dataset.startswith("photos") else args.data_home
+        prepare(dataset, args.backbone, args.features, home)
     work = list(work_to_do(args, {key_of(row) for row in whole_rows(args.output)}))
     print(f"{len(work)} fits of a method on a fold to do", flush=True)
 

@@ -45,23 +45,36 @@ def beam(z, codebooks, beam_size, metric=None):
     return list(beginnings[0])
 
 
-def icm(z, code, codebooks, orders, metric=None):
+def wrong_length(z, code, codebooks, metric=None):
+    """(‖r‖² − ‖z‖²)² / ‖z‖² of the sum r of a code, as large as errors are in the metric."""
+    total = np.zeros(len(z))
+    for m, k in enumerate(code):
+        total = total + codebooks[m][k]
+    wanted = sum(x * x for x in z)
+    scale = 1.0 if metric is None else sum(metric[i][i] for i in range(len(z))) / len(z)
+    return scale * (sum(x * x for x in total) - wanted) ** 2 / wanted
+
+
+def icm(z, code, codebooks, orders, metric=None, length_weight=0.0):
     code = list(code)
     for order in orders:
         for m in order:
             errors = []
             for k in range(codebooks.shape[1]):
                 candidate = code[:m] + [k] + code[m + 1 :]
-                errors.append(error(z, candidate, codebooks, metric))
+                cost = error(z, candidate, codebooks, metric)
+                if length_weight:
+                    cost += length_weight * wrong_length(z, candidate, codebooks, metric)
+                errors.append(cost)
             code[m] = errors.index(min(errors))
     return code
 
 
-def encode(embeddings, codebooks, orders, metric=None, beam_size=1, codes=None):
+def encode(embeddings, codebooks, orders, metric=None, beam_size=1, codes=None, length_weight=0.0):
     chosen = []
     for n, z in enumerate(embeddings):
         start = beam(z, codebooks, beam_size, metric) if codes is None else codes[n]
-        chosen.append(icm(z, start, codebooks, orders, metric))
+        chosen.append(icm(z, start, codebooks, orders, metric, length_weight))
     return np.array(chosen).reshape(len(embeddings), len(codebooks))
 
 

@@ -52,7 +52,7 @@ def _enhancer() -> TagEnhancer:
 def _embedder(**parameters: Any) -> HypersphereEmbedder:
     given: dict[str, Any] = {
         "hidden_layer_sizes": (16,), "max_iter": 6, "batch_size": 64, "random_state": 0,
-        "kernel": TagKernelRegressor(alpha=1.0, specificity=0.0),
+        "kernel": TagKernelRegressor(alpha=1.0, specificity=0.0), "kernel_weight": 0.8,
     }  # fmt: skip
     return HypersphereEmbedder(_enhancer(), **{**given, **parameters})
 

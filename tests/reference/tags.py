@@ -116,3 +116,28 @@ def concepts(vectors, labels):
         members = [vectors[i] for i in range(len(vectors)) if labels[i] == c]
         result.append(unit([sum(column) / len(members) for column in zip(*members, strict=True)]))
     return result
+
+
+def emphasized(vectors, rows, strengths, power):
+    """Vectors by strengths and covariance, written with loops; `rows` are lists of concepts."""
+    import numpy as np
+
+    n_given = len(vectors[0]) - len(strengths)
+    strong = []
+    for vector in vectors:
+        learned = [x * s for x, s in zip(vector[n_given:], strengths, strict=True)]
+        before = math.sqrt(sum(x * x for x in vector[n_given:]))
+        after = math.sqrt(sum(x * x for x in learned)) or 1.0
+        strong.append([*vector[:n_given], *(x * before / after for x in learned)])
+    directions = []
+    for row in rows:
+        if not len(row):
+            continue
+        total = [sum(strong[c][d] for c in row) for d in range(len(strong[0]))]
+        length = math.sqrt(sum(x * x for x in total))
+        directions.append([x / length for x in total])
+    covariance = np.cov(np.array(directions).T, bias=True)
+    values, axes = np.linalg.eigh(covariance)
+    values = [max(value / values[-1], 1e-4) ** power for value in values]
+    found = np.array(strong) @ axes @ np.diag(values) @ axes.T
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
