@@ -104,13 +104,17 @@ def draw(found, path):
             points = [(value, map_) for (k, value), map_ in line.items() if k == kind]
             ax.plot(*zip(*points, strict=True), marker=marker, label=name)
         ax.set_xlabel(kind)
+        values = sorted({value for line in found.values() for k, value in line if k == kind})
         if kind == "images":
             ax.set_xscale("log")
+            values = [value for value in values if value in ROWS]
+        ax.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+        ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("mAP at 32 bits")
     axes[0].set_ylim(bottom=0)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, ncol=4, loc="upper center", frameon=False)
+    figure.legend(handles, names, ncol=6, loc="upper center", frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.9))
     figure.savefig(path, dpi=110)
 
