@@ -192,8 +192,8 @@ print()
 # Pictures that come later
 # ------------------------
 # Most pictures of a collection come after training. Half of the database is trained on here; codes
-# of the other half are made afterwards, without their tags and with them. faiss learns from the same
-# half.
+# of the other half are made afterwards, without their tags and with them. faiss learns from the
+# same half.
 
 half = len(database) // 2
 seen, later = slice(None, half), slice(half, None)
