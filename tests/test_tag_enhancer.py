@@ -442,7 +442,7 @@ def test_concepts_dwell_on_what_many_images_share(given, power):
         plain.concept_vectors_.astype(float).tolist(),
         concepts,
         np.linalg.norm(learned, axis=0).tolist(),
-        0.2 if power == "auto" else power,
+        0.1 if power == "auto" else power,
     )
     assert_allclose(enhancer.concept_vectors_, expected, atol=2e-4)
     # Tags of a kind have come nearer, and words of the fit are where their concepts are.

@@ -27,7 +27,7 @@ from .reading import indicator_of_known, is_missing, read_indicator, read_matrix
 
 __all__ = ["TagEnhancer", "concept_lengths"]
 
-_COVARIANCE_POWER = 0.2
+_COVARIANCE_POWER = 0.1
 
 
 @saved(
@@ -81,7 +81,7 @@ class TagEnhancer(PersistenceMixin, TransformerMixin, BaseEstimator):
         How much more the directions count in which the samples' concepts differ most: concept
         vectors are multiplied by the covariance of the samples' directions raised to this power,
         and scaled to length 1 (those of co-occurrence by their singular values before). More finds
-        broad kinds better, and narrow ones worse. ``"auto"`` is 0.2 where there are at least 100
+        broad kinds better, and narrow ones worse. ``"auto"`` is 0.1 where there are at least 100
         tags, else 0, which leaves all directions alike.
     missing : {"cooccurrence", "drop", "error"}, default="cooccurrence"
         What becomes of a tag without a vector: it gets the mean of the tags it occurs with
