@@ -5,7 +5,7 @@ relevant: mAP by exact embeddings and by codes, beside one-against-rest logistic
 same features and kernel ridge regression of the indicator. Five tags are suggested for each of
 them: mean over words of precision and recall, F1 of these, and the words found at least once,
 beside kernel ridge regression divided by the root of a word's count. The last lines show how often
-suggestions of a score are right.
+suggestions of a score are right; ``--curve FILE`` draws it, of the last seed.
 
 ``python tests/benchmarks/words.py --features CACHE --photos FILE.npz`` takes the emoji set and
 photographs, as ``later.py`` does; what is not there is left out.
@@ -54,7 +54,7 @@ def rivals(train, test, labels):
 
 
 def measure(name, features, tags, judged, vectors, seed):
-    """Print one set's table."""
+    """Print one set's table; return how far its suggestions can be trusted."""
     order = np.random.RandomState(seed).permutation(len(features))
     test, train = order[: len(order) // 5], np.sort(order[len(order) // 5 :])
     own = [tags[i] for i in train]
@@ -104,9 +104,33 @@ def measure(name, features, tags, judged, vectors, seed):
     right = np.array(
         [[agreed[row, column[name]] for name in chosen] for row, chosen in enumerate(names)]
     )
-    parts = np.array_split(np.argsort(scores, axis=None), 6)
-    told = " ".join(f"{scores.ravel()[p].mean():.2f}:{right.ravel()[p].mean():.2f}" for p in parts)
+    told = " ".join(f"{score:.2f}:{share:.2f}" for score, share in reliability(scores, right, 6))
     print(f"  score : share that is right  {told}", flush=True)
+    return reliability(scores, right, 10)
+
+
+def reliability(scores, right, n_groups):
+    """(mean score, share that is right) of suggestions in groups by their scores."""
+    parts = np.array_split(np.argsort(scores, axis=None), n_groups)
+    return [(scores.ravel()[part].mean(), right.ravel()[part].mean()) for part in parts]
+
+
+def draw(curves, path):
+    """The share of suggestions that are right against their scores, a line for each set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(5, 4.5))
+    ax.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    marks = zip(("#0072B2", "#D55E00", "#009E73"), "os^", strict=True)
+    for (name, points), (colour, marker) in zip(curves.items(), marks, strict=False):
+        ax.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="score of a suggestion", ylabel="share that is right")
+    ax.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
 
 
 def main():
@@ -115,8 +139,9 @@ def main():
     parser.add_argument("--photos", type=Path, default=None, help=".npz file of photographs")
     parser.add_argument("--stages", action="store_true", help="features of several stages")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--curve", type=Path, default=None, help="picture of the last lines")
     args = parser.parse_args()
-    sets = []
+    sets, curves = [], {}
     if args.photos is not None and args.photos.exists():
         sets += photographs(args.photos, args.stages)
     if args.features is not None and args.features.exists():
@@ -124,7 +149,9 @@ def main():
     for name, features, tags, vectors, _ in sets:
         judged = sets[0][2] if name.startswith("photos") else tags
         for seed in args.seeds:
-            measure(name, features, tags, judged, vectors, seed)
+            curves[name] = measure(name, features, tags, judged, vectors, seed)
+    if args.curve is not None:
+        draw(curves, args.curve)
 
 
 if __name__ == "__main__":
