@@ -546,7 +546,8 @@ default="adaptive_margin"
         now = fitted_now(self)
         if not now.kernel_:
             raise ValueError(f"this {type(self).__name__} has no regression: kernel_weight is 0.")
-        return kernel_of(now._scaling.inputs(now._features(X).astype(np.float32)), now.kernel_)
+        features = np.asarray(now._features(X), dtype=np.float32)
+        return kernel_of(now._scaling.inputs(features), now.kernel_)
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of parts as ``optimizer__decay``.

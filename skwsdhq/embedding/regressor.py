@@ -223,7 +223,7 @@ class TagKernelRegressor(
         """
         now = fitted_now(self)
         _refuse_images(X)
-        features = validate_later(now, X, _KINDS_LATER).astype(np.float32)
+        features = np.asarray(validate_later(now, X, _KINDS_LATER), dtype=np.float32)
         return kernel_of(
             Scaling(now.feature_mean_, now.feature_power_).inputs(features), now.kernel_
         )

@@ -13,6 +13,7 @@ from ..sphere import normalize_rows
 from ..tags.concepts import read_concepts
 from ..tags.queries import embed_queries, words_of
 from ..utils.estimators import fitted_now
+from ..utils.rows import is_lazy
 from ..utils.validation import check_share
 from ._suggest import Suggester
 from ._training import inner_of
@@ -106,10 +107,11 @@ def _likely_of(now: Any, images: Any) -> Callable[[slice, Any], np.ndarray] | No
     calibration, embedder = getattr(now, "tag_calibration_", None) or {}, now.embedder_
     if "by_kernel" not in calibration or input_kind(images) != "features":
         return None
-    rows = np.asarray(images)
+    # A memory map is read a block at a time, as it slices.
+    sliced = images if is_lazy(images) else np.asarray(images)
 
     def likely_of(block: slice, indicator: Any) -> np.ndarray:
-        against = embedder.kernel_rows(rows[block])
+        against = embedder.kernel_rows(sliced[block])
         return likely_concepts(against, indicator, embedder.kernel_)
 
     return likely_of

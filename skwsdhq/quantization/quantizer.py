@@ -11,13 +11,16 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.metadata_routing import UNUSED
 
 from .. import codebooks, metrics, search
+from ..codebooks.inputs import code_dtype
 from ..embedding import HypersphereEmbedder
 from ..images import input_kind
 from ..persistence import PersistenceMixin
 from ..persistence.registry import as_text, saved
 from ..search.checks import check_k
 from ..search.expansion import expand_queries
+from ..tags.concepts import read_concepts
 from ..tags.enhancer import TagEnhancer
+from ..training.checkpoint import fingerprint
 from ..training.network import BLOCK
 from ..training.session import fit_by
 from ..utils._compat import (
@@ -25,11 +28,14 @@ from ..utils._compat import (
     HasMethods,
     Interval,
     StrOptions,
+    num_samples,
     with_callbacks,
 )
 from ..utils.estimators import fitted_now, takes_tags, validate_later
+from ..utils.rows import is_lazy
 from ..utils.validation import check_whole
 from ._codes import final_codes
+from ._encode_to import Rows, write_codes
 from ._paper import paper_parameters
 from ._queries import Decoded, query_rows, suggested
 from ._saved import REQUIRED, check_quantizer, from_format_1
@@ -434,6 +440,65 @@ class WSDHQuantizer(
         # Codes are small: embeddings of all rows need not be there at once.
         blocks = now._embedding_blocks(X, tags)
         return np.concatenate([now.encode_embeddings(rows) for rows in blocks])
+
+    def encode_to(self, X: Any, path: str | os.PathLike[str], *, tags: Any = None) -> np.memmap:
+        """Code images into a ``.npy`` file, block by block; go on where a call was stopped.
+
+        Neither X nor the codes are held in memory: X may be a memory map, or any object with
+        ``shape`` and ``dtype`` that slices. The file has its name once all codes are in it; until
+        then it is ``path`` with ``.part`` behind it, beside a ``.progress`` that is written every
+        other second. The same call again goes on from there, after it has read the rows that are
+        done: with another model or other rows it raises an error. One process at a time.
+
+        Parameters
+        ----------
+        X : images or features, as for ``fit``
+        path : str or PathLike
+            Ends in ``.npy``. A file that is there is replaced in the end.
+        tags : tags of n rows, default=None
+            As for :meth:`transform`.
+
+        Returns
+        -------
+        memmap of shape (n, M)
+            What ``encode`` returns, as it lies in the file. With ``verbose`` a bar tells how many
+            rows a second it takes.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from skwsdhq import WSDHQuantizer
+        >>> from skwsdhq.datasets import make_tagged_images
+        >>> made = make_tagged_images(200, random_state=0)
+        >>> quantizer = WSDHQuantizer(n_codebooks=2, n_codewords=16, random_state=0)
+        >>> quantizer = quantizer.fit(made.data, made.tags)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     codes = quantizer.encode_to(made.data, os.path.join(folder, "codes.npy"))
+        ...     bool((codes == quantizer.encode(made.data)).all())
+        True
+        """
+        now = fitted_now(self)
+        now._check_tags_fit(tags)
+        rows = now._check_features(X)
+        own = None if tags is None else read_concepts(X, tags, inner_of(now.tag_enhancer_))
+
+        def encode(block: Any, concepts: Any) -> np.ndarray:
+            words = None
+            if concepts is not None:
+                words = inner_of(now.tag_enhancer_).inverse_transform(concepts)
+            return now.encode(block, tags=words)
+
+        options = now._encode_options
+        step = _BLOCK if input_kind(X) == "features" else BLOCK
+        return write_codes(
+            path,
+            # A frame keeps its names of columns; a memory map is checked block by block.
+            Rows(rows if is_lazy(X) else X, own, num_samples(rows), step),
+            encode,
+            fingerprint(now.codebooks_, now.metric_, options, bool(now.normalize)),
+            shape=(len(now.codebooks_), code_dtype(now.codebooks_.shape[1])),
+            verbose=int(self.verbose),
+        )
 
     def encode_embeddings(self, Z: Any) -> np.ndarray:
         """Code embeddings, as ``transform`` gives them.

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
+
+from .rows import as_rows
 
 __all__ = [
     "check_part",
@@ -112,7 +114,8 @@ def validate_later(estimator: Any, X: Any, kinds: list) -> Any:
 
     Returns
     -------
-    ndarray of shape (n, d)
+    ndarray or LazyRows of shape (n, d)
+        See :func:`~skwsdhq.utils.rows.as_rows`.
     """
     is_plain = type(X) is np.ndarray and X.ndim == 2 and 0 < X.size <= _MAX_FEW
     if (
@@ -123,7 +126,7 @@ def validate_later(estimator: Any, X: Any, kinds: list) -> Any:
         and np.isfinite(X).all()
     ):
         return X  # nothing is to be converted, and there are no names to warn of
-    return validate_data(estimator, X, dtype=kinds, reset=False)
+    return as_rows(estimator, X, kinds, reset=False)
 
 
 def check_part(name: str, part: Any) -> None:
