@@ -227,10 +227,21 @@ def test_paths_are_read_block_by_block(tmp_path):
     assert_array_equal(codes, quantizer.encode(paths))
 
 
-def test_lazy_rows_give_rows_in_any_order(made):
+@pytest.mark.parametrize("kind", [Sliced, "map"])
+def test_rows_on_a_disk_give_what_rows_in_memory_give(made, model, tmp_path, kind):
+    X = mapped(tmp_path, made.data) if kind == "map" else kind(made.data)
+    assert_array_equal(model.transform(X), model.transform(made.data))
+    assert_array_equal(model.encode(X), model.encode(made.data))
+    assert_array_equal(model.kneighbors(X, 3)[1], model.kneighbors(made.data, 3)[1])
+    for found, expected in zip(
+        model.suggest_tags(X, 2), model.suggest_tags(made.data, 2), strict=True
+    ):
+        assert_array_equal(found, expected)
+    assert model.score(X, made.tags) == model.score(made.data, made.tags)
+
+
+def test_lazy_rows_are_checked_where_they_are_read(made):
     lazy = LazyRows(Sliced(made.data), np.float32)
-    numbers = np.array([150, 3, 3, 199, 0, 70])
-    assert_array_equal(lazy[numbers], made.data[numbers].astype(np.float32))
     assert_array_equal(lazy[5:9], made.data[5:9].astype(np.float32))
     assert is_lazy(lazy)
     assert not is_lazy(made.data)

@@ -6,7 +6,6 @@ a memory map has read of its file is given back, so that the process does not gr
 
 import contextlib
 import mmap
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,9 @@ from sklearn.utils.validation import validate_data
 
 from .validation import check_finite
 
-__all__ = ["LazyRows", "as_rows", "is_lazy", "release", "row_blocks"]
+__all__ = ["LazyRows", "as_rows", "is_lazy", "release"]
 
 _HELD = 1 << 26  # bytes of a memory map that may be mapped before they are given back
-_AROUND = 1 << 16  # bytes that a system maps around one that is looked at
-_BLOCK = 4096
 
 
 class LazyRows:
@@ -41,17 +38,12 @@ class LazyRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        """Return rows by a slice or by an array of numbers, as a checked array of their own."""
-        if isinstance(rows, slice):
-            found = np.array(self._source[rows], dtype=self.dtype, ndmin=2)
-            touched = found.nbytes
-        else:
-            found = self._gathered(np.asarray(rows))
-            touched = len(found) * max(_AROUND, found[:1].nbytes)
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return a slice of rows, as a checked array of its own."""
+        found = np.array(self._source[rows], dtype=self.dtype, ndmin=2)
         if found.shape[1:] != self.shape[1:]:
             raise ValueError(f"X gave rows of shape {found.shape[1:]}, expected {self.shape[1:]}.")
-        self._held += touched
+        self._held += found.nbytes
         if self._held > _HELD:
             release(self._source)
             self._held = 0
@@ -60,22 +52,6 @@ class LazyRows:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return all rows, for those that can't do with less."""
         return np.asarray(self[:], dtype=dtype)
-
-    def _gathered(self, numbers: np.ndarray) -> np.ndarray:
-        """Return rows by number, in any order and as often as they are asked for."""
-        if isinstance(self._source, np.ndarray):
-            return np.asarray(self._source[numbers], dtype=self.dtype)
-        # Lazy objects of all kinds know slices; what lies near is read at once.
-        found = np.empty((len(numbers), self.shape[1]), self.dtype)
-        order = np.argsort(numbers, kind="stable")
-        for at in np.array_split(order, np.flatnonzero(np.diff(numbers[order]) > 64) + 1):
-            if len(at):
-                low, high = int(numbers[at[0]]), int(numbers[at[-1]])
-                for start in range(low, high + 1, _BLOCK):
-                    block = np.asarray(self._source[start : min(start + _BLOCK, high + 1)])
-                    own = at[(numbers[at] >= start) & (numbers[at] < start + len(block))]
-                    found[own] = block[numbers[own] - start]
-        return found
 
 
 def is_lazy(X: Any) -> bool:
@@ -119,12 +95,6 @@ def as_rows(estimator: Any, X: Any, kinds: list, *, reset: bool) -> Any:
     first = rows[:1] if len(rows) else np.empty(rows.shape, rows.dtype)
     validate_data(estimator, first, dtype=kinds, reset=reset)
     return rows
-
-
-def row_blocks(rows: Any, n_rows: int = _BLOCK) -> Iterator[np.ndarray]:
-    """Yield consecutive rows of an array or of :class:`LazyRows`, so many at a time."""
-    for start in range(0, len(rows), n_rows):
-        yield rows[start : start + n_rows]
 
 
 def release(array: Any) -> None:
