@@ -222,6 +222,14 @@ class TestTrainingHistory:
         display = TrainingHistoryDisplay.from_predictions({"loss": [3, 2, 1], "error": [np.nan, 4]})
         assert display.lines_["error"].get_xdata().tolist() == [2, 3]
 
+    def test_a_figure_of_one_epoch_alone_is_told(self):
+        history = {"loss": [3, 2, 1], "error": [np.nan, np.nan, 0.0166]}
+        display = TrainingHistoryDisplay.from_predictions(history)
+        assert [text.get_text() for text in display.axes_[1].texts] == ["0.0166"]
+        assert display.axes_[1].get_ylim()[0] == 0
+        assert not display.axes_[0].texts
+        assert is_inside(display.axes_[1].texts, display.figure_)
+
     def test_on_axes(self):
         _, ax = plt.subplots()
         display = TrainingHistoryDisplay({"loss": [1, 2], "rate": [1, 1]}).plot(ax, name="a")

@@ -144,6 +144,12 @@ class TrainingHistoryDisplay:
             panel.set_ylabel(_NAMES.get(key, key.replace("_", " ")), fontsize=9)
             panel.xaxis.get_major_locator().set_params(integer=True)
             panel.margins(y=0.15)
+            known = np.flatnonzero(np.isfinite(values))
+            if len(known) == 1 and n_epochs > 1:  # an axis of one point would say nothing of it
+                told, at = values[known[0]], (epochs[known[0]], values[known[0]])
+                panel.set_ylim(*sorted((0, 2 * told)) if told else (-1, 1))
+                panel.annotate(f"{told:.4g}", at, (-8, 0), textcoords="offset points",
+                               ha="right", va="center", fontsize=9)  # fmt: skip
             self.lines_[key] = line
         panels[len(self.lines_) - 1].set_xlabel("Epoch")
         if name is not None:
