@@ -11,9 +11,9 @@ from scipy import sparse
 
 from skwsdhq import HypersphereEmbedder, TagEnhancer, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.datasets import make_tagged_images
+from skwsdhq.embedding._fitting import fit_regression
 from skwsdhq.embedding._kernel import (
     evident_alpha,
-    fit_regression,
     kernel_embeddings,
     leave_one_out,
     rbf_kernel,

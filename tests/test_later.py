@@ -18,7 +18,8 @@ from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.embedding import FeatureScaler
 from skwsdhq.embedding import _later as _kernel_later
-from skwsdhq.embedding._kernel import fit_regression, kernel_embeddings
+from skwsdhq.embedding._fitting import fit_regression
+from skwsdhq.embedding._kernel import kernel_embeddings
 from skwsdhq.embedding._later import later_embeddings, left_variance
 from skwsdhq.metrics import mean_average_precision
 from skwsdhq.persistence import LoadError, save

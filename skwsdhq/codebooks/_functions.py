@@ -49,6 +49,7 @@ FIRST_NOISE = 0.2
 # What is enough for a turn before the last third: rows for each codeword, and rows at all.
 ROWS_PER_CODEWORD = 40
 MIN_ROWS = 8192
+MOST_ROWS_PER_CODEWORD = 512  # that the last third of the turns looks at
 
 
 @on_one_thread
@@ -352,8 +353,7 @@ def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has the
     Parameters
     ----------
     embeddings : ndarray of shape (n, D)
-        All are encoded in the last third of the turns: of millions of rows, a sample of some
-        hundred for each codeword does.
+        Of more than 512 rows for each codeword, so many at random are learned from.
     n_codebooks, n_codewords : int
         M, and K, which is at most n.
     metric : ndarray of shape (D, D), default=None
@@ -404,7 +404,8 @@ def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has the
     random = check_random_state(random_state)
     embeddings = as_embeddings(embeddings)
     n_codebooks, n_codewords = _check_sizes(embeddings, n_codebooks, n_codewords)
-    rows, mean, factor = centred(embeddings)
+    n_learned = min(len(embeddings), most_rows(n_codewords))
+    rows, mean, factor = centred(_some(embeddings, n_learned, random))
     n_iter = check_whole("n_iter", n_iter, 0)
     ridge = check_number("ridge", ridge, above=0)
     _check_method(method, rows.shape[1], n_codebooks)
@@ -452,6 +453,11 @@ def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has the
             codebooks += (shake * random.standard_normal(codebooks.shape)).astype(np.float32)
     codebooks = _uncentred(codebooks, mean, factor)
     return codebooks, encode(embeddings, codebooks, **last)
+
+
+def most_rows(n_codewords: int) -> int:
+    """Return how many rows codebooks are learned from at most."""
+    return max(MOST_ROWS_PER_CODEWORD * n_codewords, MIN_ROWS)
 
 
 def _some(rows: np.ndarray, n_chosen: int, random: np.random.RandomState) -> np.ndarray:

@@ -4,8 +4,6 @@ Letters: n rows, m landmarks (rows that the kernel compares with), d features, C
 dimensions. Features enter as unit rows; the kernel of x and y is exp(-gamma·(1 − x·y)).
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from scipy import sparse
@@ -14,10 +12,8 @@ from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
 
 __all__ = [
-    "Regression",
     "cholesky",
     "evident_alpha",
-    "fit_regression",
     "kernel_embeddings",
     "leave_one_out",
     "mean_direction",
@@ -31,8 +27,6 @@ __all__ = [
 ]
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
-_GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
-_DOUBT = 10.0  # consistency for each unit of the variance of being wrong
 _PRIOR = 10.0  # entries of all concepts together, that each concept's company begins with
 _LEAST = 0.05  # divergence, against the usual one, of a word that tells nothing
 _EVIDENT_ROWS = 1000
@@ -111,107 +105,6 @@ def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.n
     inverse = torch.cholesky_inverse(factor).numpy()
     wide = targets.astype(np.float64)
     return wide - product(inverse, wide) / np.diag(inverse)[:, None]
-
-
-class Regression(NamedTuple):
-    """Hold a kernel regression, and what places a row that comes later by its own tags too."""
-
-    landmarks: np.ndarray  # (m, d) unit rows
-    coefs: np.ndarray  # (m, D)
-    consistency: float
-    noise: np.ndarray  # (m,) variance of the noise of landmarks, each for n / m rows
-    mean_target: np.ndarray  # (D,) what all targets have in common, which is taken from them
-    mean_trust: float  # of rows, before it is scaled to a mean of 1
-    alpha: float  # the ridge, given or found
-    word_weights: np.ndarray  # (C,) how much each concept tells
-
-
-@on_one_thread
-def fit_regression(  # noqa: PLR0913 - the parameters of the regression, by name
-    units: np.ndarray,
-    indicator: sparse.csr_array,
-    concept_vectors: np.ndarray,
-    *,
-    gamma: float,
-    alpha: float | str,
-    consistency: float | str,
-    max_landmarks: int,
-    random_state: np.random.RandomState,
-    specificity: float = 0.0,
-) -> Regression:
-    """Fit kernel ridge regression of rows' tag vectors, trusting tags as far as others agree.
-
-    A first regression says of each row what the tags of images that look like it would be, its own
-    left out. A tag counts exp(consistency · cosine to that), times what its word tells at all; a
-    row counts the square root of the mean over its tags. The second regression is that of the
-    weighted tags.
-
-    Parameters
-    ----------
-    units : ndarray of shape (n, d)
-        Unit rows.
-    indicator : csr_array of shape (n, C)
-        At least one row has a concept; rows without one take no part.
-    concept_vectors : ndarray of shape (C, D)
-    gamma : float
-        Of the kernel.
-    alpha : float or "auto"
-        Ridge: how noisy a row's tag vector is against how much one differs from another; "auto"
-        is what :func:`evident_alpha` finds.
-    consistency : float or "auto"
-        0 trusts all tags alike; "auto" is 10·w·(1 − w), with w the :func:`wrong_share` of the
-        tags: none where all seem right, and none where nothing can be told of any.
-    max_landmarks : int
-        With more tagged rows than that, the kernel compares with so many of them, drawn at random,
-        and is fitted to all (Nyström's approximation); else the regression is exact.
-    random_state : numpy RandomState
-    specificity : float, default=0.0
-        See :func:`word_weights`.
-    """
-    rows = np.flatnonzero(np.diff(indicator.indptr))
-    indicator, units = indicator[rows], units[rows].astype(np.float32, copy=False)
-    n_rows = len(rows)
-    picked = np.arange(n_rows)
-    if n_rows > max_landmarks:
-        picked = np.sort(random_state.permutation(n_rows)[:max_landmarks])
-    landmarks = units[picked]
-    kernel = rbf_kernel(landmarks, landmarks, gamma).astype(np.float64)
-    of_words = word_weights(indicator, specificity)
-    weights = of_words[indicator.indices]
-    targets = tag_targets(indicator, concept_vectors, weights)
-    if isinstance(alpha, str):
-        alpha = evident_alpha(kernel, targets[picked])
-    trust, mean_trust = np.ones(n_rows), 1.0
-    if consistency != 0:
-        expected = _expected(units, landmarks, picked, kernel, targets, gamma, alpha)
-        agreement = tag_agreement(indicator, indicator.indices, concept_vectors, expected)
-        if isinstance(consistency, str):
-            shuffled = random_state.permutation(indicator.indices)
-            chance = tag_agreement(indicator, shuffled, concept_vectors, expected)
-            wrong = wrong_share(agreement, chance)
-            consistency = _DOUBT * wrong * (1 - wrong)
-        trusted = np.exp(consistency * agreement)
-        trust = row_trust(indicator, trusted)
-        mean_trust = float(trust.mean())
-        trust /= mean_trust
-        weights = weights * trusted
-        targets = tag_targets(indicator, concept_vectors, weights)
-    if n_rows == len(picked):
-        factor = cholesky(kernel, alpha / trust)
-        coefs = torch.cholesky_solve(torch.from_numpy(targets.astype(np.float64)), factor).numpy()
-    else:
-        coefs = _nystroem(units, landmarks, kernel, targets, trust, gamma, alpha)
-    directions = tag_directions(indicator, concept_vectors, weights)
-    return Regression(
-        landmarks,
-        coefs.astype(np.float32),
-        float(consistency),
-        (alpha / trust[picked] * (len(picked) / n_rows)).astype(np.float32),
-        mean_direction(directions),
-        mean_trust,
-        float(alpha),
-        of_words,
-    )
 
 
 def word_weights(indicator: sparse.csr_array, specificity: float) -> np.ndarray:
@@ -340,27 +233,6 @@ def kernel_embeddings(
     return normalize_rows(out)
 
 
-def _expected(
-    units: np.ndarray,
-    landmarks: np.ndarray,
-    picked: np.ndarray,
-    kernel: np.ndarray,
-    targets: np.ndarray,
-    gamma: float,
-    alpha: float,
-) -> np.ndarray:
-    """Return (n, D) what a regression on the landmarks says of each row without its own tags."""
-    expected = np.empty_like(targets)
-    left_out = np.delete(np.arange(len(units)), picked)
-    if len(left_out):
-        factor = cholesky(kernel, np.full(len(picked), alpha))
-        wide = torch.from_numpy(targets[picked].astype(np.float64))
-        coefs = torch.cholesky_solve(wide, factor).numpy().astype(np.float32)
-        expected[left_out] = kernel_embeddings(units[left_out], landmarks, coefs, gamma)
-    expected[picked] = normalize_rows(leave_one_out(kernel, targets[picked], alpha))
-    return expected
-
-
 def tag_agreement(
     indicator: sparse.csr_array,
     concepts: np.ndarray,
@@ -383,39 +255,6 @@ def row_trust(indicator: sparse.csr_array, weights: np.ndarray) -> np.ndarray:
     counts = np.diff(indicator.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
     return np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
-
-
-def _nystroem(
-    units: np.ndarray,
-    landmarks: np.ndarray,
-    kernel: np.ndarray,
-    targets: np.ndarray,
-    trust: np.ndarray,
-    gamma: float,
-    alpha: float,
-) -> np.ndarray:
-    """Return (m, D) coefficients of landmarks, fitted to all rows.
-
-    With K = LLᵀ over landmarks and Φ = K(rows, landmarks) L⁻ᵀ it is plain ridge regression on Φ;
-    that is well-conditioned where normal equations in K are not.
-    """
-    factor = cholesky(kernel, np.zeros(len(kernel)))
-    narrow = factor.float()
-    n_landmarks, n_dims = len(landmarks), targets.shape[1]
-    gram = torch.zeros((n_landmarks, n_landmarks), dtype=torch.float64)
-    moments = torch.zeros((n_landmarks, n_dims), dtype=torch.float64)
-    for start in range(0, len(units), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        against = torch.from_numpy(rbf_kernel(units[block], landmarks, gamma))
-        scale = torch.from_numpy(np.sqrt(trust[block]).astype(np.float32))[:, None]
-        mapped = torch.linalg.solve_triangular(narrow, against.T, upper=False).T * scale
-        for a in range(0, n_landmarks, _GRAM_COLUMNS):  # below the diagonal alone
-            columns = slice(a, a + _GRAM_COLUMNS)
-            gram[a:, columns] += mapped[:, a:].T @ mapped[:, columns]
-        moments += (mapped.T @ (torch.from_numpy(targets[block]) * scale)).double()
-    gram.diagonal().add_(alpha)
-    solved = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
-    return torch.linalg.solve_triangular(factor.T, solved, upper=True).numpy()
 
 
 def cholesky(kernel: np.ndarray, diagonal: np.ndarray) -> torch.Tensor:

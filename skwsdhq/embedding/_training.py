@@ -24,6 +24,7 @@ from ..training.session import Session
 from ..training.stopping import EarlyStopping, ValidationStop, hold_out
 from ..training.trunk import FineTuned, FineTuning, load_trunk_state
 from ..utils.estimators import check_unchanged, columns_seen, with_attributes
+from ..utils.rows import joined_blocks, mapped_rows
 from ..utils.threads import as_outside
 from .regressor import TagKernelRegressor, fit_kernel_to, placed
 
@@ -168,7 +169,7 @@ class EmbedderTraining:
             return fitted.outputs(self._material.X)
         if self._parts.tuning is None and self._model is not None and features.dtype == np.float32:
             return self._model.outputs()  # its regression is at hand
-        return np.concatenate(list(fitted.outputs_of_features(features)))
+        return joined_blocks(fitted.outputs_of_features(features), len(features))
 
     # --- what it starts from ------------------------------------------------------------
 
@@ -285,7 +286,9 @@ class EmbedderTraining:
         """Return the head on frozen features, its outputs joined with the regression's."""
         inputs = self._material.scaling.inputs(self._material.features)
         # The network learns in float32, whatever the features are.
-        inputs = inputs.astype(np.float32, copy=False)
+        inputs = mapped_rows(
+            inputs, lambda rows: rows.astype(np.float32, copy=False), dtype=np.float32
+        )
         joined = (placed(inputs, kernel), kernel["weight"]) if kernel else ()
         return FixedInputs(head, inputs, self._generator.device, *joined)
 

@@ -9,7 +9,6 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
 
 from ..backbones import extract_features
 from ..backbones.features import features_and_skipped
@@ -46,6 +45,7 @@ from ..utils.estimators import (
     renamed,
     validate_later,
 )
+from ..utils.rows import as_rows, joined_blocks
 from ..utils.threads import as_outside
 from ..utils.validation import check_choice
 from ._reading import check_tags_given, warn_of_one_concept
@@ -447,16 +447,7 @@ default="adaptive_margin"
             What the last layer gives, turned to what the regression says.
         """
         input_kind(X)  # refuses what has no rows
-        n_rows, n_done = num_samples(X), 0
-        for block in self.iter_outputs(X, tags=tags):
-            # One block is all: no copy.
-            if len(block) == n_rows:
-                return block
-            if not n_done:
-                outputs = np.empty((n_rows, block.shape[1]), block.dtype)
-            outputs[n_done : n_done + len(block)] = block
-            n_done += len(block)
-        return outputs
+        return joined_blocks(self.iter_outputs(X, tags=tags), num_samples(X))
 
     def iter_outputs(self, X: Any, *, tags: Any = None) -> Iterator[np.ndarray]:
         """Embed images as ``outputs`` does, some thousand rows at a time.
@@ -690,11 +681,11 @@ default="adaptive_margin"
             raise ValueError("X holds images, but there is no backbone given.")
         return backbone
 
-    def _new_features(self, X: Any, backbone: Any) -> np.ndarray:
+    def _new_features(self, X: Any, backbone: Any) -> Any:
         """Return features (n, d) to begin with: X itself, or what a network makes of images."""
         if backbone is None:
             # Other numbers become float32.
-            return validate_data(self, X, dtype=[np.float32, np.float64])
+            return as_rows(self, X, [np.float32, np.float64], reset=True)
         forget_features(self)
         return extract_features(X, backbone, device=self.device, verbose=self.verbose)
 

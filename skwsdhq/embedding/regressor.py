@@ -7,7 +7,6 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
 
 from ..images import input_kind
 from ..persistence import PersistenceMixin
@@ -18,8 +17,10 @@ from ..training.network import BLOCK
 from ..training.scaling import FeatureScaler, Scaling
 from ..utils._compat import HasMethods, Interval, StrOptions
 from ..utils.estimators import check_part, fitted_at_once, fitted_now, validate_later
+from ..utils.rows import as_rows, joined_blocks, mapped_rows, row_blocks
 from ..utils.threads import as_outside
-from ._kernel import fit_regression, kernel_embeddings, rbf_kernel
+from ._fitting import fit_regression
+from ._kernel import kernel_embeddings, rbf_kernel
 from ._later import knows_tags, later_embeddings
 from ._reading import check_tags_given, warn_of_one_concept
 from ._saved_kernel import REQUIRED_OF_REGRESSOR, check_regressor
@@ -164,7 +165,7 @@ class TagKernelRegressor(
         _refuse_images(X)
         # Attributes appear all at once: threads that transform see the old model or the new one.
         with fitted_at_once(self) as twin:
-            features = validate_data(twin, X, dtype=_KINDS)
+            features = as_rows(twin, X, _KINDS, reset=True)
             # As an embedder draws its own, so that both have the same landmarks.
             seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
             enhancer, indicator = learn_concepts(features, y, self.tag_enhancer)
@@ -252,7 +253,7 @@ def _refuse_images(X: Any) -> None:
 
 
 def fit_kernel_to(
-    inputs: np.ndarray,
+    inputs: Any,
     indicator: sparse.csr_array,
     concept_vectors: np.ndarray,
     kernel: TagKernelRegressor,
@@ -261,7 +262,7 @@ def fit_kernel_to(
     """Return ``kernel_`` of a regression with these parameters, from scaled features (n, d)."""
     fitted = fit_regression(
         # Unit rows: the kernel is of cosines.
-        normalize_rows(inputs),
+        mapped_rows(inputs, normalize_rows),
         indicator,
         concept_vectors,
         gamma=float(kernel.gamma),
@@ -291,7 +292,7 @@ def kernel_of(inputs: np.ndarray, kernel: dict[str, Any]) -> np.ndarray:
 
 
 def placed(
-    inputs: np.ndarray,
+    inputs: Any,
     kernel: dict[str, Any],
     own: sparse.csr_array | None = None,
     enhancer: Any = None,
@@ -300,6 +301,9 @@ def placed(
 
     ``own`` (n, C) are the concepts of rows that came after the fit, where they are known.
     """
+    if not isinstance(inputs, np.ndarray) and own is None:
+        blocks = (placed(block, kernel) for block in row_blocks(inputs))
+        return joined_blocks(blocks, len(inputs))
     # The kernel is of cosines.
     units = normalize_rows(inputs)
     if own is None:

@@ -8,12 +8,16 @@ import torch
 
 from .. import codebooks as _codebooks
 from .. import losses as _losses
+from ..codebooks._functions import most_rows
 from ..codebooks.inputs import as_codebooks, as_codes
 from ..losses.inputs import directions_and_lengths
 from ..sphere import normalize_rows
+from ..utils.rows import row_blocks
 from ..utils.threads import on_one_thread, product
 
 __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
+
+_BLOCK = 1 << 16  # rows that are encoded, and counted, at once
 
 
 @on_one_thread
@@ -294,8 +298,9 @@ class CodeAlternation:
         earlier = statistics
         errors = []
         if n_turns and not self.goes_on:
+            part = self._some(embeddings)
             self.codebooks, codes = _codebooks.learn_codebooks(
-                embeddings,
+                part,
                 self.n_codebooks,
                 self.n_codewords,
                 metric=self.metric,
@@ -305,16 +310,35 @@ class CodeAlternation:
                 random_state=self.random_state,
                 **self.encode_options,
             )
-            errors = [_codebooks.quantization_error(embeddings, codes, self.codebooks)]
+            errors = [_codebooks.quantization_error(part, codes, self.codebooks)]
             n_turns = 0
         for _ in range(max(n_turns, self.codebooks is None)):
-            errors.append(self.update(embeddings, earlier))
-        options = {**self.encode_options, "length_weight": self.length_weight}
-        self.codes = final_codes(embeddings, self._books, self.metric, options)
-        statistics = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
+            errors.append(self.update(np.asarray(embeddings), earlier))
+        statistics = self._take_codes(embeddings)
         if earlier is not None:
-            statistics = tuple(new + old for new, old in zip(statistics, earlier, strict=True))
+            statistics = statistics[0] + earlier[0], statistics[1] + earlier[1]
         return statistics, errors
+
+    def _some(self, embeddings: Any) -> np.ndarray:
+        """Return the rows that codebooks are learned from: all, or a part of very many."""
+        most = most_rows(self.n_codewords)
+        if len(embeddings) <= most:
+            return np.asarray(embeddings)
+        chosen = self.random_state.choice(len(embeddings), most, replace=False)
+        return embeddings[np.sort(chosen)]
+
+    def _take_codes(self, embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Set the codes of rows that move no more; return their counts and sums."""
+        options = {**self.encode_options, "length_weight": self.length_weight}
+        found, sums = [], None
+        for block in row_blocks(embeddings, _BLOCK):
+            codes = final_codes(block, self._books, self.metric, options)
+            own = _codebooks.codebook_statistics(block, codes, self.n_codewords)
+            sums = own if sums is None else (sums[0] + own[0], sums[1] + own[1])
+            found.append(codes)
+        assert sums is not None
+        self.codes = np.concatenate(found)
+        return sums
 
     def reconstructions(self, rows: np.ndarray) -> np.ndarray:
         """Return (b, D) what the codes of these rows stand for."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.validation import validate_data
 
 from ..embedding import HypersphereEmbedder
 from ..embedding.left_out import LeftOut, left_out, left_out_concepts, word_directions
@@ -27,6 +26,7 @@ from ..utils.estimators import (
     takes_tags,
     with_attributes,
 )
+from ..utils.rows import as_rows, is_lazy, mapped_rows
 from ..utils.threads import as_outside
 from ._codes import CodeAlternation
 from ._earlier import Earlier
@@ -289,8 +289,14 @@ def inner_of(estimator: Any) -> Any:
     return getattr(estimator, "estimator", estimator)
 
 
-def scaled(embeddings: Any, normalize: bool) -> np.ndarray:
-    """Return embeddings (n, D) as they are quantized: of unit length, or of their own."""
+def scaled(embeddings: Any, normalize: bool) -> Any:
+    """Return embeddings (n, D) as they are quantized: of unit length, or of their own.
+
+    Those of a memory map are scaled when they are asked for.
+    """
+    if is_lazy(embeddings):
+        kind = np.float32 if embeddings.dtype == np.float16 else embeddings.dtype
+        return mapped_rows(embeddings, lambda rows: scaled(rows, normalize), dtype=kind)
     embeddings = np.asarray(embeddings)
     out = None
     if embeddings.dtype == np.float16:
@@ -355,7 +361,7 @@ def _shape_to_go_on(quantizer: Any) -> tuple[int, int]:
 def _checked(quantizer: Any, X: Any, *, reset: bool) -> Any:
     """Return features checked as scikit-learn does, in the quantizer's name; images as they are."""
     if input_kind(X) == "features":
-        return validate_data(quantizer, X, dtype=KINDS, reset=reset)
+        return as_rows(quantizer, X, KINDS, reset=reset)
     if isinstance(quantizer.embedder, str):
         raise ValueError(IMAGES_PASS_NOT_THROUGH)
     if reset:

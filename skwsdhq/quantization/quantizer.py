@@ -787,7 +787,7 @@ class WSDHQuantizer(
         self._check_tags_fit(tags)
         rows = self._check_features(X)
         if isinstance(self.embedder_, str):  # "passthrough"
-            return scaled(rows, self.normalize)
+            return np.asarray(scaled(rows, self.normalize))
         return embeddings_by(self.embedder_, X, self.normalize, tags)
 
     def _check_tags_fit(self, tags: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..utils.threads import one_openmp_thread
-from .network import arrays_of, forward, network_arrays, set_arrays
+from .network import BLOCK, arrays_of, forward, network_arrays, set_arrays
 
 __all__ = ["FixedInputs", "turned_towards"]
 
@@ -22,7 +22,7 @@ class FixedInputs:
     ----------
     head : nn.Sequential
         From :func:`~skwsdhq.training.network.build_network`.
-    inputs : ndarray of shape (n, d), float32
+    inputs : ndarray or MappedRows of shape (n, d), float32
         Scaled features.
     device : torch.device
         Of the head.
@@ -35,7 +35,7 @@ class FixedInputs:
     def __init__(
         self,
         head: nn.Sequential,
-        inputs: np.ndarray,
+        inputs: Any,
         device: torch.device,
         fixed: np.ndarray | None = None,
         share: float = 0.0,
@@ -43,14 +43,18 @@ class FixedInputs:
         self.head, self.device = head, device
         self._arrays, self._fixed, self._share = inputs, fixed, share
         # Once, not batch by batch: to a device the way would take longer than the step.
-        self._inputs = torch.from_numpy(inputs).to(device)
+        self._inputs = (
+            torch.from_numpy(inputs).to(device) if isinstance(inputs, np.ndarray) else None
+        )
         self._fixed_on_device = None if fixed is None else torch.from_numpy(fixed).to(device)
 
     def __len__(self) -> int:
         return len(self._arrays)
 
     def inputs(self, rows: np.ndarray) -> torch.Tensor:
-        """Return (b, d) of a step."""
+        """Return (b, d) of a step; of a memory map these rows alone are read."""
+        if self._inputs is None:
+            return torch.from_numpy(np.ascontiguousarray(self._arrays[rows])).to(self.device)
         return self._inputs[rows]
 
     def backward_to_backbone(self) -> None:
@@ -58,7 +62,7 @@ class FixedInputs:
 
     def held_inputs(self, rows: np.ndarray) -> torch.Tensor:
         """Return (b, d) for a look at the loss, without a step."""
-        return self._inputs[rows]
+        return self.inputs(rows)
 
     def outputs(self) -> np.ndarray:
         """Return (n, D) of all images as they would be transformed now, before normalisation."""
@@ -66,8 +70,11 @@ class FixedInputs:
         outputs = forward(self._arrays, network_arrays(self.head))
         if self._fixed is None:
             return outputs
-        lengths = np.linalg.norm(outputs, axis=1, keepdims=True)
-        return turned_towards(outputs, self._fixed, self._share, lengths)
+        for start in range(0, len(outputs), BLOCK):  # in place: no copy of all is made
+            rows = slice(start, start + BLOCK)
+            lengths = np.linalg.norm(outputs[rows], axis=1, keepdims=True)
+            outputs[rows] = turned_towards(outputs[rows], self._fixed[rows], self._share, lengths)
+        return outputs
 
     def whole(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """Return (b, D) of the same direction as the embeddings, from the network's outputs."""

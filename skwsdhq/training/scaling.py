@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..persistence.registry import saved
 from ..sphere import normalize_rows
 from ..utils._compat import Interval
+from ..utils.rows import mapped_rows, row_blocks
 
 __all__ = ["FeatureScaler", "Scaling", "prepare_inputs", "raised"]
 
@@ -47,9 +48,9 @@ class Scaling(NamedTuple):
     mean: np.ndarray | None
     power: float
 
-    def inputs(self, features: np.ndarray) -> np.ndarray:
-        """Prepare features (n, d), see :func:`prepare_inputs`."""
-        return prepare_inputs(features, self.mean, self.power)
+    def inputs(self, features: Any) -> Any:
+        """Prepare features (n, d), see :func:`prepare_inputs`; lazy ones when asked for."""
+        return mapped_rows(features, lambda rows: prepare_inputs(rows, self.mean, self.power))
 
 
 @saved(required={"mean_"})
@@ -130,12 +131,12 @@ class FeatureScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
         return prepare_inputs(X, self.mean_, float(self.power))
 
-    def scaling_of(self, features: np.ndarray) -> Scaling:
+    def scaling_of(self, features: Any) -> Scaling:
         """Return what a fit to these features would learn, without a look at them.
 
         Parameters
         ----------
-        features : ndarray of shape (n, d)
+        features : ndarray or LazyRows of shape (n, d)
             Finite floats.
 
         Returns
@@ -147,7 +148,11 @@ class FeatureScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if not self.scale:
             return Scaling(None, power)
         # Summed in float64: millions of float32 rows would lose digits.
-        mean = raised(features, power).mean(axis=0, dtype=np.float64)
+        if isinstance(features, np.ndarray):
+            mean = raised(features, power).mean(axis=0, dtype=np.float64)
+        else:
+            sums = (raised(b, power).sum(axis=0, dtype=np.float64) for b in row_blocks(features))
+            mean = sum(sums, np.zeros(features.shape[1])) / len(features)
         return Scaling(mean.astype(features.dtype), power)
 
     def __sklearn_is_fitted__(self) -> bool:

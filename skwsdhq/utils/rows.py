@@ -6,6 +6,7 @@ a memory map has read of its file is given back, so that the process does not gr
 
 import contextlib
 import mmap
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,20 @@ from sklearn.utils.validation import validate_data
 
 from .validation import check_finite
 
-__all__ = ["LazyRows", "as_rows", "is_lazy", "release"]
+__all__ = [
+    "LazyRows",
+    "MappedRows",
+    "as_rows",
+    "is_lazy",
+    "joined_blocks",
+    "mapped_rows",
+    "release",
+    "row_blocks",
+]
 
 _HELD = 1 << 26  # bytes of a memory map that may be mapped before they are given back
+_AROUND = 1 << 16  # bytes that a system maps around one that is looked at
+_BLOCK = 4096
 
 
 class LazyRows:
@@ -38,12 +50,19 @@ class LazyRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        """Return a slice of rows, as a checked array of its own."""
-        found = np.array(self._source[rows], dtype=self.dtype, ndmin=2)
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return rows by a slice or by an array of numbers, as a checked array of their own."""
+        if isinstance(rows, slice):
+            found = np.array(self._source[rows], dtype=self.dtype, ndmin=2)
+            touched = found.nbytes
+        elif len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+            return self[int(rows[0]) : int(rows[-1]) + 1]
+        else:
+            found = self._gathered(np.asarray(rows))
+            touched = len(found) * max(_AROUND, found[:1].nbytes)
         if found.shape[1:] != self.shape[1:]:
             raise ValueError(f"X gave rows of shape {found.shape[1:]}, expected {self.shape[1:]}.")
-        self._held += found.nbytes
+        self._held += touched
         if self._held > _HELD:
             release(self._source)
             self._held = 0
@@ -53,10 +72,78 @@ class LazyRows:
         """Return all rows, for those that can't do with less."""
         return np.asarray(self[:], dtype=dtype)
 
+    def _gathered(self, numbers: np.ndarray) -> np.ndarray:
+        """Return rows by number, in any order and as often as they are asked for."""
+        if isinstance(self._source, np.ndarray):
+            return np.asarray(self._source[numbers], dtype=self.dtype)
+        # Lazy objects of all kinds know slices; what lies near is read at once.
+        found = np.empty((len(numbers), self.shape[1]), self.dtype)
+        order = np.argsort(numbers, kind="stable")
+        for at in np.array_split(order, np.flatnonzero(np.diff(numbers[order]) > 64) + 1):
+            if len(at):
+                low, high = int(numbers[at[0]]), int(numbers[at[-1]])
+                for start in range(low, high + 1, _BLOCK):
+                    block = np.asarray(self._source[start : min(start + _BLOCK, high + 1)])
+                    own = at[(numbers[at] >= start) & (numbers[at] < start + len(block))]
+                    found[own] = block[numbers[own] - start]
+        return found
+
+
+class MappedRows:
+    """Stand for what a function makes of rows, each by itself, when these are asked for.
+
+    Parameters
+    ----------
+    rows : LazyRows or MappedRows
+    function : callable
+        From rows (b, d) to rows of the same shape.
+    dtype : dtype
+        Of what it gives.
+    """
+
+    ndim = 2
+
+    def __init__(self, rows: Any, function: Callable[[np.ndarray], np.ndarray], dtype: Any) -> None:
+        self._rows, self._function = rows, function
+        self.shape, self.dtype = rows.shape, np.dtype(dtype)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return rows by a slice or by an array of numbers."""
+        return self._function(self._rows[rows]).astype(self.dtype, copy=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return all rows."""
+        return np.asarray(joined_blocks(row_blocks(self), len(self)), dtype=dtype)
+
+
+def mapped_rows(rows: Any, function: Callable[[np.ndarray], np.ndarray], dtype: Any = None) -> Any:
+    """Return what a function makes of rows: at once of an array, and else when asked for."""
+    if isinstance(rows, np.ndarray):
+        return function(rows)
+    return MappedRows(rows, function, rows.dtype if dtype is None else dtype)
+
+
+def joined_blocks(blocks: Iterable[np.ndarray], n_rows: int) -> np.ndarray:
+    """Return blocks of so many rows as one array, without a second copy of all."""
+    n_done, whole = 0, None
+    for block in blocks:
+        # One block is all: no copy.
+        if len(block) == n_rows:
+            return block
+        if whole is None:
+            whole = np.empty((n_rows, *block.shape[1:]), block.dtype)
+        whole[n_done : n_done + len(block)] = block
+        n_done += len(block)
+    assert whole is not None
+    return whole
+
 
 def is_lazy(X: Any) -> bool:
     """Tell whether X is a feature matrix that should be read in blocks."""
-    if isinstance(X, LazyRows):
+    if isinstance(X, (LazyRows, MappedRows)):
         return True
     if isinstance(X, np.ndarray):
         return X.ndim == 2 and X.dtype.kind in "biuf" and _map_of(X) is not None
@@ -90,11 +177,19 @@ def as_rows(estimator: Any, X: Any, kinds: list, *, reset: bool) -> Any:
     if not is_lazy(X):
         return validate_data(estimator, X, dtype=kinds, reset=reset)
     kept = np.dtype(X.dtype) in [np.dtype(kind) for kind in kinds]
-    rows = X if isinstance(X, LazyRows) else LazyRows(X, X.dtype if kept else kinds[0])
+    rows = (
+        X if isinstance(X, (LazyRows, MappedRows)) else LazyRows(X, X.dtype if kept else kinds[0])
+    )
     # One row tells of columns; scikit-learn would look at all of them.
     first = rows[:1] if len(rows) else np.empty(rows.shape, rows.dtype)
     validate_data(estimator, first, dtype=kinds, reset=reset)
     return rows
+
+
+def row_blocks(rows: Any, n_rows: int = _BLOCK) -> Iterator[np.ndarray]:
+    """Yield consecutive rows of an array or of :class:`LazyRows`, so many at a time."""
+    for start in range(0, len(rows), n_rows):
+        yield rows[start : start + n_rows]
 
 
 def release(array: Any) -> None:
