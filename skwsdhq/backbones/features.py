@@ -132,14 +132,15 @@ def features_and_skipped(  # noqa: PLR0913 - those of extract_features, and what
     ten_crop: bool = False,
     then: Callable[[np.ndarray], np.ndarray] | None = None,
     rows: Sequence[int] | None = None,
+    room: Callable[[tuple[int, int], Any], np.ndarray] = np.empty,
     is_announced: bool = True,
     verbose: int = 0,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Extract features, those of a blank picture where an image can't be read, and tell where.
 
     ``rows`` are the numbers of the images to take; None is all. ``then`` takes the features of a
-    batch, and gives what takes their place (before the mean over crops). ``is_announced`` says
-    whether the log tells of a long run.
+    batch, and gives what takes their place (before the mean over crops). ``room`` makes the array
+    of all features. ``is_announced`` says whether the log tells of a long run.
     """
     # Before the network is loaded, which takes longer than to see a mistake.
     input_kind(images)  # refuses what has no length
@@ -163,6 +164,7 @@ def features_and_skipped(  # noqa: PLR0913 - those of extract_features, and what
         ten_crop=ten_crop,
         then=then,
         rows=rows,
+        room=room,
         is_own=is_own(network.module),
         announced_as=name_of(backbone) if is_announced else None,
         verbose=verbose,

@@ -64,6 +64,7 @@ def features_of(  # noqa: PLR0913 - those of extract_features, once they are che
     ten_crop: bool = False,
     then: Callable[[np.ndarray], np.ndarray] | None = None,
     rows: Sequence[int] | None = None,
+    room: Callable[[tuple[int, int], Any], np.ndarray] = np.empty,
     is_own: bool = False,
     announced_as: str | None = None,
     verbose: int = 0,
@@ -72,8 +73,8 @@ def features_of(  # noqa: PLR0913 - those of extract_features, once they are che
 
     With ``ten_crop`` a row is the mean over ten crops of a picture larger than the network's input.
     ``then`` takes the features of a batch, and gives what takes their place, before that mean.
-    ``is_own`` says that nobody else changes the network. The log calls it ``announced_as``, and is
-    silent where that is None.
+    ``room`` makes the array of all. ``is_own`` says that nobody else changes the network. The log
+    calls it ``announced_as``, and is silent where that is None.
     """
     features: np.ndarray | None = None
     done = 0
@@ -100,7 +101,7 @@ def features_of(  # noqa: PLR0913 - those of extract_features, once they are che
             part = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
             # The width is known once the first batch is there.
             if features is None:
-                features = np.empty((n_rows, part.shape[1]), dtype=np.float32)
+                features = room((n_rows, part.shape[1]), np.float32)
             features[done : done + len(part)] = part
             done += len(part)
             bar.update(len(part))

@@ -19,6 +19,7 @@ from ._update import codebook_statistics, solve_codebooks, update_codebooks
 from .decoding import decode_rows
 from .inputs import (
     MAX_CODEWORDS,
+    MIN_ROWS,
     as_codebooks,
     as_codes,
     as_embeddings,
@@ -26,6 +27,7 @@ from .inputs import (
     centred,
     code_dtype,
     in_range,
+    most_rows,
     prefix_shares,
 )
 
@@ -46,10 +48,8 @@ CHUNK_ROWS = 4096
 FIRST_RIDGE = 0.2
 # Noise on codewords that it begins with, as a share of the deviation of a dimension of the errors.
 FIRST_NOISE = 0.2
-# What is enough for a turn before the last third: rows for each codeword, and rows at all.
+# Rows for each codeword that are enough for a turn before the last third.
 ROWS_PER_CODEWORD = 40
-MIN_ROWS = 8192
-MOST_ROWS_PER_CODEWORD = 512  # that the last third of the turns looks at
 
 
 @on_one_thread
@@ -404,8 +404,7 @@ def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has the
     random = check_random_state(random_state)
     embeddings = as_embeddings(embeddings)
     n_codebooks, n_codewords = _check_sizes(embeddings, n_codebooks, n_codewords)
-    n_learned = min(len(embeddings), most_rows(n_codewords))
-    rows, mean, factor = centred(_some(embeddings, n_learned, random))
+    rows, mean, factor = centred(_some(embeddings, most_rows(n_codewords), random))
     n_iter = check_whole("n_iter", n_iter, 0)
     ridge = check_number("ridge", ridge, above=0)
     _check_method(method, rows.shape[1], n_codebooks)
@@ -455,14 +454,9 @@ def learn_codebooks(  # noqa: PLR0913 - options by keyword, as the field has the
     return codebooks, encode(embeddings, codebooks, **last)
 
 
-def most_rows(n_codewords: int) -> int:
-    """Return how many rows codebooks are learned from at most."""
-    return max(MOST_ROWS_PER_CODEWORD * n_codewords, MIN_ROWS)
-
-
 def _some(rows: np.ndarray, n_chosen: int, random: np.random.RandomState) -> np.ndarray:
     """Return so many rows at random, in their order."""
-    if n_chosen == len(rows):
+    if n_chosen >= len(rows):
         return rows
     return rows[np.sort(random.choice(len(rows), n_chosen, replace=False))]
 

@@ -17,12 +17,20 @@ __all__ = [
     "centred",
     "code_dtype",
     "in_range",
+    "most_rows",
     "prefix_shares",
 ]
 
 MAX_CODEWORDS = 2**16  # what uint16 can number
+MIN_ROWS = 8192  # from which on codebooks may be learned from a part of the rows
+_MOST_ROWS_PER_CODEWORD = 512
 CHUNK = 4096  # rows that are looked at at once
 _FAR = 16.0  # spreads from which on what codewords share is taken from them
+
+
+def most_rows(n_codewords: int) -> int:
+    """Return how many rows codebooks are learned from at most."""
+    return max(_MOST_ROWS_PER_CODEWORD * n_codewords, MIN_ROWS)
 
 
 def prefix_shares(prefix_weight: Any, n_codebooks: int) -> np.ndarray | None:

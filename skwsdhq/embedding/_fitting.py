@@ -22,15 +22,17 @@ from ._kernel import (
     word_weights,
 )
 from ._sums import (
+    Begun,
+    KernelSums,
     begin_sums,
-    blocks_of,
     consistency_of,
     kernel_sums,
     mean_of_directions,
+    places_of,
     solve_sums,
 )
 
-__all__ = ["Regression", "fit_regression"]
+__all__ = ["Regression", "begin_regression", "fit_regression", "solve_regression"]
 
 _LOOKED_AT = 65_536  # rows by which the share of wrong tags is estimated
 
@@ -89,23 +91,47 @@ def fit_regression(  # noqa: PLR0913 - the parameters of the regression, by name
     specificity : float, default=0.0
         See :func:`word_weights`.
     """
+    return begin_regression(
+        units,
+        indicator,
+        concept_vectors,
+        gamma=gamma,
+        alpha=alpha,
+        consistency=consistency,
+        max_landmarks=max_landmarks,
+        random_state=random_state,
+        specificity=specificity,
+    )[0]
+
+
+def begin_regression(
+    units: Any,
+    indicator: sparse.csr_array,
+    concept_vectors: np.ndarray,
+    *,
+    max_landmarks: int,
+    specificity: float = 0.0,
+    **options: Any,
+) -> tuple[Regression, Begun | None, KernelSums | None]:
+    """Return what :func:`fit_regression` does, and what more rows are added to.
+
+    That are the sums, and what these depend on; None and None where all tagged rows are landmarks.
+    """
     rows = np.flatnonzero(np.diff(indicator.indptr))
-    n_rows = len(rows)
     of_words = word_weights(indicator[rows], specificity)
-    options: dict[str, Any] = {
-        "gamma": gamma,
-        "alpha": alpha,
-        "consistency": consistency,
-        "random_state": random_state,
-    }
-    if n_rows > max_landmarks:
-        picked = np.sort(random_state.permutation(n_rows)[:max_landmarks])
-        return _fit_to_sums(
-            units, rows, indicator[rows], picked, concept_vectors, of_words, options
-        )
+    if len(rows) <= max_landmarks:
+        with one_openmp_thread("torch"), without_autocast():
+            own = np.asarray(units[rows], dtype=np.float32)
+            found = _fit_to_all(own, indicator[rows], concept_vectors, of_words, **options)
+        return found, None, None
+    picked = np.sort(options["random_state"].permutation(len(rows))[:max_landmarks])
+    # Threads divide the blocks among them, so that each works by itself.
+    n_threads = max(1, min(torch.get_num_threads(), effective_n_jobs(-1)))
     with one_openmp_thread("torch"), without_autocast():
-        own = np.asarray(units[rows], dtype=np.float32)
-        return _fit_to_all(own, indicator[rows], concept_vectors, of_words, **options)
+        begun = _begun(units, rows, indicator[rows], picked, concept_vectors, of_words, options)
+        places = places_of(rows[picked], indicator.shape[0])
+        sums = kernel_sums(units, indicator, places, begun, n_threads)
+        return solve_regression(sums, begun), begun, sums
 
 
 def _fit_to_all(
@@ -155,7 +181,7 @@ def _fit_to_all(
     )
 
 
-def _fit_to_sums(
+def _begun(
     units: Any,
     rows: np.ndarray,
     indicator: sparse.csr_array,
@@ -163,55 +189,45 @@ def _fit_to_sums(
     concept_vectors: np.ndarray,
     of_words: np.ndarray,
     options: dict[str, Any],
-) -> Regression:
-    """Fit the regression to all rows, by sums over blocks of them."""
+) -> Begun:
+    """Return what sums depend on: ``picked`` are landmarks among the tagged ``rows``."""
+    landmarks = np.asarray(units[rows[picked]], dtype=np.float32)
+    kernel = rbf_kernel(landmarks, landmarks, options["gamma"]).astype(np.float64)
+    mean = mean_of_directions(indicator, concept_vectors, of_words)
+    of_landmarks = indicator[picked]
+    weights = of_words[of_landmarks.indices]
+    targets = tag_directions(of_landmarks, concept_vectors, weights) - mean
+    targets = targets.astype(np.float32)
+    alpha = options["alpha"]
+    if isinstance(alpha, str):
+        alpha = evident_alpha(kernel, targets)
+    # How far tags are wrong is told by a part of very many rows.
+    looked = np.linspace(0, len(rows) - 1, min(len(rows), _LOOKED_AT)).round().astype(np.int64)
+    looked = np.union1d(looked, picked)
+    return begin_sums(
+        lambda numbers: np.asarray(units[rows[looked[numbers]]], dtype=np.float32),
+        indicator[looked],
+        concept_vectors,
+        np.searchsorted(looked, picked),
+        kernel=kernel,
+        landmarks=landmarks,
+        targets=targets,
+        word_weights=of_words,
+        **{**options, "alpha": alpha},
+    )
 
-    def units_of(numbers: np.ndarray) -> np.ndarray:
-        return np.asarray(units[rows[numbers]], dtype=np.float32)
 
-    # Threads divide the blocks among them, so that each works by itself.
-    n_threads = max(1, min(torch.get_num_threads(), effective_n_jobs(-1)))
-    with one_openmp_thread("torch"), without_autocast():
-        n_rows, landmarks = len(rows), units_of(picked)
-        kernel = rbf_kernel(landmarks, landmarks, options["gamma"]).astype(np.float64)
-        mean = mean_of_directions(indicator, concept_vectors, of_words)
-        of_landmarks = indicator[picked]
-        weights = of_words[of_landmarks.indices]
-        targets = tag_directions(of_landmarks, concept_vectors, weights) - mean
-        targets = targets.astype(np.float32)
-        alpha = options["alpha"]
-        if isinstance(alpha, str):
-            alpha = evident_alpha(kernel, targets)
-        # How far tags are wrong is told by a part of very many rows.
-        looked = np.linspace(0, n_rows - 1, min(n_rows, _LOOKED_AT)).round().astype(np.int64)
-        looked = np.union1d(looked, picked)
-        begun = begin_sums(
-            lambda numbers: units_of(looked[numbers]),
-            indicator[looked],
-            concept_vectors,
-            np.searchsorted(looked, picked),
-            kernel=kernel,
-            landmarks=landmarks,
-            targets=targets,
-            word_weights=of_words,
-            **{**options, "alpha": alpha},
-        )
-        blocks = blocks_of(units_of, indicator, picked)
-        sums = kernel_sums(blocks, begun, n_threads)
-        coefs, mean_target, mean_trust = solve_sums(sums, begun)
-        trust = np.ones(len(picked))
-        if begun.consistency:
-            agreement = tag_agreement(
-                of_landmarks, of_landmarks.indices, concept_vectors, begun.left_out
-            )
-            trust = row_trust(of_landmarks, np.exp(begun.consistency * agreement)) / mean_trust
+def solve_regression(sums: KernelSums, begun: Begun) -> Regression:
+    """Return the regression that sums over rows speak for."""
+    coefs, mean_target, mean_trust = solve_sums(sums, begun)
+    noise = begun.alpha / (begun.trust / mean_trust) * (len(begun.landmarks) / sums.n_rows)
     return Regression(
-        landmarks,
+        begun.landmarks,
         coefs.astype(np.float32),
         begun.consistency,
-        (alpha / trust * (len(picked) / n_rows)).astype(np.float32),
+        noise.astype(np.float32),
         mean_target,
         mean_trust,
-        float(alpha),
-        of_words,
+        float(begun.alpha),
+        begun.word_weights,
     )

@@ -30,8 +30,8 @@ __all__ = ["knows_tags", "later_embeddings", "left_variance", "likely_concepts"]
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
 _NEEDED = ("noise", "alpha", "mean_target", "mean_trust", "word_weights")
 
-# Cholesky factors of kernels of landmarks, by the identity of these: they take seconds to make and
-# more memory than a model.
+# Cholesky factors of kernels of landmarks, by the identity of their noise: they take seconds to
+# make and more memory than a model.
 _factors: dict[int, tuple[weakref.ref, float, torch.Tensor]] = {}
 
 
@@ -153,9 +153,10 @@ def likely_concepts(
 
 def _factor(landmarks: np.ndarray, gamma: float, noise: np.ndarray) -> torch.Tensor:
     """Return the (m, m) lower Cholesky factor, float32, of the landmarks' kernel with noise."""
-    key = id(landmarks)
+    # A stream's landmarks stay, and their noise is another one each time.
+    key = id(noise)
     known = _factors.get(key)
-    if known is not None and known[0]() is landmarks and known[1] == gamma:
+    if known is not None and known[0]() is noise and known[1] == gamma:
         return known[2]
     gram = rbf_kernel(landmarks, landmarks, gamma).astype(np.float64)
     factor = cholesky(gram, noise.astype(np.float64)).float()
@@ -164,5 +165,5 @@ def _factor(landmarks: np.ndarray, gamma: float, noise: np.ndarray) -> torch.Ten
         if key in _factors and _factors[key][0] is reference:
             del _factors[key]
 
-    _factors[key] = weakref.ref(landmarks, forget), gamma, factor
+    _factors[key] = weakref.ref(noise, forget), gamma, factor
     return factor

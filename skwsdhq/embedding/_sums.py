@@ -9,7 +9,9 @@ last.
 Landmarks, and how far tags are trusted, are fixed before, by the first rows or a part of all.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from scipy import sparse
 
 from ..sphere import normalize_rows
-from ..utils.pool import mapped
+from ..utils.rows import sum_blocks
 from ..utils.threads import on_one_thread, product
 from ._kernel import (
     cholesky,
@@ -34,10 +36,10 @@ __all__ = [
     "Begun",
     "KernelSums",
     "begin_sums",
-    "blocks_of",
     "consistency_of",
     "kernel_sums",
     "mean_of_directions",
+    "places_of",
     "solve_sums",
     "sums_of_block",
 ]
@@ -47,7 +49,8 @@ _GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
 _DOUBT = 10.0  # consistency for each unit of the variance of being wrong
 
 
-class Begun(NamedTuple):
+@dataclass(frozen=True)
+class Begun:
     """Hold what is fixed before rows are summed up: it is the same for every block and worker."""
 
     landmarks: np.ndarray  # (m, d) unit rows, float32
@@ -58,7 +61,8 @@ class Begun(NamedTuple):
     word_weights: np.ndarray  # (C,)
     concept_vectors: np.ndarray  # (C, D)
     coefs: np.ndarray  # (m, D) of the first regression, of landmarks alone
-    left_out: np.ndarray  # (m, D) what it says of landmarks, each without its own tags
+    left_out: np.ndarray | None  # (m, D) what it says of landmarks, each without its own tags
+    trust: np.ndarray  # (m,) of landmarks
 
 
 class KernelSums(NamedTuple):
@@ -73,7 +77,10 @@ class KernelSums(NamedTuple):
     squares: float  # of the lengths of directions
 
     def __add__(self, other: Any) -> Self:
-        return type(self)(*(a + b for a, b in zip(self, other, strict=True)))
+        # A block's own is of float32.
+        gram = np.add(self.gram, other.gram, dtype=np.float64)
+        rest = (a + b for a, b in zip(self[1:], other[1:], strict=True))
+        return type(self)(gram, *rest)
 
 
 @on_one_thread
@@ -113,6 +120,7 @@ def begin_sums(  # noqa: PLR0913 - what the first regression depends on, by name
     """
     left_out = np.zeros(targets.shape, np.float32)
     coefs = np.zeros(targets.shape, np.float32)
+    trust = np.ones(len(kernel))
     narrow = cholesky(kernel, np.zeros(len(kernel))).float().numpy()
     if consistency != 0:
         factor = cholesky(kernel, np.full(len(kernel), alpha))
@@ -120,22 +128,37 @@ def begin_sums(  # noqa: PLR0913 - what the first regression depends on, by name
         coefs = torch.cholesky_solve(wide, factor).numpy().astype(np.float32)
         left_out = normalize_rows(leave_one_out(kernel, targets, alpha)).astype(np.float32)
     begun = Begun(
-        landmarks, narrow, gamma, alpha, 0.0, word_weights, concept_vectors, coefs, left_out
+        landmarks, narrow, gamma, alpha, 0.0, word_weights, concept_vectors, coefs, left_out, trust
     )
     if isinstance(consistency, str):
         shuffled = random_state.permutation(indicator.indices)
-        agreement = np.empty(indicator.nnz, np.float32)
-        chance = np.empty(indicator.nnz, np.float32)
-        places = _places(picked, indicator.shape[0])
-        for start in range(0, indicator.shape[0], _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, indicator.shape[0]))
-            own = indicator[rows]
-            expected = _expected(_against(units(rows), begun), begun, places[rows])
-            at = slice(indicator.indptr[rows[0]], indicator.indptr[rows[-1] + 1])
-            agreement[at] = tag_agreement(own, own.indices, concept_vectors, expected)
-            chance[at] = tag_agreement(own, shuffled[at], concept_vectors, expected)
-        consistency = consistency_of(agreement, chance)
-    return begun._replace(consistency=float(consistency))
+        consistency = _found_consistency(units, indicator, shuffled, picked, begun)
+    if consistency:
+        own = indicator[picked]
+        agreement = tag_agreement(own, own.indices, concept_vectors, left_out)
+        trust = row_trust(own, np.exp(float(consistency) * agreement))
+    return replace(begun, consistency=float(consistency), trust=trust)
+
+
+def _found_consistency(
+    units: Callable[[np.ndarray], np.ndarray],
+    indicator: sparse.csr_array,
+    shuffled: np.ndarray,
+    picked: np.ndarray,
+    begun: Begun,
+) -> float:
+    """Return the consistency of tags, by how rows agree with theirs and with ``shuffled`` ones."""
+    agreement = np.empty(indicator.nnz, np.float32)
+    chance = np.empty(indicator.nnz, np.float32)
+    places = places_of(picked, indicator.shape[0])
+    for start in range(0, indicator.shape[0], _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, indicator.shape[0]))
+        own = indicator[rows]
+        expected = _expected(_against(units(rows), begun), begun, places[rows])
+        at = slice(indicator.indptr[rows[0]], indicator.indptr[rows[-1] + 1])
+        agreement[at] = tag_agreement(own, own.indices, begun.concept_vectors, expected)
+        chance[at] = tag_agreement(own, shuffled[at], begun.concept_vectors, expected)
+    return consistency_of(agreement, chance)
 
 
 @on_one_thread
@@ -194,33 +217,25 @@ def sums_of_block(
 
 
 def kernel_sums(
-    blocks: Iterable[tuple[np.ndarray, sparse.csr_array, np.ndarray | None]],
+    units: Any,
+    indicator: sparse.csr_array,
+    places: np.ndarray,
     begun: Begun,
     n_threads: int = 1,
 ) -> KernelSums:
-    """Return the sums of blocks (units, indicator, places), added up in their order.
+    """Return the sums of rows (n, d), a block at a time, added up in their order.
 
-    So they are the same however many threads work on them.
+    So they are the same however many threads work on them. The other parameters are those of
+    :func:`sums_of_block`.
     """
+    work = functools.partial(_sums_of, begun=begun)
+    return sum_blocks(units, work, (indicator, places), n_rows=_BLOCK, n_threads=n_threads)
 
-    def work(_: int, block: Any) -> KernelSums:
-        return sums_of_block(block[0], block[1], begun, block[2])
 
-    n_landmarks, n_dims = begun.coefs.shape
-    total = KernelSums(
-        np.zeros((n_landmarks, n_landmarks)),
-        np.zeros((n_landmarks, n_dims)),
-        np.zeros(n_landmarks),
-        0,
-        0.0,
-        np.zeros(n_dims),
-        0.0,
-    )
-    for found in mapped(work, blocks, range(n_threads)):
-        gram = total.gram
-        gram += found.gram  # in place: it is the largest array here
-        total = KernelSums(gram, *(a + b for a, b in zip(total[1:], found[1:], strict=True)))
-    return total
+def _sums_of(
+    units: np.ndarray, indicator: sparse.csr_array, places: np.ndarray, *, begun: Begun
+) -> KernelSums:
+    return sums_of_block(units.astype(np.float32, copy=False), indicator, begun, places)
 
 
 @on_one_thread
@@ -234,7 +249,7 @@ def solve_sums(sums: KernelSums, begun: Begun) -> tuple[np.ndarray, np.ndarray, 
     # Where all directions are equal, that is all there is.
     if sums.squares - sums.n_rows * float(mean @ mean) <= 1e-6 * sums.squares:
         mean = np.zeros_like(mean)
-    gram = torch.from_numpy(sums.gram / mean_trust)
+    gram = torch.from_numpy(sums.gram.astype(np.float64) / mean_trust)
     gram.diagonal().add_(begun.alpha)
     moments = torch.from_numpy((sums.moments - sums.weight[:, None] * mean) / mean_trust)
     solved = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
@@ -256,28 +271,17 @@ def _against(units: np.ndarray, begun: Begun) -> np.ndarray:
 def _expected(against: np.ndarray, begun: Begun, places: np.ndarray | None) -> np.ndarray:
     """Return (b, D) what the first regression says of rows without their own tags."""
     expected = normalize_rows(product(against, begun.coefs))
-    if places is not None:
+    if places is not None and begun.left_out is not None:
         own = places >= 0
         expected[own] = begun.left_out[places[own]]
     return expected
 
 
-def _places(picked: np.ndarray, n_rows: int) -> np.ndarray:
-    """Return which landmark each row is, -1 for the others."""
+def places_of(rows: np.ndarray, n_rows: int) -> np.ndarray:
+    """Return which of some rows (m,) each of all rows (n,) is, -1 for the others."""
     places = np.full(n_rows, -1, dtype=np.int64)
-    places[picked] = np.arange(len(picked))
+    places[rows] = np.arange(len(rows))
     return places
-
-
-def blocks_of(
-    units: Callable[[np.ndarray], np.ndarray], indicator: sparse.csr_array, picked: np.ndarray
-) -> Iterator[tuple[np.ndarray, sparse.csr_array, np.ndarray]]:
-    """Yield what :func:`kernel_sums` takes, a block of rows at a time."""
-    n_rows = indicator.shape[0]
-    places = _places(picked, n_rows)
-    for start in range(0, n_rows, _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, n_rows))
-        yield units(rows), indicator[rows], places[rows]
 
 
 def mean_of_directions(

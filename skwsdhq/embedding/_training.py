@@ -1,6 +1,7 @@
 """The training of a HypersphereEmbedder: what it starts from, its lessons, what it would leave."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from ..training.session import Session
 from ..training.stopping import EarlyStopping, ValidationStop, hold_out
 from ..training.trunk import FineTuned, FineTuning, load_trunk_state
 from ..utils.estimators import check_unchanged, columns_seen, with_attributes
-from ..utils.rows import joined_blocks, mapped_rows
+from ..utils.rows import is_lazy, joined_blocks, mapped_rows, room_for
 from ..utils.threads import as_outside
 from .regressor import TagKernelRegressor, fit_kernel_to, placed
 
@@ -169,7 +170,13 @@ class EmbedderTraining:
             return fitted.outputs(self._material.X)
         if self._parts.tuning is None and self._model is not None and features.dtype == np.float32:
             return self._model.outputs()  # its regression is at hand
-        return joined_blocks(fitted.outputs_of_features(features), len(features))
+        if self._model is None and is_lazy(features):
+            # The regression's are made where they are asked for: nothing of all rows is held.
+            width = self._material.concepts.shape[1]
+            kind = np.float64 if features.dtype == np.float64 else np.float32
+            embed = functools.partial(_embedded, fitted)
+            return mapped_rows(features, embed, dtype=kind, width=width)
+        return joined_blocks(fitted.outputs_of_features(features), len(features), room_for)
 
     # --- what it starts from ------------------------------------------------------------
 
@@ -409,6 +416,10 @@ class EmbedderTraining:
             before = self._embedder.history_
             history = {name: before.get(name, []) + own for name, own in history.items()}
         return {"history_": history, "n_iter_": len(history["loss"])}
+
+
+def _embedded(embedder: Any, features: np.ndarray) -> np.ndarray:
+    return joined_blocks(embedder.outputs_of_features(features), len(features))
 
 
 def network_with(backbone: Any, state: dict[str, np.ndarray]) -> Any:

@@ -10,7 +10,6 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 
-from ..backbones import extract_features
 from ..backbones.features import features_and_skipped
 from ..backbones.networks import resolve_backbone
 from ..backbones.saved import network_name
@@ -45,7 +44,7 @@ from ..utils.estimators import (
     renamed,
     validate_later,
 )
-from ..utils.rows import as_rows, joined_blocks
+from ..utils.rows import as_rows, joined_blocks, room_for
 from ..utils.threads import as_outside
 from ..utils.validation import check_choice
 from ._reading import check_tags_given, warn_of_one_concept
@@ -687,7 +686,12 @@ default="adaptive_margin"
             # Other numbers become float32.
             return as_rows(self, X, [np.float32, np.float64], reset=True)
         forget_features(self)
-        return extract_features(X, backbone, device=self.device, verbose=self.verbose)
+        return self._extracted(X, backbone)
+
+    def _extracted(self, X: Any, backbone: Any) -> np.ndarray:
+        """Return features (n, d) of images; those of very many are not held in memory."""
+        options = {"device": self.device, "verbose": self.verbose}
+        return features_and_skipped(X, backbone, room=room_for, **options)[0]
 
     def _features(self, X: Any) -> np.ndarray:
         """Return features (n, d) of X, as fit has seen them."""
@@ -705,7 +709,7 @@ default="adaptive_margin"
                 "pass such features of the images, or fit on images."
             )
         network = network_with(self.backbone_, self.backbone_state_)
-        features = extract_features(X, network, device=self.device, verbose=self.verbose)
+        features = self._extracted(X, network)
         self._check_width(features)
         return features
 

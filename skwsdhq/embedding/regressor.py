@@ -17,7 +17,7 @@ from ..training.network import BLOCK
 from ..training.scaling import FeatureScaler, Scaling
 from ..utils._compat import HasMethods, Interval, StrOptions
 from ..utils.estimators import check_part, fitted_at_once, fitted_now, validate_later
-from ..utils.rows import as_rows, joined_blocks, mapped_rows, row_blocks
+from ..utils.rows import as_rows, is_lazy, joined_blocks, mapped_rows, room_for, row_blocks
 from ..utils.threads import as_outside
 from ._fitting import fit_regression
 from ._kernel import kernel_embeddings, rbf_kernel
@@ -301,9 +301,9 @@ def placed(
 
     ``own`` (n, C) are the concepts of rows that came after the fit, where they are known.
     """
-    if not isinstance(inputs, np.ndarray) and own is None:
+    if is_lazy(inputs) and own is None:
         blocks = (placed(block, kernel) for block in row_blocks(inputs))
-        return joined_blocks(blocks, len(inputs))
+        return joined_blocks(blocks, len(inputs), room_for)
     # The kernel is of cosines.
     units = normalize_rows(inputs)
     if own is None:

@@ -1,18 +1,18 @@
 """Codebooks and codes that follow embeddings while these are learned."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 
 from .. import codebooks as _codebooks
 from .. import losses as _losses
-from ..codebooks._functions import most_rows
-from ..codebooks.inputs import as_codebooks, as_codes
+from ..codebooks.inputs import as_codebooks, as_codes, most_rows
 from ..losses.inputs import directions_and_lengths
 from ..sphere import normalize_rows
-from ..utils.rows import row_blocks
+from ..utils.rows import sum_blocks
 from ..utils.threads import on_one_thread, product
 
 __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
@@ -65,6 +65,25 @@ def final_codes(
         random_state=np.random.RandomState(0),
         **encode_options,
     )
+
+
+class _Coded(NamedTuple):
+    """Hold codes of consecutive rows, and their statistics; those of the rows behind add up."""
+
+    codes: np.ndarray  # (n, M)
+    counts: np.ndarray  # see codebook_statistics
+    sums: np.ndarray
+
+    def __add__(self, other: Any) -> Self:
+        codes = np.concatenate([self.codes, other.codes])
+        return type(self)(codes, self.counts + other.counts, self.sums + other.sums)
+
+
+def _coded(
+    embeddings: np.ndarray, *, codebooks: np.ndarray, metric: np.ndarray | None, options: dict
+) -> _Coded:
+    codes = final_codes(embeddings, codebooks, metric, options)
+    return _Coded(codes, *_codebooks.codebook_statistics(embeddings, codes, codebooks.shape[1]))
 
 
 class CodeAlternation:
@@ -186,7 +205,9 @@ class CodeAlternation:
         self._sum, self._n_rows = 0.0, 0
         if self.is_due(n_done):
             embeddings = outputs()
-            self.update(normalize_rows(embeddings) if self.normalize else embeddings)
+            # In place of those of a temporary file: there may be no room for them in memory.
+            out = embeddings if isinstance(embeddings, np.memmap) else None
+            self.update(normalize_rows(embeddings, out) if self.normalize else embeddings)
         return figures
 
     def state(self) -> dict[str, Any]:
@@ -330,15 +351,10 @@ class CodeAlternation:
     def _take_codes(self, embeddings: Any) -> tuple[np.ndarray, np.ndarray]:
         """Set the codes of rows that move no more; return their counts and sums."""
         options = {**self.encode_options, "length_weight": self.length_weight}
-        found, sums = [], None
-        for block in row_blocks(embeddings, _BLOCK):
-            codes = final_codes(block, self._books, self.metric, options)
-            own = _codebooks.codebook_statistics(block, codes, self.n_codewords)
-            sums = own if sums is None else (sums[0] + own[0], sums[1] + own[1])
-            found.append(codes)
-        assert sums is not None
-        self.codes = np.concatenate(found)
-        return sums
+        code = functools.partial(_coded, codebooks=self._books, metric=self.metric, options=options)
+        found = sum_blocks(embeddings, code, n_rows=_BLOCK)
+        self.codes = found.codes
+        return found.counts, found.sums
 
     def reconstructions(self, rows: np.ndarray) -> np.ndarray:
         """Return (b, D) what the codes of these rows stand for."""

@@ -1,6 +1,7 @@
 """The training of a WSDHQuantizer: that of its embedder, with codes that learn along."""
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Iterator
@@ -103,7 +104,7 @@ class QuantizerTraining:
         self._earlier: Earlier | None = None
         if self._is_partial and self._resume:
             # Before an epoch has moved the embeddings.
-            self._earlier = Earlier.of(quantizer, self._embeddings(self._embedder))
+            self._earlier = Earlier.of(quantizer, np.asarray(self._embeddings(self._embedder)))
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         """Train, and give the figures of each epoch."""
@@ -142,6 +143,7 @@ class QuantizerTraining:
         n_turns = 1 if self._is_partial else int(quantizer.codebook_iters)
         embeddings, earlier = self._embeddings(embedder), None
         if self._earlier is not None:
+            embeddings = np.asarray(embeddings)  # a batch is no more than memory holds
             codes.codebooks, earlier = self._earlier.moved(embeddings)
         sums, error = codes.finish(embeddings, n_turns, earlier)
         if self._earlier is not None:
@@ -203,8 +205,7 @@ class QuantizerTraining:
     def _embeddings(self, embedder: Any) -> np.ndarray:
         """Return what the embedder makes of X as it is now, to be quantized."""
         if hasattr(self._inner, "outputs"):  # at hand, so that nobody computes them again
-            outputs = self._inner.outputs()
-            return normalize_rows(outputs) if self._quantizer.normalize else outputs
+            return scaled(self._inner.outputs(), self._quantizer.normalize)
         return embeddings_by(embedder, self._X, self._quantizer.normalize)
 
     def _started(self, X: Any, y: Any, resume: str | None) -> Any:
@@ -296,7 +297,7 @@ def scaled(embeddings: Any, normalize: bool) -> Any:
     """
     if is_lazy(embeddings):
         kind = np.float32 if embeddings.dtype == np.float16 else embeddings.dtype
-        return mapped_rows(embeddings, lambda rows: scaled(rows, normalize), dtype=kind)
+        return mapped_rows(embeddings, functools.partial(scaled, normalize=normalize), dtype=kind)
     embeddings = np.asarray(embeddings)
     out = None
     if embeddings.dtype == np.float16:

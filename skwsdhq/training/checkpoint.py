@@ -13,6 +13,7 @@ from .._version import __version__
 from ..persistence.file import LoadError, SealedFile, parse_json, write_sealed
 from ..persistence.reader import Reader
 from ..persistence.writer import Writer
+from ..utils.rows import LazyRows, MappedRows, row_blocks
 
 __all__ = ["Checkpoint", "fingerprint"]
 
@@ -56,6 +57,11 @@ def _add(seal: Any, part: Any) -> None:
         little = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<"))
         seal.update(f"array {little.dtype.str} {part.shape} ".encode())
         seal.update(little.reshape(-1).view(np.uint8).data)
+    elif isinstance(part, (LazyRows, MappedRows)):  # as the array that they stand for
+        seal.update(f"array {part.dtype.newbyteorder('<').str} {part.shape} ".encode())
+        for block in row_blocks(part):
+            little = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<"))
+            seal.update(little.reshape(-1).view(np.uint8).data)
     elif isinstance(part, dict):
         seal.update(f"dict {len(part)} ".encode())
         for key, value in part.items():

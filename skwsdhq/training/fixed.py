@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..utils.rows import is_lazy, room_for
 from ..utils.threads import one_openmp_thread
 from .network import BLOCK, arrays_of, forward, network_arrays, set_arrays
 
@@ -43,9 +44,7 @@ class FixedInputs:
         self.head, self.device = head, device
         self._arrays, self._fixed, self._share = inputs, fixed, share
         # Once, not batch by batch: to a device the way would take longer than the step.
-        self._inputs = (
-            torch.from_numpy(inputs).to(device) if isinstance(inputs, np.ndarray) else None
-        )
+        self._inputs = None if is_lazy(inputs) else torch.from_numpy(inputs).to(device)
         self._fixed_on_device = None if fixed is None else torch.from_numpy(fixed).to(device)
 
     def __len__(self) -> int:
@@ -67,7 +66,7 @@ class FixedInputs:
     def outputs(self) -> np.ndarray:
         """Return (n, D) of all images as they would be transformed now, before normalisation."""
         # By numpy, as `transform` does it: codes are then those of what it gives.
-        outputs = forward(self._arrays, network_arrays(self.head))
+        outputs = forward(self._arrays, network_arrays(self.head), room_for)
         if self._fixed is None:
             return outputs
         for start in range(0, len(outputs), BLOCK):  # in place: no copy of all is made

@@ -1,6 +1,6 @@
 """The transform layer: a small network on top of features, in torch and in numpy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -99,7 +99,11 @@ def network_arrays(network: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]
 
 
 @on_one_thread
-def forward(inputs: np.ndarray, arrays: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def forward(
+    inputs: Any,
+    arrays: Sequence[tuple[np.ndarray, np.ndarray]],
+    room: Callable[[tuple[int, int], Any], np.ndarray] = np.empty,
+) -> np.ndarray:
     """Return the network's output, tanh, before normalisation.
 
     Rows go through it in blocks of ``BLOCK``: hidden layers of all of them would take more memory
@@ -108,8 +112,10 @@ def forward(inputs: np.ndarray, arrays: Sequence[tuple[np.ndarray, np.ndarray]])
 
     Parameters
     ----------
-    inputs : ndarray of shape (n, d)
+    inputs : ndarray or MappedRows of shape (n, d)
     arrays : as :func:`network_arrays` gives them
+    room : callable, default=numpy.empty
+        Makes the array of what is returned.
 
     Returns
     -------
@@ -118,7 +124,7 @@ def forward(inputs: np.ndarray, arrays: Sequence[tuple[np.ndarray, np.ndarray]])
     dtype = inputs.dtype
     # In the dtype of the features: float64 in gives float64 out.
     layers = [(w.astype(dtype, copy=False), b.astype(dtype, copy=False)) for w, b in arrays]
-    outputs = np.empty((len(inputs), len(layers[-1][1])), dtype)
+    outputs = room((len(inputs), len(layers[-1][1])), dtype)
     for start in range(0, len(inputs), BLOCK):
         x = inputs[start : start + BLOCK]
         for weights, bias in layers[:-1]:

@@ -1,5 +1,6 @@
 """Features as the learners take them: raised to a power, centred, scaled to one length."""
 
+import functools
 from numbers import Real
 from typing import Any, NamedTuple, Self
 
@@ -10,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..persistence.registry import saved
 from ..sphere import normalize_rows
 from ..utils._compat import Interval
-from ..utils.rows import mapped_rows, row_blocks
+from ..utils.rows import mapped_rows, sum_blocks
 
 __all__ = ["FeatureScaler", "Scaling", "prepare_inputs", "raised"]
 
@@ -42,6 +43,10 @@ def prepare_inputs(features: np.ndarray, mean: np.ndarray | None, power: float =
     return normalize_rows(centred) * features.dtype.type(features.shape[1] ** 0.5)
 
 
+def _summed(features: np.ndarray, power: float) -> np.ndarray:
+    return raised(features, power).sum(axis=0, dtype=np.float64)
+
+
 class Scaling(NamedTuple):
     """Keep what a :class:`FeatureScaler` has learned: the mean (d,) of raised features, or None."""
 
@@ -50,7 +55,9 @@ class Scaling(NamedTuple):
 
     def inputs(self, features: Any) -> Any:
         """Prepare features (n, d), see :func:`prepare_inputs`; lazy ones when asked for."""
-        return mapped_rows(features, lambda rows: prepare_inputs(rows, self.mean, self.power))
+        return mapped_rows(
+            features, functools.partial(prepare_inputs, mean=self.mean, power=self.power)
+        )
 
 
 @saved(required={"mean_"})
@@ -151,8 +158,7 @@ class FeatureScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if isinstance(features, np.ndarray):
             mean = raised(features, power).mean(axis=0, dtype=np.float64)
         else:
-            sums = (raised(b, power).sum(axis=0, dtype=np.float64) for b in row_blocks(features))
-            mean = sum(sums, np.zeros(features.shape[1])) / len(features)
+            mean = sum_blocks(features, functools.partial(_summed, power=power)) / len(features)
         return Scaling(mean.astype(features.dtype), power)
 
     def __sklearn_is_fitted__(self) -> bool:

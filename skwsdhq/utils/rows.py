@@ -5,13 +5,16 @@ a memory map has read of its file is given back, so that the process does not gr
 """
 
 import contextlib
+import functools
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import validate_data
 
+from .pool import mapped
 from .validation import check_finite
 
 __all__ = [
@@ -22,12 +25,15 @@ __all__ = [
     "joined_blocks",
     "mapped_rows",
     "release",
+    "room_for",
     "row_blocks",
+    "sum_blocks",
 ]
 
 _HELD = 1 << 26  # bytes of a memory map that may be mapped before they are given back
 _AROUND = 1 << 16  # bytes that a system maps around one that is looked at
 _BLOCK = 4096
+_IN_MEMORY = 1 << 30  # bytes up to which rows that are made on the way are held in memory
 
 
 class LazyRows:
@@ -53,20 +59,34 @@ class LazyRows:
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Return rows by a slice or by an array of numbers, as a checked array of their own."""
         if isinstance(rows, slice):
-            found = np.array(self._source[rows], dtype=self.dtype, ndmin=2)
+            found = self._checked(self._source[rows])
             touched = found.nbytes
         elif len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
             return self[int(rows[0]) : int(rows[-1]) + 1]
         else:
-            found = self._gathered(np.asarray(rows))
+            found = self._checked(self._gathered(np.asarray(rows)))
             touched = len(found) * max(_AROUND, found[:1].nbytes)
-        if found.shape[1:] != self.shape[1:]:
-            raise ValueError(f"X gave rows of shape {found.shape[1:]}, expected {self.shape[1:]}.")
         self._held += touched
         if self._held > _HELD:
             release(self._source)
             self._held = 0
-        return check_finite("X", found, verb="contains")
+        return found
+
+    def taken(self, numbers: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """Return what a function makes of rows: where they are, if that is known."""
+        if hasattr(self._source, "taken"):
+            return self._source.taken(numbers, _Then(self._checked, function))
+        return function(self[numbers])
+
+    def sum_blocks(self, function: Callable, aligned: Sequence = (), **options: Any) -> Any:
+        """Sum up what a function makes of blocks: where they are, if that is known."""
+        if hasattr(self._source, "sum_blocks"):
+            return self._source.sum_blocks(_Then(self._checked, function), aligned, **options)
+        return _summed(self, function, aligned, **options)
+
+    @property
+    def _checked(self) -> Callable[[Any], np.ndarray]:
+        return functools.partial(_as_block, dtype=self.dtype, width=self.shape[1])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return all rows, for those that can't do with less."""
@@ -96,45 +116,104 @@ class MappedRows:
     ----------
     rows : LazyRows or MappedRows
     function : callable
-        From rows (b, d) to rows of the same shape.
+        From rows (b, d) to rows.
     dtype : dtype
         Of what it gives.
+    width : int, default=None
+        Columns of what it gives; None is d.
     """
 
     ndim = 2
 
-    def __init__(self, rows: Any, function: Callable[[np.ndarray], np.ndarray], dtype: Any) -> None:
-        self._rows, self._function = rows, function
-        self.shape, self.dtype = rows.shape, np.dtype(dtype)
+    def __init__(
+        self,
+        rows: Any,
+        function: Callable[[np.ndarray], np.ndarray],
+        dtype: Any,
+        width: int | None = None,
+    ) -> None:
+        self._rows, self.dtype = rows, np.dtype(dtype)
+        self._function = _Then(function, functools.partial(_of_kind, dtype=self.dtype))
+        self.shape: tuple[int, int] = (len(rows), rows.shape[1] if width is None else width)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Return rows by a slice or by an array of numbers."""
-        return self._function(self._rows[rows]).astype(self.dtype, copy=False)
+        if isinstance(rows, slice):
+            return self._function(self._rows[rows])
+        return self.taken(rows, _itself)
+
+    def taken(self, numbers: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """Return what a function makes of these rows, see :class:`LazyRows`."""
+        return self._rows.taken(numbers, _Then(self._function, function))
+
+    def sum_blocks(self, function: Callable, aligned: Sequence = (), **options: Any) -> Any:
+        """Sum up what a function makes of blocks of these rows, see :class:`LazyRows`."""
+        return self._rows.sum_blocks(_Then(self._function, function), aligned, **options)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return all rows."""
         return np.asarray(joined_blocks(row_blocks(self), len(self)), dtype=dtype)
 
 
-def mapped_rows(rows: Any, function: Callable[[np.ndarray], np.ndarray], dtype: Any = None) -> Any:
+class _Then:
+    """Do one thing after the other; pickles where both do."""
+
+    def __init__(self, first: Callable, then: Callable) -> None:
+        self.first, self.then = first, then
+
+    def __call__(self, rows: Any, *others: Any) -> Any:
+        return self.then(self.first(rows), *others)
+
+
+def _as_block(rows: Any, *, dtype: np.dtype, width: int) -> np.ndarray:
+    """Return rows as a checked array of their own."""
+    found = np.array(rows, dtype=dtype, ndmin=2)
+    if found.shape[1:] != (width,):
+        raise ValueError(f"X gave rows of shape {found.shape[1:]}, expected {(width,)}.")
+    return check_finite("X", found, verb="contains")
+
+
+def _of_kind(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return rows.astype(dtype, copy=False)
+
+
+def _itself(rows: np.ndarray) -> np.ndarray:
+    return rows
+
+
+def mapped_rows(
+    rows: Any,
+    function: Callable[[np.ndarray], np.ndarray],
+    dtype: Any = None,
+    width: int | None = None,
+) -> Any:
     """Return what a function makes of rows: at once of an array, and else when asked for."""
-    if isinstance(rows, np.ndarray):
+    if not is_lazy(rows):
         return function(rows)
-    return MappedRows(rows, function, rows.dtype if dtype is None else dtype)
+    if not isinstance(rows, (LazyRows, MappedRows)):
+        rows = LazyRows(rows, rows.dtype)
+    return MappedRows(rows, function, rows.dtype if dtype is None else dtype, width)
 
 
-def joined_blocks(blocks: Iterable[np.ndarray], n_rows: int) -> np.ndarray:
-    """Return blocks of so many rows as one array, without a second copy of all."""
+def joined_blocks(
+    blocks: Iterable[np.ndarray],
+    n_rows: int,
+    room: Callable[[tuple[int, ...], Any], np.ndarray] = np.empty,
+) -> np.ndarray:
+    """Return blocks of so many rows as one array, without a second copy of all.
+
+    ``room`` makes that array, as :func:`room_for` does where it is none of the user's.
+    """
     n_done, whole = 0, None
     for block in blocks:
         # One block is all: no copy.
         if len(block) == n_rows:
             return block
         if whole is None:
-            whole = np.empty((n_rows, *block.shape[1:]), block.dtype)
+            whole = room((n_rows, *block.shape[1:]), block.dtype)
         whole[n_done : n_done + len(block)] = block
         n_done += len(block)
     assert whole is not None
@@ -186,10 +265,62 @@ def as_rows(estimator: Any, X: Any, kinds: list, *, reset: bool) -> Any:
     return rows
 
 
-def row_blocks(rows: Any, n_rows: int = _BLOCK) -> Iterator[np.ndarray]:
+def row_blocks(rows: Any, n_rows: int | None = None) -> Iterator[np.ndarray]:
     """Yield consecutive rows of an array or of :class:`LazyRows`, so many at a time."""
+    n_rows = _BLOCK if n_rows is None else n_rows
     for start in range(0, len(rows), n_rows):
         yield rows[start : start + n_rows]
+
+
+def sum_blocks(rows: Any, function: Callable, aligned: Sequence = (), **options: Any) -> Any:
+    """Return the sum of what a function makes of blocks of rows, added up in their order.
+
+    Parameters
+    ----------
+    rows : ndarray, LazyRows or MappedRows
+        A source of lazy ones that has a method of this name does the work where its rows are.
+    function : callable
+        Takes rows (b, d), and the same rows of each of the others; gives what can be added.
+    aligned : sequence, default=()
+        What else has such rows, and slices.
+    **options : dict
+        ``n_rows`` of a block, and ``n_threads``, which leave the sum as it is to float precision.
+    """
+    own = getattr(rows, "sum_blocks", None)
+    return (
+        _summed(rows, function, aligned, **options)
+        if own is None
+        else own(function, aligned, **options)
+    )
+
+
+def _summed(
+    rows: Any,
+    function: Callable,
+    aligned: Sequence = (),
+    *,
+    n_rows: int | None = None,
+    n_threads: int = 1,
+) -> Any:
+    """Sum up in this process, by so many threads."""
+    n_rows = _BLOCK if n_rows is None else n_rows
+    parts = (slice(start, start + n_rows) for start in range(0, len(rows), n_rows))
+    blocks = ([rows[part], *(other[part] for other in aligned)] for part in parts)
+    total = None
+    for found in mapped(lambda _, block: function(*block), blocks, range(n_threads)):
+        total = found if total is None else total + found
+    return total
+
+
+def room_for(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array to be filled; beyond a gigabyte a memory map of a file that has no name.
+
+    The file is in the folder for temporary files, and gone with the last array that looks at it.
+    """
+    if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= _IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="skwsdhq-") as file:
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 
 def release(array: Any) -> None:
