@@ -17,9 +17,11 @@ version = release = skwsdhq.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "mathml",
     "myst_parser",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
@@ -27,9 +29,28 @@ exclude_patterns = ["_build", "auto_examples/*.ipynb", "auto_examples/*.py"]
 templates_path = ["_templates"]
 
 html_theme = "pydata_sphinx_theme"
+linkcheck_ignore = [r"https?://"]
+html_math_renderer = "mathml"
 html_title = "skwsdhq"
-html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
-html_sidebars = {"**": []}
+html_logo = None
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": f"skwsdhq {version}"},
+    "navigation_with_keys": False,
+    "navigation_depth": 2,
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+# A landing page has nothing beside it.
+html_sidebars = {"index": [], "install": [], "start": []}
+# Prompts are no part of what is copied.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+myst_heading_anchors = 2
 
 autosummary_generate = True
 autodoc_default_options = {

@@ -21,6 +21,14 @@ def normalize_rows(vectors: np.ndarray, out: np.ndarray | None = None) -> np.nda
     -------
     ndarray of shape (n, D)
         Rows of length 1, or of zeros.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.sphere import normalize_rows
+    >>> normalize_rows(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
     """
     unit = np.empty_like(vectors, order="C") if out is None else out
     for start in range(0, len(vectors), _BLOCK):  # so that no copy of all is made on the way
@@ -49,6 +57,15 @@ def spherical_mean(vectors: np.ndarray, groups: np.ndarray, n_groups: int) -> np
     -------
     ndarray of shape (n_groups, D)
         Unit rows, or rows of zeros.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.sphere import spherical_mean
+    >>> rows = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> spherical_mean(rows, np.array([0, 0, 1]), 2).round(3)
+    array([[0.707, 0.707],
+           [0.   , 1.   ]])
     """
     sums = np.zeros((n_groups, vectors.shape[1]), dtype=vectors.dtype)
     # Dividing by the sizes of the groups would not change the directions.

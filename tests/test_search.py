@@ -1142,7 +1142,7 @@ def test_to_numpy_gives_copies():
 
 
 def test_the_page_on_serving_runs():
-    page = Path(__file__).parent.parent / "docs" / "serving.rst"
+    page = Path(__file__).parent.parent / "docs" / "user_guide" / "serving.rst"
     if not page.exists():
         pytest.skip("no documentation beside the tests")
     failed, tried = doctest.testfile(

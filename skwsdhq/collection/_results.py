@@ -22,6 +22,13 @@ class Found(NamedTuple):
         None where it came as an array or as features.
     tags : list of str
     columns : dict of str to str, int or float
+
+    Examples
+    --------
+    >>> from skwsdhq.collection import Found
+    >>> found = Found("7", 0.9, "dog.jpg", ["dog"], {"year": 2020})
+    >>> found.path, found.similarity
+    ('dog.jpg', 0.9)
     """
 
     id: str
@@ -38,6 +45,14 @@ class Results(Sequence[Found]):
     ----------
     items : list of Item
     similarities : ndarray of shape (k,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.collection import Item, Results
+    >>> results = Results([Item("7", "dog.jpg", ["dog"], {})], np.array([0.9]))
+    >>> [(found.id, found.similarity) for found in results]
+    [('7', 0.9)]
     """
 
     def __init__(self, items: list[Item], similarities: np.ndarray) -> None:

@@ -305,6 +305,14 @@ def resized_batches(
     ------
     ndarray of shape (b, size, size, 3), uint8
         With b = ``batch_size`` but for the last.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.images import resized_batches
+    >>> pictures = [np.zeros((30, 40, 3), np.uint8)] * 3
+    >>> [batch.shape for batch in resized_batches(pictures, 16, batch_size=2)]
+    [(2, 16, 16, 3), (1, 16, 16, 3)]
     """
     yield from in_order(
         ResizedImages(images, size, n_jobs=n_jobs, background=background), batch_size
@@ -363,6 +371,12 @@ def prefetched(batches: Iterator, n_ahead: int = 1) -> Generator:
     object
         In order; an error in the thread is raised here. The thread ends with this generator, which
         does not wait long for one that hangs, as on a disk that is away.
+
+    Examples
+    --------
+    >>> from skwsdhq.images import prefetched
+    >>> sum(prefetched(iter([1, 2, 3])))
+    6
     """
     waiting: queue.Queue = queue.Queue(n_ahead)
     stopped = threading.Event()

@@ -137,6 +137,13 @@ class FixedMargin(_Margin):
         By how much an own concept's cosine should exceed any other's. At most 1e6.
     n_hard_negatives : int or None, default=None
         Only so many negatives of each image, the nearest, enter; None is all.
+
+    Examples
+    --------
+    >>> from skwsdhq import HypersphereEmbedder
+    >>> from skwsdhq.losses import FixedMargin
+    >>> HypersphereEmbedder(loss=FixedMargin(n_hard_negatives=10)).loss.margin
+    0.5
     """
 
     _parameter_constraints: dict = {
@@ -205,6 +212,13 @@ class MeanTagHinge(_MeanTags):
     ----------
     Gattupalli, Zhuo and Li, "Weakly Supervised Deep Image Hashing through Tag Embeddings",
     CVPR 2019, arXiv 1806.05804.
+
+    Examples
+    --------
+    >>> from skwsdhq import HypersphereEmbedder
+    >>> from skwsdhq.losses import MeanTagHinge
+    >>> HypersphereEmbedder(loss=MeanTagHinge(0.7)).loss.margin
+    0.7
     """
 
     _parameter_constraints: dict = {"margin": [Interval(Real, 0, np.float64(1e6), closed="both")]}
@@ -223,6 +237,13 @@ class Contrastive(_MeanTags):
     ----------
     temperature : float, default=0.3
         Of the softmax: the smaller, the more the nearest others count.
+
+    Examples
+    --------
+    >>> from skwsdhq import HypersphereEmbedder
+    >>> from skwsdhq.losses import Contrastive
+    >>> HypersphereEmbedder(loss=Contrastive(0.2)).loss.temperature
+    0.2
     """
 
     _parameter_constraints: dict = {"temperature": [Interval(Real, 0, None, closed="neither")]}

@@ -93,6 +93,16 @@ def load(path: str | os.PathLike) -> Any:
     -----
     InconsistentVersionWarning
         If another version of skwsdhq saved it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import skwsdhq
+    >>> path = Path(tempfile.mkdtemp(), "tags.safetensors")
+    >>> skwsdhq.TagEnhancer().fit([["sea", "beach"], ["dog"]]).save(path)
+    >>> list(skwsdhq.load(path).vocabulary_)
+    ['beach', 'dog', 'sea']
     """
     try:
         with open(path, "rb") as file:
@@ -116,7 +126,15 @@ def load(path: str | os.PathLike) -> Any:
 
 
 class PersistenceMixin:
-    """Give an estimator ``save``, and pickles that know the version they are from."""
+    """Give an estimator ``save``, and pickles that know the version they are from.
+
+    Examples
+    --------
+    >>> from skwsdhq import TagEnhancer
+    >>> from skwsdhq.persistence import PersistenceMixin
+    >>> issubclass(TagEnhancer, PersistenceMixin)
+    True
+    """
 
     def save(self, path: str | os.PathLike) -> None:
         """Save to a safetensors file, see :func:`skwsdhq.persistence.save`.

@@ -59,7 +59,21 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 class LoadError(ValueError):
-    """Tell why a file can't be loaded: cut short, damaged, foreign, too new, untrue to itself."""
+    """Tell why a file can't be loaded: cut short, damaged, foreign, too new, untrue to itself.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import skwsdhq
+    >>> path = Path(tempfile.mkdtemp(), "model")
+    >>> _ = path.write_bytes(b"no model")
+    >>> try:
+    ...     skwsdhq.load(path)
+    ... except skwsdhq.persistence.LoadError:
+    ...     print("it is none")
+    it is none
+    """
 
 
 def write_sealed(

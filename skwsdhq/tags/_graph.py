@@ -102,6 +102,14 @@ def correlation_graph(
 
     Edges of negative weight (possible where ``tau`` < 0) are left out: a mean weighted by
     them need not exist.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.tags import correlation_graph
+    >>> vectors = np.array([[1.0, 0.0], [4.0, 3.0], [0.0, 1.0]])
+    >>> correlation_graph(vectors, tau=0.7).toarray().round(1).tolist()
+    [[1.0, 0.8..., 0.0], [0.8..., 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
     unit = normalize_rows(np.asarray(vectors, dtype=np.float32))
     n_tags = len(unit)
@@ -177,6 +185,15 @@ def enhance_vectors(vectors: np.ndarray, graph: sparse.csr_array) -> np.ndarray:
     -------
     ndarray of shape (T, D), float32
         Unit rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.tags import correlation_graph, enhance_vectors
+    >>> vectors = np.array([[1.0, 0.0], [0.8, 0.6]])
+    >>> enhanced = enhance_vectors(vectors, correlation_graph(vectors, tau=0.7))
+    >>> bool(enhanced[0] @ enhanced[1] > vectors[0] @ vectors[1])  # nearer than before
+    True
     """
     # for i: enhanced[i] = sum_j graph[i, j] vectors[j] / sum_j graph[i, j], then unit length,
     # which makes the division superfluous.
@@ -201,6 +218,13 @@ def merge_tags(enhanced: np.ndarray, eps: float, min_samples: int = 1) -> np.nda
     ndarray of shape (T,), int64
         Concepts numbered from 0 in the order of their first tag; noise points are concepts
         of their own. Clusters are found block by block, without a list of all pairs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.tags import merge_tags
+    >>> merge_tags(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), eps=0.1)
+    array([0, 1, 0])
     """
     n_tags = len(enhanced)
     if eps <= 0 or n_tags < 2:
@@ -295,5 +319,13 @@ def concept_vectors(enhanced: np.ndarray, labels: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (C, D)
         Unit rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.tags import concept_vectors
+    >>> concept_vectors(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), np.array([0, 1, 1]))
+    array([[1., 0.],
+           [0., 1.]])
     """
     return spherical_mean(enhanced, labels, int(labels.max(initial=-1)) + 1)

@@ -51,6 +51,13 @@ def tag_cooccurrence(indicator: sparse.csr_array) -> sparse.csr_array:
     -------
     csr_array of shape (T, T), float64
         Symmetric counts.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> from skwsdhq.tags import tag_cooccurrence
+    >>> tag_cooccurrence(csr_array([[1, 1], [1, 0]])).toarray().tolist()
+    [[2.0, 1.0], [1.0, 1.0]]
     """
     lengths = np.diff(indicator.indptr)
     counts = indicator
@@ -121,6 +128,14 @@ def ppmi(
     -------
     csr_array of shape (T, T), float64
         Symmetric, without stored zeros.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> from skwsdhq.tags import ppmi
+    >>> apart = csr_array([[2.0, 0.0], [0.0, 2.0]])  # two tags that never stand together
+    >>> ppmi(apart, smoothing=1).toarray().round(3).tolist()  # log 2 with themselves
+    [[0.693, 0.0], [0.0, 0.693]]
     """
     counts = sparse.coo_array(cooccurrence, dtype=np.float64)
     times = np.ones(counts.shape[0]) if multiplicity is None else multiplicity
@@ -163,6 +178,14 @@ def vectors_from_cooccurrence(
     ndarray of shape (T, min(D, T)), float32
         ``U S^(1/2)`` (Levy and Goldberg, 2014, section 3.1), not normalised. A tag that the
         leading components do not reach has a vector near zero.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> from skwsdhq.tags import tag_cooccurrence, vectors_from_cooccurrence
+    >>> counts = tag_cooccurrence(csr_array([[1, 1, 0], [1, 1, 0], [0, 0, 1]]))
+    >>> vectors_from_cooccurrence(counts, n_components=2).shape
+    (3, 2)
     """
     n_tags = cooccurrence.shape[0]
     information = ppmi(cooccurrence, smoothing, multiplicity=multiplicity)
@@ -233,6 +256,15 @@ def tag_vectors(names: Iterable[str], word_vectors: Any) -> tuple[np.ndarray, np
     ------
     ValueError
         If vectors differ in length, or have NaN or infinite entries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.tags import tag_vectors
+    >>> words = {"ice": np.array([1.0, 0.0]), "cream": np.array([0.0, 1.0])}
+    >>> vectors, found = tag_vectors(["ice cream", "dog"], words)
+    >>> vectors.tolist(), found.tolist()
+    ([[0.5, 0.5], [0.0, 0.0]], [True, False])
     """
     names = list(names)  # gone through twice
     rows = [_words_mean(name, word_vectors) for name in names]
@@ -308,6 +340,18 @@ def vectors_from_neighbors(
         Known rows unchanged; filled rows as long as known ones are on average.
     found : ndarray of shape (T,), bool
         False where a tag has no neighbour with a vector; that row is zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_array
+    >>> from skwsdhq.tags import tag_cooccurrence, vectors_from_neighbors
+    >>> counts = tag_cooccurrence(csr_array([[1, 1, 0], [0, 0, 1]]))
+    >>> vectors = np.array([[0.0, 2.0], [0.0, 0.0], [2.0, 0.0]])
+    >>> found = np.array([True, False, True])
+    >>> filled, found = vectors_from_neighbors(vectors, found, counts)
+    >>> filled[1].tolist(), found.tolist()
+    ([0.0, 2.0], [True, True, True])
     """
     if group is None:
         weights = sparse.csr_array(ppmi(cooccurrence)[~found][:, found])
@@ -340,6 +384,14 @@ def remove_common_components(vectors: np.ndarray, n_components: int = 1) -> np.n
     -------
     ndarray of shape (T, D)
         A row that would vanish, as all do when T is 1, is left as it was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.tags import remove_common_components
+    >>> remove_common_components(np.array([[5.0, 1.0], [5.0, -1.0]]), n_components=0)
+    array([[ 0.,  1.],
+           [ 0., -1.]])
     """
     return without_directions(vectors, common_directions(vectors, n_components))
 
@@ -405,5 +457,14 @@ def join_vectors(given: np.ndarray, learned: np.ndarray, weight: float) -> np.nd
     -------
     ndarray of shape (T, D + E)
         Unit rows, but for tags that have no vector of either kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skwsdhq.tags import join_vectors
+    >>> given, learned = np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])
+    >>> joined = join_vectors(given, learned, weight=1.0)
+    >>> round(float(joined[0] @ joined[1]), 6)  # the mean of 0 and 1
+    0.5
     """
     return normalize_rows(np.hstack([normalize_rows(given), weight * normalize_rows(learned)]))

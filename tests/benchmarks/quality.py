@@ -138,6 +138,7 @@ def word_vectors(path):
     except ImportError:
         from skwsdhq.datasets import load_emoji
 
+        print("no package of GloVe's vectors: those of the emoji set stand in for them", flush=True)
         return load_emoji().word_vectors
     return Words(index, vectors)
 
