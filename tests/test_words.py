@@ -547,9 +547,9 @@ def test_pictures_are_read_once_for_their_suggestions(monkeypatch):
 
     def extracted(images, backbone, **options):
         calls.append(len(images))
-        return np.asarray(images, dtype="f4").mean(axis=(1, 2)) + 1
+        return np.asarray(images, dtype="f4").mean(axis=(1, 2)) + 1, {}
 
-    monkeypatch.setattr(embedder_module, "extract_features", extracted)
+    monkeypatch.setattr(embedder_module, "features_and_skipped", extracted)
     embedder = HypersphereEmbedder(
         backbone="efficientnet_lite0", max_iter=1, hidden_layer_sizes=(4,), random_state=0
     )

@@ -32,7 +32,7 @@ from ._sums import (
     solve_sums,
 )
 
-__all__ = ["Regression", "begin_regression", "fit_regression", "solve_regression"]
+__all__ = ["Regression", "begin_regression", "fit_regression", "n_free_threads", "solve_regression"]
 
 _LOOKED_AT = 65_536  # rows by which the share of wrong tags is estimated
 
@@ -48,6 +48,20 @@ class Regression(NamedTuple):
     mean_trust: float  # of rows, before it is scaled to a mean of 1
     alpha: float  # the ridge, given or found
     word_weights: np.ndarray  # (C,) how much each concept tells
+
+    def as_kernel(self, gamma: float) -> dict[str, Any]:
+        """Return ``kernel_`` of an estimator."""
+        return {
+            "landmarks": self.landmarks,
+            "coefs": self.coefs,
+            "gamma": gamma,
+            "consistency": self.consistency,
+            "alpha": self.alpha,
+            "noise": self.noise,
+            "mean_target": self.mean_target,
+            "mean_trust": self.mean_trust,
+            "word_weights": self.word_weights,
+        }
 
 
 def fit_regression(  # noqa: PLR0913 - the parameters of the regression, by name
@@ -125,13 +139,16 @@ def begin_regression(
             found = _fit_to_all(own, indicator[rows], concept_vectors, of_words, **options)
         return found, None, None
     picked = np.sort(options["random_state"].permutation(len(rows))[:max_landmarks])
-    # Threads divide the blocks among them, so that each works by itself.
-    n_threads = max(1, min(torch.get_num_threads(), effective_n_jobs(-1)))
     with one_openmp_thread("torch"), without_autocast():
         begun = _begun(units, rows, indicator[rows], picked, concept_vectors, of_words, options)
         places = places_of(rows[picked], indicator.shape[0])
-        sums = kernel_sums(units, indicator, places, begun, n_threads)
+        sums = kernel_sums(units, indicator, places, begun, n_free_threads())
         return solve_regression(sums, begun), begun, sums
+
+
+def n_free_threads() -> int:
+    """Return how many threads may divide blocks among them, each of which works by itself."""
+    return max(1, min(torch.get_num_threads(), effective_n_jobs(-1)))
 
 
 def _fit_to_all(

@@ -17,6 +17,7 @@ from ..persistence.checks import (
 )
 from ..persistence.registry import saved
 from ._saved_kernel import check_kernel, shape_of_kernel
+from ._stream import check_stream
 from ._upgrade import parts_from_flat
 
 __all__ = ["REQUIRED", "check_embedder", "from_format_1"]
@@ -86,6 +87,9 @@ def check_embedder(embedder: Any) -> None:
     if hasattr(embedder, "n_features_in_"):
         need(embedder.n_features_in_ == n_features, "n_features_in_ features that are taken")
     check_nested(embedder.tag_enhancer_, "tag_enhancer_", width)
+    check_stream(
+        getattr(embedder, "_kernel_stream", None), embedder.kernel_, embedder.tag_enhancer_
+    )
     images = embedder.backbone_ is not None
     # An embedder was fitted to images or to features, never to both.
     need(not (images and hasattr(embedder, "n_features_in_")), "a backbone_ or n_features_in_")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..persistence.checks import check_matrix, check_nested, check_vector, need
+from ._stream import check_stream
 
 __all__ = ["REQUIRED_OF_REGRESSOR", "check_kernel", "check_regressor", "shape_of_kernel"]
 
@@ -24,6 +25,8 @@ def check_regressor(regressor: Any) -> None:
     power = regressor.feature_power_
     need(isinstance(power, float) and 0 < power <= 16, "a feature_power_ above 0, at most 16")
     check_nested(regressor.tag_enhancer_, "tag_enhancer_", n_dims)
+    stream = getattr(regressor, "_kernel_stream", None)
+    check_stream(stream, regressor.kernel_, regressor.tag_enhancer_)
 
 
 def shape_of_kernel(kernel: Any) -> tuple[int, int]:

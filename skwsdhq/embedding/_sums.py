@@ -76,6 +76,11 @@ class KernelSums(NamedTuple):
     directions: np.ndarray  # (D,)
     squares: float  # of the lengths of directions
 
+    def by_name(self) -> dict[str, Any]:
+        """Return the sums by their names, the matrix in float64."""
+        names = type(self).__annotations__
+        return {**dict(zip(names, self, strict=True)), "gram": self.gram.astype(np.float64)}
+
     def __add__(self, other: Any) -> Self:
         # A block's own is of float32.
         gram = np.add(self.gram, other.gram, dtype=np.float64)

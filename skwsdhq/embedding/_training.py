@@ -27,7 +27,7 @@ from ..training.trunk import FineTuned, FineTuning, load_trunk_state
 from ..utils.estimators import check_unchanged, columns_seen, with_attributes
 from ..utils.rows import is_lazy, joined_blocks, mapped_rows, room_for
 from ..utils.threads import as_outside
-from .regressor import TagKernelRegressor, fit_kernel_to, placed
+from .regressor import TagKernelRegressor, fit_kernel_to, go_on_with_kernel, placed
 
 __all__ = ["EmbedderTraining", "Material", "Parts", "network_with"]
 
@@ -100,6 +100,7 @@ class EmbedderTraining:
         # The first partial_fit, or a warm start without a fit, begins like any other.
         self._goes_on = resume is not None and hasattr(embedder, "coefs_")
         self._generator = self._new_generator()
+        self._stream: Any = None  # of sums, by which a regression goes on
         self._kernel = self._first_kernel()
         if companion is not None:
             companion.start(material.concepts, concept_lengths(material.enhancer))
@@ -149,6 +150,7 @@ class EmbedderTraining:
         return {
             **columns_seen(self._embedder),
             "kernel_": self._kernel_now(),
+            **self._stream_now(),
             "tag_enhancer_": material.enhancer,
             "feature_mean_": material.scaling.mean,
             "feature_power_": material.scaling.power,
@@ -195,9 +197,24 @@ class EmbedderTraining:
         if self._parts.tuning is not None:
             return {}
         if self._is_partial:
-            # A batch says little of all images: the regression of the last fit stays.
-            return self._embedder.kernel_ if self._goes_on else {}
+            return self._kernel_gone_on()
         return self._fitted_kernel(self._material.features)
+
+    def _kernel_gone_on(self) -> dict[str, Any]:
+        """Return the regression with the rows of this batch added; set what goes on next time."""
+        embedder, material = self._embedder, self._material
+        weight = float(embedder.kernel_weight)
+        before: tuple[dict[str, Any], Any] = {}, None
+        if self._goes_on:
+            before = embedder.kernel_, getattr(embedder, "_kernel_stream", None)
+        # A batch says little of what a network has learned of many, if no regression came before.
+        if not weight or (self._goes_on and not before[0]):
+            return {}
+        inputs = material.scaling.inputs(material.features)
+        found, self._stream = go_on_with_kernel(
+            before, inputs, material.indicator, material.concepts, self._parts.kernel, material.seed
+        )
+        return {**found, "weight": weight}
 
     def _fitted_kernel(self, features: np.ndarray) -> dict[str, Any]:
         """Return ``kernel_``, fitted to these features of the images."""
@@ -398,6 +415,11 @@ class EmbedderTraining:
             return self._kernel
         features = self._features_now()
         return self._fitted_kernel(self._material.features if features is None else features)
+
+    def _stream_now(self) -> dict[str, Any]:
+        """Return what a regression goes on from; nothing where it neither does nor did."""
+        did = hasattr(self._embedder, "_kernel_stream")
+        return {"_kernel_stream": self._stream} if self._stream is not None or did else {}
 
     def _history(self) -> dict[str, Any]:
         """Return ``history_`` and ``n_iter_``, those of earlier fits first."""

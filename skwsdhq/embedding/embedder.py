@@ -325,13 +325,13 @@ default="adaptive_margin"
 
     @with_callbacks
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Train one more epoch, over these images only.
+        """Train the network one more epoch, over these images only; add them to the regression.
 
         The first call fixes the concepts: they are those of its tags (give ``tag_enhancer`` a
         ``vocabulary``, or freeze a fitted one, where later batches bring others). The learning
-        rate stays what it is, and Adam's moments are kept from call to call. The network alone
-        learns: the kernel regression stays that of the last ``fit`` (and is given up where the
-        backbone learns along).
+        rate stays what it is, and Adam's moments are kept from call to call. The kernel regression
+        goes on as :meth:`TagKernelRegressor.partial_fit` tells: behind all batches it is near that
+        of a fit to all images (and is given up where the backbone learns along).
 
         Parameters
         ----------
@@ -636,12 +636,12 @@ default="adaptive_margin"
     def _material(self, X: Any, y: Any, resume: str | None) -> Material:
         """Read what there is to learn from."""
         check_tags_given(self, y)
-        if resume == "partial" and self.has_no_network:
+        goes_on = resume is not None and hasattr(self, "coefs_")
+        if resume == "partial" and goes_on and self.has_no_network and not self.kernel_:
             raise ValueError(
-                "partial_fit trains the network, which kernel_weight=1 does without; lower "
+                "kernel_weight=1 can't go on from a fit without a regression; call fit, or lower "
                 "kernel_weight."
             )
-        goes_on = resume is not None and hasattr(self, "coefs_")
         kind = input_kind(X)
         if self.finetune is not None and kind == "features":
             layers = self.finetune if isinstance(self.finetune, str) else self.finetune.layers

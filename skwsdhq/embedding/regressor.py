@@ -12,7 +12,7 @@ from ..images import input_kind
 from ..persistence import PersistenceMixin
 from ..persistence.registry import saved
 from ..sphere import normalize_rows
-from ..tags.concepts import learn_concepts, read_concepts
+from ..tags.concepts import concepts_to_learn, learn_concepts, read_concepts
 from ..training.network import BLOCK
 from ..training.scaling import FeatureScaler, Scaling
 from ..utils._compat import HasMethods, Interval, StrOptions
@@ -24,8 +24,9 @@ from ._kernel import kernel_embeddings, rbf_kernel
 from ._later import knows_tags, later_embeddings
 from ._reading import check_tags_given, warn_of_one_concept
 from ._saved_kernel import REQUIRED_OF_REGRESSOR, check_regressor
+from ._stream import go_on
 
-__all__ = ["TagKernelRegressor", "fit_kernel_to", "kernel_of", "placed"]
+__all__ = ["TagKernelRegressor", "fit_kernel_to", "go_on_with_kernel", "kernel_of", "placed"]
 
 _KINDS = [np.float32, np.float64]  # of features in a fit; other numbers become float32
 _KINDS_LATER = [*_KINDS, np.float16]  # which becomes float32 block by block
@@ -174,6 +175,55 @@ class TagKernelRegressor(
             scaling = scaler.scaling_of(features)
             inputs = scaling.inputs(features)
             twin.kernel_ = fit_kernel_to(inputs, indicator, enhancer.concept_vectors_, self, seed)
+            twin.__dict__.pop("_kernel_stream", None)
+            twin.tag_enhancer_ = enhancer
+            twin.feature_mean_, twin.feature_power_ = scaling.mean, scaling.power
+        return self
+
+    @as_outside
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Go on with more rows, which are not kept: the end is near that of a fit to all of them.
+
+        The first call fixes the concepts (give ``tag_enhancer`` a ``vocabulary``, or freeze a
+        fitted one, where later batches bring others) and how features are scaled. Up to
+        ``max_landmarks`` tagged rows all are landmarks, and the regression is that of ``fit``; from
+        then on landmarks, drawn from the rows so far, and how far tags are trusted are fixed, and
+        sums are kept. Behind ``fit`` its landmarks are. A first batch of some thousand rows of all
+        kinds is best.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Features.
+        y : tags of n rows
+            As for ``fit``.
+
+        Returns
+        -------
+        self
+            Fitted.
+        """
+        self._validate_params()
+        check_tags_given(self, y)
+        _refuse_images(X)
+        with fitted_at_once(self) as twin:
+            goes_on = hasattr(twin, "kernel_")
+            features = as_rows(twin, X, _KINDS, reset=not goes_on)
+            seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+            if goes_on:
+                enhancer = twin.tag_enhancer_
+                scaling = Scaling(twin.feature_mean_, twin.feature_power_)
+                indicator = concepts_to_learn(features, y, enhancer)
+                before = twin.kernel_, getattr(twin, "_kernel_stream", None)
+            else:
+                enhancer, indicator = learn_concepts(features, y, self.tag_enhancer)
+                scaler = FeatureScaler() if self.scaler is None else self.scaler
+                scaling, before = scaler.scaling_of(features), ({}, None)
+            warn_of_one_concept(enhancer, indicator)
+            inputs, vectors = scaling.inputs(features), enhancer.concept_vectors_
+            twin.kernel_, twin._kernel_stream = go_on_with_kernel(
+                before, inputs, indicator, vectors, self, seed
+            )
             twin.tag_enhancer_ = enhancer
             twin.feature_mean_, twin.feature_power_ = scaling.mean, scaling.power
         return self
@@ -260,29 +310,43 @@ def fit_kernel_to(
     seed: int,
 ) -> dict[str, Any]:
     """Return ``kernel_`` of a regression with these parameters, from scaled features (n, d)."""
-    fitted = fit_regression(
-        # Unit rows: the kernel is of cosines.
-        mapped_rows(inputs, normalize_rows),
-        indicator,
-        concept_vectors,
-        gamma=float(kernel.gamma),
-        alpha=kernel.alpha if isinstance(kernel.alpha, str) else float(kernel.alpha),
-        consistency=kernel.consistency,
-        specificity=float(kernel.specificity),
-        max_landmarks=kernel.max_landmarks,
-        # A generator of its own: how many numbers it draws changes nobody else's.
-        random_state=np.random.RandomState(seed),
-    )
+    units = mapped_rows(inputs, normalize_rows)
+    fitted = fit_regression(units, indicator, concept_vectors, **_options(kernel, seed))
+    return fitted.as_kernel(float(kernel.gamma))
+
+
+def go_on_with_kernel(
+    before: tuple[dict[str, Any], Any],
+    inputs: Any,
+    indicator: sparse.csr_array,
+    concept_vectors: np.ndarray,
+    kernel: TagKernelRegressor,
+    seed: int,
+) -> tuple[dict[str, Any], Any]:
+    """Return ``kernel_`` with these rows added, and what it goes on from next time.
+
+    ``before`` is what the last call returned; an empty dict and None at first.
+    """
+    so_far, stream = before
+    if so_far and not knows_tags(so_far):
+        return before  # an older version did not keep what it takes
+    units = mapped_rows(inputs, normalize_rows)
+    found = go_on(so_far, stream, units, indicator, concept_vectors, **_options(kernel, seed))
+    # What was begun with one kernel is gone on with by it; rows that are all there begin anew.
+    is_fixed = so_far and (stream is None or "gram" in stream)
+    gamma = so_far["gamma"] if is_fixed else float(kernel.gamma)
+    return found.regression.as_kernel(gamma), found.stream
+
+
+def _options(kernel: TagKernelRegressor, seed: int) -> dict[str, Any]:
     return {
-        "landmarks": fitted.landmarks,
-        "coefs": fitted.coefs,
         "gamma": float(kernel.gamma),
-        "consistency": fitted.consistency,
-        "alpha": fitted.alpha,
-        "noise": fitted.noise,
-        "mean_target": fitted.mean_target,
-        "mean_trust": fitted.mean_trust,
-        "word_weights": fitted.word_weights,
+        "alpha": kernel.alpha if isinstance(kernel.alpha, str) else float(kernel.alpha),
+        "consistency": kernel.consistency,
+        "specificity": float(kernel.specificity),
+        "max_landmarks": kernel.max_landmarks,
+        # A generator of its own: how many numbers it draws changes nobody else's.
+        "random_state": np.random.RandomState(seed),
     }
 
 
