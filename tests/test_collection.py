@@ -19,7 +19,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from skwsdhq import Collection, TagEnhancer, TagKernelRegressor, WSDHQuantizer
-from skwsdhq.collection import _create, _duplicates, _source, _store
+from skwsdhq.collection import _create, _source, _store, duplicates
 from skwsdhq.collection._build import codes_of
 from skwsdhq.datasets import load_emoji, make_tagged_images
 from skwsdhq.persistence import LoadError
@@ -391,7 +391,7 @@ def test_suggestions_for_items_and_images(photos):
 @pytest.mark.parametrize("way", ["features", "codes"])
 def test_duplicates_by_brute_force(photos, monkeypatch, way):
     if way == "codes":
-        monkeypatch.setattr(_duplicates, "_MOST_EXACT", 0)
+        monkeypatch.setattr(duplicates, "_MOST_EXACT", 0)
     random = np.random.RandomState(0)
     near = MADE.data[:5] + 0.05 * random.randn(5, MADE.data.shape[1])
     new = [f"n{i}" for i in range(5)] + ["e0", "e1", "e2"]

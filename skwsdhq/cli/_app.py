@@ -7,6 +7,7 @@ import typer
 
 from .._version import __version__
 from ..collection import Collection
+from ..report import retrieval_report
 from ._read import read_labels, read_where, write_tags
 from ._shown import draw, show
 from ._told import put, put_json, told
@@ -236,6 +237,37 @@ def evaluate(
     """Write the mean average precision of searches, by labels of yours."""
     with Collection.open(collection, read_only=True) as opened:
         put(f"{opened.evaluate(read_labels(labels), top_k=top_k):.4f}")
+
+
+@app.command(epilog="Example: skwsdhq report photos.skwsdhq -o report.html --labels labels.csv")
+@told
+def report(
+    collection: _Place,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path(
+        "report.html"
+    ),
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="CSV table of ids and labels to judge by.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Retrieval report",
+    top_k: Annotated[int | None, typer.Option(help="Of the ranking, that count for mAP.")] = None,
+    max_images: Annotated[
+        int, typer.Option(help="Of more images, so many are drawn at random.")
+    ] = 5000,
+    jobs: _Jobs = None,
+) -> None:
+    """Write a page of figures, doubtful tags and duplicates, that searches by itself."""
+    with Collection.open(collection, read_only=True, n_jobs=jobs) as opened:
+        written = retrieval_report(
+            opened,
+            labels=None if labels is None else read_labels(labels),
+            path=output,
+            title=title,
+            top_k=top_k,
+            max_images=max_images,
+            n_jobs=jobs,
+        )
+    put(f"{written}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command(epilog="Example: skwsdhq info photos.skwsdhq --json")

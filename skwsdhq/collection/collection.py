@@ -17,7 +17,6 @@ from ..utils.files import turn
 from ..utils.validation import check_choice, check_number, check_whole
 from ._build import Wanted, build, codes_of, load_model, places_by_tags
 from ._create import DATABASE, begun, check_free, gather, reading_of, rows_to_insert
-from ._duplicates import duplicate_pairs
 from ._export import export
 from ._items import (
     Item,
@@ -34,6 +33,7 @@ from ._snapshot import Snapshot, code_shape
 from ._source import Arrivals, features_of_rows, kept_features
 from ._store import Store
 from ._where import allowed_rows
+from .duplicates import duplicate_pairs
 
 __all__ = ["Collection"]
 

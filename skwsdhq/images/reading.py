@@ -12,7 +12,15 @@ import torch
 
 from .kind import how_to_pass
 
-__all__ = ["blank", "check_file", "orientation_of", "picture_suffixes", "read_image", "resized"]
+__all__ = [
+    "blank",
+    "check_file",
+    "orientation_of",
+    "picture_suffixes",
+    "read_image",
+    "resized",
+    "thumbnail",
+]
 
 # Pillow is imported in the functions that use it: models of features do without, and
 # `import skwsdhq` is to stay quick.
@@ -75,6 +83,15 @@ def resized(source: Any, size: int, background: tuple[int, int, int]) -> np.ndar
     pixels = torch.from_numpy(middle).permute(2, 0, 1)[None]
     small = torch.nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
     return small[0].permute(1, 2, 0).numpy()
+
+
+def thumbnail(source: Any, side: int) -> Any:
+    """Return a whole picture in small, as a Pillow image: its longer side is ``side`` at most."""
+    picture = _read(source, rgb_of("white"), _REDUCING_GAP * side)
+    # A copy: what was given as a Pillow image is its owner's, and stays as large as it is.
+    picture = picture.copy()
+    picture.thumbnail((side, side))
+    return picture
 
 
 def blank(size: int, background: tuple[int, int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..images import read_image
+from ..images.reading import thumbnail
 from ..metrics.relevance import found_relevant
 
 __all__ = ["NeighborsDisplay", "plot_neighbors"]
@@ -485,11 +485,9 @@ def _wrapped(name: Any) -> str:
 def _small(image: Any) -> Any:
     """Return a picture to draw, upright and in RGB; one that can't be read is an empty one."""
     try:
-        picture = read_image(image)
+        return np.asarray(thumbnail(image, _PIXELS))
     except OSError:  # moved away, perhaps, since it came into a collection
         return np.full((8, 8, 3), 235, dtype=np.uint8)
-    picture.thumbnail((_PIXELS, _PIXELS))
-    return np.asarray(picture)
 
 
 def _figure(figure: Any, size: tuple[float, float]) -> Any:
