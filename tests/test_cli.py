@@ -227,6 +227,23 @@ def test_errors_are_one_line(photos, monkeypatch, tmp_path, arguments, message):
     assert not result.stdout
 
 
+def test_report(photos, tmp_path):
+    page, labels = tmp_path / "page.html", tmp_path / "labels.csv"
+    labels.write_text("id,kind\n" + "".join(f"{i:02}.png,kind {i % 3}\n" for i in range(24)))
+    out = fine("report", photos, "-o", page, "--labels", labels, "--title", "<b>", "--top-k", 5)
+    assert out == f"{page}: {page.stat().st_size / 1e6:.1f} MB\n"
+    text = page.read_text("utf-8")
+    assert "<h1>&lt;b&gt;</h1>" in text
+    assert text.count("data:image/webp") == 24
+    assert "mAP@5" in text
+    assert "24 queries" in text
+    # Without labels, tags judge.
+    fine("report", photos, "-o", page)
+    assert "by shared tags" in page.read_text("utf-8")
+    assert "labels, should" not in run("report", photos, "-o", tmp_path).output
+    assert run("report", photos, "-o", tmp_path).exit_code == 1
+
+
 def test_labels_that_are_none(photos, tmp_path):
     for text in ("", "id,label\n", "id,label\n03.png\n"):
         (tmp_path / "labels.csv").write_text(text)
@@ -238,7 +255,7 @@ def test_labels_that_are_none(photos, tmp_path):
 def test_wrong_usage_and_help():
     assert run("search").exit_code == 2
     assert run("nonsense").exit_code == 2
-    commands = "create add search suggest duplicates evaluate info export"
+    commands = "create add search suggest duplicates evaluate report info export"
     for command in commands.split():
         result = run(command, "--help")
         assert result.exit_code == 0

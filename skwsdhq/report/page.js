@@ -85,10 +85,9 @@ function unit(vector) {
 // "beach, -people": words that begin with "-" count against what carries them.
 function readWords(text) {
   const whole = tidy(text);
-  if (placeOf(whole) !== undefined) return [[whole, 1]];
-  return whole.split(",").map(tidy).filter(Boolean).map((word) =>
-    word.length > 1 && word.startsWith("-") && placeOf(word) === undefined
-      ? [tidy(word.slice(1)), -1] : [word, 1]);
+  const isTag = !whole.startsWith("-") && placeOf(whole) !== undefined;
+  return (isTag ? [whole] : whole.split(",").map(tidy).filter(Boolean)).map((word) =>
+    word.length > 1 && word.startsWith("-") ? [tidy(word.slice(1)), -1] : [word, 1]);
 }
 
 function ofWords(words) {
