@@ -62,6 +62,10 @@ class Reading:
                 found, rows = found
         if not len(rows):
             return np.zeros((0, self.n_features or 0), dtype=self.dtype), rows
+        return self.kept(found), rows
+
+    def kept(self, found: np.ndarray) -> np.ndarray:
+        """Return features (b, d) of at least one image as they are kept."""
         if found.dtype.kind not in "iuf" or (self.n_features or found.shape[1]) != found.shape[1]:
             raise ValueError(
                 f"features should be numbers of shape (n, {self.n_features}); got {found.dtype} "
@@ -76,7 +80,7 @@ class Reading:
             )
         # The first image decides how many there are.
         self.n_features = kept.shape[1]
-        return kept, rows
+        return kept
 
     def one(self, image: Any) -> np.ndarray:
         """Return the features (1, d) of one image, or of one row of features."""
@@ -153,6 +157,12 @@ class Arrivals:
         self, rows: list[int], reading: Reading, on_error: str, verbose: int
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield some of the rows, and their features."""
+        if hasattr(self.images, "features_in_parts"):  # read elsewhere
+            options = {"device": reading.device, "on_error": on_error}
+            for some, found in self.images.features_in_parts(rows, reading.backbone, **options):
+                if some:
+                    yield some, reading.kept(found)
+            return
         with tqdm(total=len(rows), desc="features", unit="img", disable=not verbose) as bar:
             for start in range(0, len(rows), _AT_ONCE):
                 some = rows[start : start + _AT_ONCE]

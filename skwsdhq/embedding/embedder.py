@@ -44,7 +44,7 @@ from ..utils.estimators import (
     renamed,
     validate_later,
 )
-from ..utils.rows import as_rows, joined_blocks, room_for
+from ..utils.rows import LazyRows, as_rows, joined_blocks, room_for
 from ..utils.threads import as_outside
 from ..utils.validation import check_choice
 from ._reading import check_tags_given, warn_of_one_concept
@@ -688,8 +688,10 @@ default="adaptive_margin"
         forget_features(self)
         return self._extracted(X, backbone)
 
-    def _extracted(self, X: Any, backbone: Any) -> np.ndarray:
+    def _extracted(self, X: Any, backbone: Any) -> Any:
         """Return features (n, d) of images; those of very many are not held in memory."""
+        if hasattr(X, "features_by"):  # images that are elsewhere, where they are read
+            return LazyRows(X.features_by(backbone, self.device), np.float32)
         options = {"device": self.device, "verbose": self.verbose}
         return features_and_skipped(X, backbone, room=room_for, **options)[0]
 
