@@ -6,6 +6,7 @@ from ..training.scaling import FeatureScaler
 from ..training.stopping import EarlyStopping
 from ..training.trunk import FineTuning
 from ..utils.public import named_here
+from .agreement import doubtful_tags
 from .embedder import HypersphereEmbedder
 from .regressor import TagKernelRegressor
 
@@ -18,6 +19,7 @@ __all__ = [
     "HypersphereEmbedder",
     "TagKernelRegressor",
     "Training",
+    "doubtful_tags",
 ]
 
 named_here(__name__)

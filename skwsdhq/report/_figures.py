@@ -7,7 +7,7 @@ from scipy import sparse
 
 from .. import metrics
 from ..collection.duplicates import duplicate_pairs
-from ..embedding.agreement import agreement_of, expected_embeddings
+from ..embedding.agreement import agreement_of, expected_embeddings, named_tags
 from ..search import CodeIndex
 from ._material import Material
 
@@ -137,10 +137,11 @@ def doubtful_tags(material: Material, most: int) -> dict[str, Any] | None:
         return None
     indicator = sparse.csr_array(enhancer.transform(material.tags))
     tagged = np.diff(indicator.indptr) > 0
-    expected = expected_embeddings(material.embedder, material.inputs, tagged)
-    by_fit = expected is not None
-    if expected is None:  # there is no regression: what was learned is the next best
-        expected = material.embeddings
+    by_fit = bool(getattr(material.embedder, "kernel_", None))
+    # Where there is no regression, what was learned is the next best.
+    expected = material.embeddings
+    if by_fit:
+        expected = expected_embeddings(material.embedder, material.inputs, tagged)
     if expected.shape[1] != vectors.shape[1] or not indicator.nnz:
         return None
     found = agreement_of(expected, indicator, vectors)
@@ -150,13 +151,7 @@ def doubtful_tags(material: Material, most: int) -> dict[str, Any] | None:
     rows = []
     for entry in order.tolist():
         row, concept = int(found.rows[entry]), int(found.concepts[entry])
-        own = [
-            tag
-            for tag in material.tags[row]
-            if tag in enhancer.vocabulary_
-            and enhancer.labels_[enhancer.vocabulary_[tag]] == concept
-        ]
-        named = own or [str(enhancer.concept_names_[concept])]
+        named = named_tags(enhancer, material.tags[row], concept)
         rows.append({"row": row, "tags": named, "cosine": float(found.cosines[entry])})
     return {
         "rows": rows,
