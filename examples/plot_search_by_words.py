@@ -42,7 +42,7 @@ index = CodeIndex(quantizer.codebooks_, quantizer.encode(features[new]))
 # picture: its word vector places it among vehicles. What carries all words that are wanted and none
 # of the others is framed as a hit, by its keywords, which the model never saw.
 
-queries = [["animal"], ["heart", "-red"], ["person", "sport"], ["woman", "work"], ["automobile"]]
+queries = [["animal"], ["heart", "-red"], ["woman", "sport"], ["woman", "work"], ["automobile"]]
 embedded = quantizer.embed_query(tags=queries)
 similarities, found = index.search(embedded, 8)
 
@@ -50,7 +50,7 @@ similarities, found = index.search(embedded, 8)
 def carries(row, query):
     if query == ["automobile"]:
         return None  # nobody knows
-    own = {word for tag in emoji.tags[row] for word in [tag, *tag.split()]}
+    own = {word.removesuffix("s") for tag in emoji.tags[row] for word in [tag, *tag.split()]}
     return all((word.lstrip("-") in own) != word.startswith("-") for word in query)
 
 
