@@ -304,8 +304,8 @@ def small():
 
 
 @pytest.mark.parametrize("on_cluster", [False, True])
-@pytest.mark.parametrize("k", [1, 7, 1000])
-def test_a_search_in_partitions_is_that_of_one_index(request, on_cluster, k):
+@pytest.mark.parametrize(("k", "n_indexes"), [(1, 9), (7, None), (7, 3), (1000, 4)])
+def test_a_search_in_partitions_is_that_of_one_index(request, on_cluster, k, n_indexes):
     if on_cluster:
         request.getfixturevalue("cluster")
     random = np.random.RandomState(0)
@@ -313,7 +313,8 @@ def test_a_search_in_partitions_is_that_of_one_index(request, on_cluster, k):
     codes = random.randint(0, 4, (500, 2)).astype(np.uint8)
     queries = random.standard_normal((9, 6)).astype(np.float32)
     one = CodeIndex(codebooks, codes)
-    parts = PartitionedIndex(codebooks, da.from_array(codes, chunks=((200, 3, 297), -1)))
+    lazily = da.from_array(codes, chunks=((200, 3, 0, 97, 200), -1))
+    parts = PartitionedIndex(codebooks, lazily, n_indexes=n_indexes)
     assert len(parts) == 500
     for found, expected in zip(parts.search(queries, k), one.search(queries, k), strict=True):
         assert found.dtype == expected.dtype
@@ -321,6 +322,8 @@ def test_a_search_in_partitions_is_that_of_one_index(request, on_cluster, k):
     assert parts.search(queries[:0], k)[1].shape == (0, min(k, 500))
     with pytest.raises(ValueError, match="k=0"):
         parts.search(queries, 0)
+    with pytest.raises(ValueError, match="n_indexes=0"):
+        PartitionedIndex(codebooks, lazily, n_indexes=0)
 
 
 def test_an_index_survives_a_killed_worker(cluster, tmp_path):

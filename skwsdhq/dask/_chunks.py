@@ -9,6 +9,7 @@ from typing import Any
 __all__ = [
     "as_paths",
     "computed",
+    "n_cluster_threads",
     "of_dask",
     "quiet",
     "rows_of",
@@ -93,17 +94,18 @@ def shared(value: Any) -> Any:
     """
     dask = of_dask("dask")
     task = dask.delayed(_value_of, pure=False)(_Held(value))
-    if _has_cluster():
+    if n_cluster_threads():
         with quiet():
             (task,) = dask.persist(task)
     return task
 
 
-def _has_cluster() -> bool:
+def n_cluster_threads() -> int:
+    """Return how many threads the workers of the present cluster have; 0 where there is none."""
     with contextlib.suppress(ImportError, ValueError):
-        importlib.import_module("distributed").default_client()
-        return True
-    return False
+        client = importlib.import_module("distributed").default_client()
+        return max(1, sum(client.nthreads().values()))
+    return 0
 
 
 @contextlib.contextmanager

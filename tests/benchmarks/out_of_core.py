@@ -2,14 +2,20 @@
 
     python tests/benchmarks/out_of_core.py encode [--rows 5000000] [--dims 128] [--rounds 3]
     python tests/benchmarks/out_of_core.py fit [--rows 1000000] [--dims 256] [--tags 5000]
+    python tests/benchmarks/out_of_core.py search [--rows 20000000] [--dims 64] [--parts 8]
+    python tests/benchmarks/out_of_core.py dask [--rows 400000] [--dims 128] [--rounds 3]
 
 ``encode`` writes the codes of a memory map by ``encode_to``, in a process of its own that tells its
 peak above the start, and alternates parts of it with ``encode`` of the same rows in memory. ``fit``
 fits a quantizer to a memory map, and another one to a sample of 100,000 of its rows, each in a
-process of its own, and compares their mAP on rows that neither has seen. The load is printed.
+process of its own, and compares their mAP on rows that neither has seen. ``search`` looks for the
+ten best of 1,000, 100 and one queries in an index of all codes and in partitions, in this process
+or by worker processes, in turns; ``dask`` encodes by one worker process and by two, in turns. The
+load is printed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -152,15 +158,22 @@ def fit_one(folder, which, epochs):
     )  # what loads at the first fit
     with Peak() as peak:
         start = time.perf_counter()
+        cpu = time.process_time()
         model.fit(given, tags[rows])
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     later = np.array(X[n_fitted:])
     index = CodeIndex(model.codebooks_, model.encode(later))
     queries = model.transform(later[:1000])
     labels = known[n_fitted:]
     score = mean_average_precision(queries, index, labels[:1000], labels)
     whole = (peak.start + peak.megabytes * 1e6) / 1e6
-    told = {"seconds": seconds, "megabytes": peak.megabytes, "whole": whole, "mAP": score}
+    told = {
+        "seconds": seconds,
+        "cpu": cpu,
+        "megabytes": peak.megabytes,
+        "whole": whole,
+        "mAP": score,
+    }
     print(json.dumps(told))
 
 
@@ -174,11 +187,92 @@ def fit(arguments, folder):
     for which in ("all", "sample"):
         found = own_process("fit-one", folder, which, str(arguments.epochs))
         print(
-            f"{which}: {found['seconds']:.0f} s, {found['megabytes']:.0f} MB above the start, "
+            f"{which}: {found['seconds']:.0f} s ({found['cpu']:.0f} of a core), "
+            f"{found['megabytes']:.0f} MB above the start, "
             f"{found['whole']:.0f} MB in all, mAP of later rows {found['mAP']:.4f}, "
             f"load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
+
+
+def search(arguments, folder):
+    import dask.array as da
+    import distributed
+
+    from skwsdhq.dask import PartitionedIndex
+    from skwsdhq.search import CodeIndex
+
+    write_rows(os.path.join(folder, "X.npy"), 200_000, arguments.dims, 2000, 0.5)
+    X = np.load(os.path.join(folder, "X.npy"))
+    model = small_model(X)
+    rng = np.random.default_rng(0)
+    # Codes of real rows, a codeword of each drawn anew.
+    codes = model.encode(X)[rng.integers(0, len(X), arguments.rows)]
+    where = rng.integers(0, codes.shape[1], len(codes))
+    codes[np.arange(len(codes)), where] = rng.integers(0, 256, len(codes))
+    one = CodeIndex(model.codebooks_, codes)
+    step = -(-len(codes) // arguments.parts)
+    lazily = da.from_array(codes, chunks=(step, -1))
+    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    with contextlib.ExitStack() as stack:
+        if arguments.workers:
+            cluster = distributed.LocalCluster(n_workers=arguments.workers, **options)
+            stack.enter_context(distributed.Client(stack.enter_context(cluster)))
+        parts = PartitionedIndex(model.codebooks_, lazily)
+        for n_queries in (1000, 100, 1):
+            ratios, seconds = [], []
+            for i in range(arguments.rounds + 1):
+                some = rng.integers(0, len(X), n_queries)
+                queries = model.transform(X[some])
+                start = time.perf_counter()
+                expected = one.search(queries, 10)
+                middle = time.perf_counter()
+                found = parts.search(queries, 10)
+                end = time.perf_counter()
+                assert all((a == b).all() for a, b in zip(found, expected, strict=True))
+                if i:  # the first one prepares
+                    ratios.append((end - middle) / (middle - start))
+                    seconds.append(middle - start)
+            print(
+                f"{n_queries} queries, {arguments.rows} codes: one index "
+                f"{1e3 * statistics.median(seconds):.0f} ms; {arguments.parts} partitions take "
+                f"{statistics.median(ratios):.2f} times as long ({min(ratios):.2f} to "
+                f"{max(ratios):.2f}), equal results, load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+
+
+def by_dask(arguments, folder):
+    import dask.array as da
+    import distributed
+
+    from skwsdhq.dask import encode
+
+    path = os.path.join(folder, "X.npy")
+    write_rows(path, arguments.rows, arguments.dims, 2000, 1.0)
+    model = small_model(np.load(path, mmap_mode="r"))
+    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    clusters = {n: distributed.LocalCluster(n_workers=n, **options) for n in rates}
+    for i in range(arguments.rounds + 1):
+        for n, cluster in clusters.items():
+            with distributed.Client(cluster):
+                X = da.from_array(np.load(path, mmap_mode="r"), chunks=(20_000, -1))
+                X = X.persist()
+                distributed.wait(X)
+                start = time.perf_counter()
+                encode(model, X).compute()
+                if i:  # the first one loads
+                    rates[n].append(arguments.rows / (time.perf_counter() - start))
+    for cluster in clusters.values():
+        cluster.close()
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    for n, found in rates.items():
+        print(f"{n} workers: {statistics.median(found):.0f} rows a second")
+    print(
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), ", end=""
+    )
+    print(f"load {os.getloadavg()[0]:.1f}")
 
 
 def own_process(*arguments):
@@ -194,19 +288,25 @@ def main():
     if sys.argv[1:2] == ["fit-one"]:
         return fit_one(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["encode", "fit"])
+    parser.add_argument("what", choices=["encode", "fit", "search", "dask"])
     parser.add_argument("--rows", type=int)
     parser.add_argument("--dims", type=int)
     parser.add_argument("--tags", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=0, help="0 searches in one process")
+    parser.add_argument("--parts", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--noise", type=float, default=3.0)
     parser.add_argument("--epochs", type=int, default=0, help="0 is the kernel regression alone")
     arguments = parser.parse_args()
-    of_encode = arguments.what == "encode"
-    arguments.rows = arguments.rows or (5_000_000 if of_encode else 1_000_000)
-    arguments.dims = arguments.dims or (128 if of_encode else 256)
+    work, rows, dims = {
+        "encode": (encode, 5_000_000, 128),
+        "fit": (fit, 1_000_000, 256),
+        "search": (search, 20_000_000, 64),
+        "dask": (by_dask, 400_000, 128),
+    }[arguments.what]
+    arguments.rows, arguments.dims = arguments.rows or rows, arguments.dims or dims
     with tempfile.TemporaryDirectory() as folder:
-        (encode if of_encode else fit)(arguments, folder)
+        work(arguments, folder)
     return None
 
 
