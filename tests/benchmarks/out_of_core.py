@@ -3,7 +3,7 @@
     python tests/benchmarks/out_of_core.py encode [--rows 5000000] [--dims 128] [--rounds 3]
     python tests/benchmarks/out_of_core.py fit [--rows 1000000] [--dims 256] [--tags 5000]
     python tests/benchmarks/out_of_core.py search [--rows 20000000] [--dims 64] [--parts 8]
-    python tests/benchmarks/out_of_core.py dask [--rows 400000] [--dims 128] [--rounds 3]
+    python tests/benchmarks/out_of_core.py dask [--rows 200000] [--dims 128] [--rounds 3]
 
 ``encode`` writes the codes of a memory map by ``encode_to``, in a process of its own that tells its
 peak above the start, and alternates parts of it with ``encode`` of the same rows in memory. ``fit``
@@ -249,16 +249,17 @@ def by_dask(arguments, folder):
     from skwsdhq.dask import encode
 
     path = os.path.join(folder, "X.npy")
-    write_rows(path, arguments.rows, arguments.dims, 2000, 1.0)
-    model = small_model(np.load(path, mmap_mode="r"))
+    write_rows(path, 20_000, arguments.dims, 2000, 1.0)
+    model = small_model(np.load(path))
     options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
     rates: dict[int, list[float]] = {1: [], 2: []}
     clusters = {n: distributed.LocalCluster(n_workers=n, **options) for n in rates}
     for i in range(arguments.rounds + 1):
         for n, cluster in clusters.items():
             with distributed.Client(cluster):
-                X = da.from_array(np.load(path, mmap_mode="r"), chunks=(20_000, -1))
-                X = X.persist()
+                shape, chunks = (arguments.rows, arguments.dims), (10_000, -1)
+                X = da.random.default_rng(0).standard_normal(shape, chunks=chunks)
+                X = X.astype(np.float32).persist()
                 distributed.wait(X)
                 start = time.perf_counter()
                 encode(model, X).compute()
@@ -302,7 +303,7 @@ def main():
         "encode": (encode, 5_000_000, 128),
         "fit": (fit, 1_000_000, 256),
         "search": (search, 20_000_000, 64),
-        "dask": (by_dask, 400_000, 128),
+        "dask": (by_dask, 200_000, 128),
     }[arguments.what]
     arguments.rows, arguments.dims = arguments.rows or rows, arguments.dims or dims
     with tempfile.TemporaryDirectory() as folder:
