@@ -213,7 +213,7 @@ def search(arguments, folder):
     one = CodeIndex(model.codebooks_, codes)
     step = -(-len(codes) // arguments.parts)
     lazily = da.from_array(codes, chunks=(step, -1))
-    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": ":0"}
     with contextlib.ExitStack() as stack:
         if arguments.workers:
             cluster = distributed.LocalCluster(n_workers=arguments.workers, **options)
@@ -251,7 +251,7 @@ def by_dask(arguments, folder):
     path = os.path.join(folder, "X.npy")
     write_rows(path, 20_000, arguments.dims, 2000, 1.0)
     model = small_model(np.load(path))
-    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": ":0"}
     rates: dict[int, list[float]] = {1: [], 2: []}
     clusters = {n: distributed.LocalCluster(n_workers=n, **options) for n in rates}
     for i in range(arguments.rounds + 1):
