@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..utils.text import name_of_number
 
-__all__ = ["TABLES", "Line", "column_of_texts", "decoded", "read_table", "split_tags"]
+__all__ = ["TABLES", "Line", "column_of_texts", "decoded", "read_table", "read_tags", "split_tags"]
 
 TABLES = tuple(
     f"{name}.{kind}" for name in ("tags", "metadata") for kind in ("csv", "tsv", "jsonl")
@@ -70,7 +70,7 @@ def read_table(
             _refuse_twice(columns, [file_name, *chosen], place)
         if line is None:  # the header alone
             continue
-        values = [tag for name in chosen for tag in _tags_of(line.get(name), separator, place)]
+        values = [tag for name in chosen for tag in read_tags(line.get(name), separator, place)]
         # A line may be shorter than its columns, and longer where a separator was not quoted.
         extra = line.get(None)
         if extra and chosen[-1] != columns[-1]:
@@ -142,7 +142,7 @@ def decoded(path: Path, encoding: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _tags_of(value: Any, separator: str, place: str) -> list[str]:
+def read_tags(value: Any, separator: str, place: str) -> list[str]:
     """Return the tags of a cell: text is split; a JSON list holds one an item, null none."""
     if isinstance(value, str):
         return split_tags(value, separator)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -77,10 +78,24 @@ def _mkl_setter() -> Callable[[int], int] | None:
     folder = Path(torch.__file__).parent / "lib"
     for name in ("libtorch_cpu.so", "mkl_rt.2.dll", "mkl_rt.1.dll", "libtorch_cpu.dylib"):
         with contextlib.suppress(OSError, AttributeError):
-            function = ctypes.CDLL(str(folder / name)).MKL_Set_Num_Threads_Local
+            library = ctypes.CDLL(str(folder / name))
+            _forkable(library)
+            function = library.MKL_Set_Num_Threads_Local
             function.argtypes, function.restype = [ctypes.c_int], ctypes.c_int
             return function
     return None
+
+
+def _forkable(library: ctypes.CDLL) -> None:
+    """Have MKL give its buffers back before a fork.
+
+    It keeps a list of them by threads. Of threads that are gone, a forked process may wait for one
+    without end, at its first product.
+    """
+    if hasattr(os, "register_at_fork") and hasattr(library, "mkl_serv_free_buffers"):
+        free = library.mkl_serv_free_buffers
+        free.argtypes, free.restype = [], None
+        os.register_at_fork(before=free)
 
 
 @contextlib.contextmanager
