@@ -24,7 +24,7 @@ from skwsdhq.datasets import make_tagged_images
 from skwsdhq.metrics import mean_average_precision
 from skwsdhq.plotting import SphereDisplay
 
-made = make_tagged_images(40_100, n_classes=5, spread=0.6, random_state=0)
+made = make_tagged_images(40_100, n_classes=4, spread=0.6, random_state=0)
 target = np.asarray(made.target)
 known, new = slice(0, 40_000), slice(40_000, None)
 X = da.from_array(made.data[known], chunks=(5_000, -1))
@@ -56,13 +56,11 @@ print(f"mAP@5000 {mean_average_precision(queries, whole, target[new], target[kno
 # %%
 # What was learned, in two dimensions: some of the images, and concepts that most of them carry.
 
-some = np.arange(0, 40_000, 130)
+some = np.arange(0, 40_000, 40)
 display = SphereDisplay.from_estimator(
     quantizer,
     made.data[some],
-    n_concepts=5,
-    method="tsne",
-    random_state=0,
+    n_concepts=4,
     kinds=[f"class {label}" for label in target[some]],
 )
 plt.show()
