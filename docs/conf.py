@@ -64,6 +64,7 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
     "filename_pattern": r"plot_",
+    "within_subsection_order": "gallery_order.Position",
     "download_all_examples": False,
     "show_memory": False,
     "remove_config_comments": True,
