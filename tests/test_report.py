@@ -160,8 +160,9 @@ class TestWhatItHolds:
         assert read.data["n"] == 50
         rows = [int(name) for name in read.data["names"]]
         assert rows == sorted(set(rows))
-        np.testing.assert_array_equal(
-            read.array("vectors", "<f4"), fitted.transform(made.data)[rows].ravel()
+        # A row's last bits depend on the rows that it is computed with.
+        np.testing.assert_allclose(
+            read.array("vectors", "<f4"), fitted.transform(made.data)[rows].ravel(), atol=1e-6
         )
         assert "Of 120 pictures 50 were drawn at random" in read.text
 
