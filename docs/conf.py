@@ -64,6 +64,8 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
     "filename_pattern": r"plot_",
+    # Scripts that take long, or want data from elsewhere, are no pages.
+    "ignore_pattern": r"[/\\](compare_methods|reproduce_paper)\.py",
     "within_subsection_order": "gallery_order.Position",
     "download_all_examples": False,
     "show_memory": False,
