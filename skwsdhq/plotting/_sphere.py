@@ -1,5 +1,6 @@
 """Concepts and pictures of one sphere, in two dimensions."""
 
+from inspect import signature
 from typing import Any, Self
 
 import numpy as np
@@ -255,7 +256,9 @@ def _projected(rows: np.ndarray, method: Any, random_state: Any) -> tuple[np.nda
             2, metric="cosine", init="random", perplexity=perplexity, random_state=random_state
         )
         return tsne.fit_transform(rows), "t-SNE of cosine distances"
-    mds = MDS(2, n_init=1, init="random", random_state=random_state)
+    # Newer releases of scikit-learn want to be told how it begins; older ones know one way.
+    begun = {"init": "random"} if "init" in signature(MDS).parameters else {}
+    mds = MDS(2, n_init=1, random_state=random_state, **begun)
     return mds.fit_transform(rows), "MDS"
 
 
