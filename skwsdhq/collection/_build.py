@@ -13,7 +13,7 @@ from ..persistence import load
 from ..quantization import WSDHQuantizer
 from ..quantization.lengths import code_size
 from ..tags.enhancer import TagEnhancer
-from ..utils.estimators import takes_tags
+from ..utils.estimators import takes_tags, unfrozen
 from ._snapshot import code_shape
 from ._source import Reading, features_of_rows
 from ._store import Store
@@ -169,7 +169,7 @@ def codes_of(model: Any, features: np.ndarray, tags: list[list[str]]) -> np.ndar
 
 def places_by_tags(model: Any) -> bool:
     """Tell whether a model takes the tags of images that came after its fit."""
-    embedder = getattr(model.embedder_, "estimator", model.embedder_)
+    embedder = unfrozen(model.embedder_)
     kernel: Any = getattr(embedder, "kernel_", None)
     return takes_tags(embedder) and bool(kernel) and "noise" in kernel
 

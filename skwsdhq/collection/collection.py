@@ -13,6 +13,7 @@ from .. import metrics
 from ..persistence import LoadError
 from ..search import CodeIndex
 from ..search.checks import check_k
+from ..utils.estimators import unfrozen
 from ..utils.files import turn
 from ..utils.validation import check_choice, check_number, check_whole
 from ._build import Wanted, build, codes_of, load_model, places_by_tags
@@ -665,7 +666,7 @@ class Collection:
             return now
 
     def _with_word_vectors(self, model: Any) -> Any:
-        enhancer = getattr(model.tag_enhancer_, "estimator", model.tag_enhancer_)
+        enhancer = unfrozen(model.tag_enhancer_)
         if self._word_vectors is not None and hasattr(enhancer, "word_vectors"):
             enhancer.set_params(word_vectors=self._word_vectors)
         return model

@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..codebooks.inputs import code_dtype
 from ..search.checks import check_k
+from ..utils.estimators import unfrozen
 from ._chunks import as_paths, of_dask, rows_of, shared
 
 __all__ = ["encode", "suggest_tags", "transform"]
@@ -128,7 +129,7 @@ def suggest_tags(model: Any, X: Any, n_tags: int = 5, **options: Any) -> tuple[A
     """
     check_is_fitted(model)
     _check_quantizer(model, "suggest_tags")
-    enhancer = getattr(model.tag_enhancer_, "estimator", model.tag_enhancer_)
+    enhancer = unfrozen(model.tag_enhancer_)
     n_concepts = len(getattr(enhancer, "concept_names_", ()))
     width = min(check_k(n_tags, "n_tags"), n_concepts) if n_concepts else check_k(n_tags, "n_tags")
     both = _by_chunks(model, "suggest_tags", X, width, _SUGGESTION, n_tags=n_tags, **options)

@@ -4,7 +4,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._drawing import BLUE, GREY, ORANGE, last_step, new_axes
+from ..utils.estimators import last_step
+from ._drawing import BLUE, GREY, ORANGE, new_axes
 
 __all__ = ["CodebookUsageDisplay"]
 

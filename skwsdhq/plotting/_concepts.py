@@ -3,7 +3,8 @@
 import textwrap
 from typing import Any, Self
 
-from ._drawing import BLUE, GREY, ORANGE, last_step, new_axes, shortened
+from ..utils.estimators import last_step
+from ._drawing import BLUE, GREY, ORANGE, new_axes, shortened
 
 __all__ = ["ConceptGraphDisplay"]
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..search import CodeIndex
 from ..tags import check_tags, tags_to_lists
+from ..utils.estimators import last_step
 
 __all__ = [
     "BLUE",
@@ -13,7 +14,6 @@ __all__ = [
     "ORANGE",
     "LineDisplay",
     "database_of",
-    "last_step",
     "listed_tags",
     "new_axes",
     "one_line",
@@ -54,11 +54,6 @@ def pair(**lines: Any) -> list[np.ndarray]:
     if len(x) != len(y):
         raise ValueError(f"{first} has {len(x)} points and {second} {len(y)}; should be equal.")
     return [x, y]
-
-
-def last_step(estimator: Any) -> Any:
-    """Return an estimator, or the last step of a pipeline."""
-    return estimator[-1] if hasattr(estimator, "steps") else estimator
 
 
 def shortened(name: Any, longest: int = 22) -> str:

@@ -5,7 +5,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._drawing import BLUE, GREY, ORANGE, last_step, one_line
+from ..utils.estimators import last_step
+from ._drawing import BLUE, GREY, ORANGE, one_line
 
 __all__ = ["TrainingHistoryDisplay"]
 

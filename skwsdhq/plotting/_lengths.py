@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
+from ..utils.estimators import last_step
 from ._drawing import LineDisplay, database_of, pair
 
 __all__ = ["CodeLengthDisplay"]
@@ -147,7 +148,7 @@ class CodeLengthDisplay(LineDisplay):
         estimators = list(estimators) if isinstance(estimators, (list, tuple)) else [estimators]
         found = {}
         for estimator in estimators:
-            last = estimator[-1] if hasattr(estimator, "steps") else estimator
+            last = last_step(estimator)
             found[last.n_bits_] = metrics.mean_average_precision(
                 *(estimator.transform(X), database_of(estimator), query_labels, database_labels),
                 top_k=top_k,

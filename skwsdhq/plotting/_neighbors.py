@@ -8,6 +8,7 @@ import numpy as np
 
 from ..images.reading import thumbnail
 from ..metrics.relevance import found_relevant
+from ..utils.estimators import last_step
 
 __all__ = ["NeighborsDisplay", "plot_neighbors"]
 
@@ -200,7 +201,7 @@ class NeighborsDisplay:
         -------
         NeighborsDisplay
         """
-        last = estimator[-1] if hasattr(estimator, "steps") else estimator
+        last = last_step(estimator)
         if not hasattr(last, "kneighbors"):
             raise TypeError(
                 f"{type(last).__name__} has no kneighbors; give a fitted WSDHQuantizer, or use "

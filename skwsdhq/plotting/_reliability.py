@@ -4,7 +4,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._drawing import BLUE, GREY, last_step, listed_tags, new_axes
+from ..utils.estimators import last_step, unfrozen
+from ._drawing import BLUE, GREY, listed_tags, new_axes
 
 __all__ = ["TagReliabilityDisplay"]
 
@@ -162,7 +163,7 @@ class TagReliabilityDisplay:
         rows = X if last is estimator else estimator[:-1].transform(X)
         listed = listed_tags("tags", tags, len(rows))
         suggested, scores = last.suggest_tags(rows, n_tags)
-        enhancer = getattr(last.tag_enhancer_, "estimator", last.tag_enhancer_)
+        enhancer = unfrozen(last.tag_enhancer_)
         own = [set(row) for row in enhancer.inverse_transform(enhancer.transform(listed))]
         told = [i for i, row in enumerate(own) if row]
         right = [[tag in own[i] for tag in suggested[i]] for i in told]

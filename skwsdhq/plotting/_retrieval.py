@@ -7,7 +7,9 @@ import numpy as np
 from .. import metrics
 from ..metrics.relevance import found_relevant
 from ..search import CodeIndex
-from ._drawing import last_step, listed_tags
+from ..utils._compat import rows_by_number
+from ..utils.estimators import last_step
+from ._drawing import listed_tags
 from ._neighbors import NeighborsDisplay
 
 __all__ = ["RetrievalDisplay"]
@@ -230,11 +232,7 @@ class RetrievalDisplay(NeighborsDisplay):
 
 def _some(labels: Any, rows: np.ndarray) -> Any:
     """Return some rows of labels, in the form in which these came."""
-    if hasattr(labels, "iloc"):
-        return labels.iloc[rows]
-    if hasattr(labels, "tocsr"):
-        return labels.tocsr()[rows]
-    return labels[rows] if hasattr(labels, "shape") else [labels[i] for i in rows]
+    return rows_by_number(labels.tocsr() if hasattr(labels, "tocsr") else labels, rows)
 
 
 def _as_index(database: Any) -> CodeIndex:

@@ -5,8 +5,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..utils.estimators import last_step
 from ..utils.validation import check_choice
-from ._drawing import BLUE, GREY, ORANGE, last_step, new_axes, shortened
+from ._drawing import BLUE, GREY, ORANGE, new_axes, shortened
 
 __all__ = ["SphereDisplay"]
 

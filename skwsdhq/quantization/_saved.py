@@ -13,6 +13,7 @@ from ..persistence.checks import (
     check_nested,
     need,
 )
+from ..utils.estimators import unfrozen
 from ._suggest import NUMBERS
 
 __all__ = ["REQUIRED", "check_quantizer", "from_format_1"]
@@ -69,7 +70,7 @@ def check_quantizer(quantizer: Any) -> None:
     if embedder != "passthrough":
         check_nested(embedder, "embedder_", None)
         # A FrozenEstimator keeps the embedder within.
-        inner = getattr(embedder, "estimator", embedder)
+        inner = unfrozen(embedder)
         if hasattr(inner, "tag_enhancer_"):
             check_nested(inner.tag_enhancer_, "tag_enhancer_ of embedder_", n_dims)
     if quantizer.tag_enhancer_ is not None:
@@ -95,7 +96,7 @@ def _check_columns(quantizer: Any, embedder: Any, n_dims: int) -> None:
     if isinstance(embedder, str):  # embeddings
         need(n_columns in (None, n_dims), f"n_features_in_ of {n_dims}")
         return
-    inner = getattr(embedder, "estimator", embedder)
+    inner = unfrozen(embedder)
     expected = getattr(inner, "n_features_in_", None)
     need(n_columns == expected, f"n_features_in_ of {expected}, as its embedder_ has")
 
@@ -106,7 +107,7 @@ def _check_directions(quantizer: Any) -> None:
     if directions is None:
         return
     enhancer = quantizer.tag_enhancer_
-    vectors: Any = getattr(getattr(enhancer, "estimator", enhancer), "concept_vectors_", None)
+    vectors: Any = getattr(unfrozen(enhancer), "concept_vectors_", None)
     need(vectors is not None, "concepts beside tag_directions_")
     check_matrix(directions, "tag_directions_", len(vectors), quantizer.codebooks_.shape[2])
 
@@ -126,7 +127,7 @@ def _check_calibration(quantizer: Any) -> None:
             f"a finite {name} in tag_calibration_",
         )
     enhancer = quantizer.tag_enhancer_
-    vectors: Any = getattr(getattr(enhancer, "estimator", enhancer), "concept_vectors_", None)
+    vectors: Any = getattr(unfrozen(enhancer), "concept_vectors_", None)
     need(vectors is not None, "concepts beside tag_calibration_")
     starts, concepts = known["starts"], known["concepts"]
     n_rows = len(quantizer.codes_)
@@ -149,4 +150,4 @@ def _check_calibration(quantizer: Any) -> None:
 
 def embedder_of(quantizer: Any) -> Any:
     """Return the embedder, as it is in a FrozenEstimator."""
-    return getattr(quantizer.embedder_, "estimator", quantizer.embedder_)
+    return unfrozen(quantizer.embedder_)

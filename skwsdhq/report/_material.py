@@ -10,6 +10,7 @@ from scipy import sparse
 from ..collection.contents import contents_of, features_of_images
 from ..images import input_kind
 from ..tags import check_tags, tags_to_lists
+from ..utils.estimators import last_step, unfrozen
 
 __all__ = ["Material", "of_collection", "of_estimator"]
 
@@ -40,7 +41,7 @@ class Material:
         for holder in (self.quantizer, self.embedder):
             found = getattr(holder, "tag_enhancer_", None)
             if found is not None:
-                return getattr(found, "estimator", found)
+                return unfrozen(found)
         return None
 
 
@@ -48,7 +49,7 @@ def of_estimator(
     estimator: Any, X: Any, tags: Any, labels: Any, images: Any, names: Any, most: int
 ) -> Material:
     """Read rows X by an estimator, as its ``score`` does."""
-    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    last = last_step(estimator)
     if not hasattr(last, "encode_embeddings"):
         raise TypeError(
             f"{type(last).__name__} makes no codes; give a fitted WSDHQuantizer, a Pipeline that "
@@ -67,7 +68,7 @@ def of_estimator(
     inputs, embedder, before = _before_last(estimator, own)
     if embedder is None:
         embedder = getattr(last, "embedder_", None)
-        embedder = getattr(embedder, "estimator", embedder)
+        embedder = unfrozen(embedder)
         before = inputs = _features(embedder, inputs)
     embeddings = np.asarray(last.transform(inputs), dtype=np.float32)
     is_matrix = input_kind(before) == "features" and not sparse.issparse(before)
@@ -110,7 +111,7 @@ def of_collection(
     embedder = found.quantizer.embedder_
     return Material(
         quantizer=found.quantizer,
-        embedder=getattr(embedder, "estimator", embedder),
+        embedder=unfrozen(embedder),
         features=features,
         inputs=features,
         # As a search for what is like an item has them.
@@ -134,7 +135,7 @@ class Given:
 
     def read(self, enhancer: Any, X: Any) -> dict[str, Any]:
         """Return tags, labels and names of the rows, as `Material` holds them."""
-        enhancer = getattr(enhancer, "estimator", enhancer)
+        enhancer = unfrozen(enhancer)
         tags: list[list[str]] = [[] for _ in self.rows]
         judged, judged_names = None, np.zeros(0, dtype=object)
         if self.tags is not None:
@@ -184,7 +185,7 @@ def _before_last(estimator: Any, X: Any) -> tuple[Any, Any, Any]:
     for _, step in estimator.steps[:-1] if hasattr(estimator, "steps") else ():
         if step is None or isinstance(step, str):  # passed over
             continue
-        inner = getattr(step, "estimator", step)
+        inner = unfrozen(step)
         if hasattr(inner, "tag_enhancer_"):
             # Its network runs once.
             rows = _features(inner, rows)

@@ -7,6 +7,7 @@ changes.
 from collections.abc import Callable
 from typing import Any
 
+from sklearn.utils import _safe_indexing as rows_by_number
 from sklearn.utils._metadata_requests import MetadataRequest
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -39,6 +40,7 @@ __all__ = [
     "StrOptions",
     "check_feature_names_in",
     "num_samples",
+    "rows_by_number",
     "validate_parameter_constraints",
     "with_callbacks",
 ]

@@ -22,9 +22,11 @@ __all__ = [
     "fitted_at_once",
     "fitted_now",
     "forget_features",
+    "last_step",
     "renamed",
     "snapshot",
     "takes_tags",
+    "unfrozen",
     "validate_later",
     "with_attributes",
 ]
@@ -33,6 +35,16 @@ _Function = TypeVar("_Function", bound=Callable)
 
 _MAX_FEW = 2**16  # numbers that are looked at in a moment
 _COLUMNS = ("n_features_in_", "feature_names_in_")
+
+
+def last_step(estimator: Any) -> Any:
+    """Return an estimator, or the last step of a pipeline."""
+    return estimator[-1] if hasattr(estimator, "steps") else estimator
+
+
+def unfrozen(estimator: Any) -> Any:
+    """Return what is in a FrozenEstimator, or the estimator itself."""
+    return getattr(estimator, "estimator", estimator)
 
 
 def clone_sharing(estimator: Any, parameter: str) -> Any:
