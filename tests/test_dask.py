@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -38,8 +39,9 @@ TOLERANCE = {"rtol": 0, "atol": 1e-4}
 def cluster():
     """Two worker processes on the loopback address; a killed one is started anew."""
     with pytest.MonkeyPatch.context() as patch:
-        # A worker has to find this file, whose functions its tasks name.
-        patch.setenv("PYTHONPATH", os.pathsep.join([*sys.path]))
+        # A worker has to find this file, whose functions its tasks name: as tests.test_dask. It
+        # closes without a word where it does not, and who waits for its result waits for ever.
+        patch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])
         yield from two_workers()
 
 
@@ -153,11 +155,20 @@ class Counted:
 
 
 def test_a_model_is_sent_once_to_each_worker(cluster, X):
-    held = _chunks.shared(Counted(None))
-    work = dask.delayed(lambda counted: (os.getpid(), type(counted).n_unpickled), pure=False)
+    (held,) = distributed.futures_of(_chunks.shared(Counted(None)))
     # Said where to run: else one worker may be quick enough to do it all.
     seen = [
-        cluster.compute([work(held) for _ in range(15)], workers=[worker], sync=True)
+        cluster.gather(
+            [
+                cluster.submit(
+                    lambda counted: (os.getpid(), type(counted).n_unpickled),
+                    held,
+                    workers=[worker],
+                    pure=False,
+                )
+                for _ in range(15)
+            ]
+        )
         for worker in cluster.scheduler_info()["workers"]
     ]
     most = {}
