@@ -107,13 +107,14 @@ def run(fatal, folder):
     return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
 
-def test_a_run_killed_five_times_ends_as_one_that_never_stopped(tmp_path):
+@pytest.mark.parametrize("n_times", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_ends_as_one_that_never_stopped(tmp_path, n_times):
     whole = run(0, "")
     assert whole.returncode == 0, whole.stderr
     n_events, codes, n_epochs = whole.stdout.split()
     assert n_epochs == "6"
     random = np.random.RandomState(int.from_bytes(os.urandom(4), "little"))
-    moments = random.randint(1, int(n_events) // 3, size=5)
+    moments = random.randint(1, int(n_events) // 3, size=n_times)
     for moment in moments:
         killed = run(moment, tmp_path)
         assert killed.returncode == -signal.SIGKILL, (moments, killed.stderr)

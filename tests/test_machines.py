@@ -1,5 +1,6 @@
 """Results on any machine: threads, alignment, and what else surrounds a call."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -106,7 +107,11 @@ PROGRAM = """
 """
 
 
-def test_threads_change_nothing_of_what_is_learned():
+@pytest.fixture(scope="module")
+def by_numbers_of_threads():
+    """What is learned with so many threads of torch's, and of the process's libraries."""
+
+    @functools.cache
     def learned(n_torch, n_process):
         number = str(n_process)
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -119,7 +124,14 @@ def test_threads_change_nothing_of_what_is_learned():
         )
         return result.stdout
 
-    assert learned(1, 1) == learned(2, 1) == learned(2, 2) == learned(3, 4)
+    return learned
+
+
+@pytest.mark.parametrize(
+    "numbers", [(3, 4), *(pytest.param(more, marks=pytest.mark.slow) for more in [(2, 1), (2, 2)])]
+)
+def test_threads_change_nothing_of_what_is_learned(by_numbers_of_threads, numbers):
+    assert by_numbers_of_threads(*numbers) == by_numbers_of_threads(1, 1)
 
 
 def test_n_jobs_changes_nothing_of_what_is_learned(made):

@@ -23,9 +23,10 @@ from ..training.optimizer import AdamSchedule, Steps, parameter_groups
 from ..training.scaling import FeatureScaler, Scaling
 from ..training.session import Session
 from ..training.stopping import EarlyStopping, ValidationStop, hold_out
+from ..training.team import team_of
 from ..training.trunk import FineTuned, FineTuning, load_trunk_state
 from ..utils.estimators import check_unchanged, columns_seen, with_attributes
-from ..utils.rows import is_lazy, joined_blocks, mapped_rows, room_for
+from ..utils.rows import LazyRows, is_lazy, joined_blocks, mapped_rows, room_for
 from ..utils.threads import as_outside
 from .regressor import TagKernelRegressor, fit_kernel_to, go_on_with_kernel, placed
 
@@ -97,6 +98,7 @@ class EmbedderTraining:
     ) -> None:
         self._embedder, self._parts, self._material = embedder, parts, material
         self._companion, self._is_partial = companion, resume == "partial"
+        self._team = team_of(material.X)
         # The first partial_fit, or a warm start without a fit, begins like any other.
         self._goes_on = resume is not None and hasattr(embedder, "coefs_")
         self._generator = self._new_generator()
@@ -115,7 +117,8 @@ class EmbedderTraining:
             stopping=stopping if lessons else None,
             checkpoint=self._checkpoint(),
             announced_as=f"fine-tuning {name_of(material.backbone)}" if parts.tuning else None,
-            verbose=embedder.verbose,
+            verbose=0 if self._team is not None and self._team.rank else embedder.verbose,
+            team=self._team,
         )
 
     def __iter__(self) -> Iterator[dict[str, float]]:
@@ -313,8 +316,14 @@ class EmbedderTraining:
         inputs = mapped_rows(
             inputs, lambda rows: rows.astype(np.float32, copy=False), dtype=np.float32
         )
-        joined = (placed(inputs, kernel), kernel["weight"]) if kernel else ()
+        joined = (self._placed(inputs, kernel), kernel["weight"]) if kernel else ()
         return FixedInputs(head, inputs, self._generator.device, *joined)
+
+    def _placed(self, inputs: Any, kernel: dict[str, Any]) -> np.ndarray:
+        """Return unit rows (n, D) by the regression; of a team each process makes its part."""
+        if self._team is None:
+            return placed(inputs, kernel)
+        return np.asarray(inputs.of_part(lambda rows: placed(rows, kernel)))
 
     def _fine_tuned(self, head: torch.nn.Sequential, tuning: FineTuning) -> FineTuned:
         """Return head and backbone, which learn together."""
@@ -327,8 +336,10 @@ class EmbedderTraining:
                 f"{type(network.module).__name__}. Set finetune=None."
             )
 
-        def embed_features(state: dict[str, np.ndarray]) -> np.ndarray:
+        def embed_features(state: dict[str, np.ndarray]) -> Any:
             learned = network_with(material.backbone, state)
+            if self._team is not None:
+                return LazyRows(material.X.features_by(learned, embedder.device), np.float32)
             return features_and_skipped(
                 material.X, learned, device=embedder.device, is_announced=False
             )[0]
@@ -347,6 +358,7 @@ class EmbedderTraining:
             generator=self._generator,
             dtype=compute_dtype(tuning.dtype, self._generator.device, n_at_once),
             before=before,
+            team=self._team,
         )
 
     def _lesson(self, model: Any, loss: Any, n_epochs: int, *, alone: bool = False) -> Lesson:
@@ -360,7 +372,8 @@ class EmbedderTraining:
             fraction = self._parts.stopping.validation_fraction
             is_held = hold_out(tagged, fraction, np.random.RandomState(self._material.seed))
             rows, held = rows[~is_held[rows]], np.flatnonzero(is_held)
-        batch_size = int(embedder.batch_size)
+        # Of each process, so that a step of a team is one of as many batches.
+        batch_size = int(embedder.batch_size) * (1 if self._team is None else self._team.size)
         tuning = self._parts.tuning
         groups = parameter_groups(
             model.head,
@@ -378,7 +391,9 @@ class EmbedderTraining:
         state = getattr(embedder, "_optimizer_state", None) if self._goes_on else None
         if state is not None:
             steps.go_on(state)
-        return Lesson(model, steps, loss, rows, n_epochs, batch_size, held, companion)
+        return Lesson(
+            model, steps, loss, rows, n_epochs, batch_size, held, companion, team=self._team
+        )
 
     # --- where it stands ----------------------------------------------------------------
 

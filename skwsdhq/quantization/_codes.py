@@ -1,5 +1,6 @@
 """Codebooks and codes that follow embeddings while these are learned."""
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -10,9 +11,10 @@ import torch
 from .. import codebooks as _codebooks
 from .. import losses as _losses
 from ..codebooks.inputs import as_codebooks, as_codes, most_rows
+from ..codebooks.worst import refilled, worst_rows
 from ..losses.inputs import directions_and_lengths
 from ..sphere import normalize_rows
-from ..utils.rows import sum_blocks
+from ..utils.rows import is_lazy, mapped_rows, sum_blocks
 from ..utils.threads import on_one_thread, product
 
 __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
@@ -84,6 +86,25 @@ def _coded(
 ) -> _Coded:
     codes = final_codes(embeddings, codebooks, metric, options)
     return _Coded(codes, *_codebooks.codebook_statistics(embeddings, codes, codebooks.shape[1]))
+
+
+def _coded_from(
+    embeddings: np.ndarray,
+    codes: np.ndarray | None = None,
+    *,
+    codebooks: np.ndarray,
+    metric: np.ndarray | None,
+    options: dict,
+) -> _Coded:
+    # Each block draws from a state of its own, and so the same.
+    options = {**options, "random_state": copy.deepcopy(options["random_state"])}
+    codes = _codebooks.encode(embeddings, codebooks, metric=metric, codes=codes, **options)
+    return _Coded(codes, *_codebooks.codebook_statistics(embeddings, codes, codebooks.shape[1]))
+
+
+def _squares(embeddings: np.ndarray, codes: np.ndarray, *, codebooks: np.ndarray) -> float:
+    """Return the sum of the squared errors of a block."""
+    return _codebooks.quantization_error(embeddings, codes, codebooks) * len(embeddings)
 
 
 class CodeAlternation:
@@ -206,8 +227,10 @@ class CodeAlternation:
         if self.is_due(n_done):
             embeddings = outputs()
             # In place of those of a temporary file: there may be no room for them in memory.
-            out = embeddings if isinstance(embeddings, np.memmap) else None
-            self.update(normalize_rows(embeddings, out) if self.normalize else embeddings)
+            if self.normalize:
+                out = embeddings if isinstance(embeddings, np.memmap) else None
+                embeddings = mapped_rows(embeddings, lambda rows: normalize_rows(rows, out))
+            self.update(embeddings)
         return figures
 
     def state(self) -> dict[str, Any]:
@@ -253,14 +276,13 @@ class CodeAlternation:
         """Take one turn of codes and codewords over all rows; return the mean squared error."""
         if self.codebooks is None:
             self.codebooks = _codebooks.init_codebooks(
-                embeddings,
+                self._some(embeddings) if is_lazy(embeddings) else embeddings,
                 self.n_codebooks,
                 self.n_codewords,
                 method=self.method,
                 random_state=self.random_state,
             )
-        self.codes = self._encode(embeddings)
-        counts, sums = _codebooks.codebook_statistics(embeddings, self.codes, self.n_codewords)
+        self.codes, counts, sums = self._coded_anew(embeddings)
         if earlier is not None:
             counts, sums = counts + earlier[0], sums + earlier[1]
         updated = _codebooks.solve_codebooks(
@@ -272,23 +294,41 @@ class CodeAlternation:
             centre=True,
         )
         updated = updated.astype(np.float32)
-        error = _codebooks.quantization_error(embeddings, self.codes, updated)
-        if earlier is None:
-            updated = _codebooks.refill_empty_codewords(
-                embeddings, updated, self.codes, random_state=self.random_state
-            )
-        self.codebooks = updated
-        return error
-
-    def _encode(self, embeddings: np.ndarray) -> np.ndarray:
-        return _codebooks.encode(
-            embeddings,
-            self._books,
-            metric=self.metric,
-            codes=None if self.encode_options["beam_size"] else self.codes,
-            random_state=self.random_state,
-            **self.encode_options,
+        error = sum_blocks(
+            embeddings, functools.partial(_squares, codebooks=updated), (self.codes,), n_rows=_BLOCK
         )
+        self.codebooks = self._refilled(embeddings, updated) if earlier is None else updated
+        return error / len(embeddings)
+
+    def _coded_anew(self, embeddings: Any) -> _Coded:
+        """Return the codes of all rows by the codebooks as they are, and their statistics."""
+        options = {**self.encode_options, "random_state": copy.deepcopy(self.random_state)}
+        code = functools.partial(
+            _coded_from, codebooks=self._books, metric=self.metric, options=options
+        )
+        # A beam finds its own start.
+        known = () if self.encode_options["beam_size"] or self.codes is None else (self.codes,)
+        found: _Coded = sum_blocks(embeddings, code, known, n_rows=_BLOCK)
+        for _ in range(self.encode_options["n_sweeps"]):
+            # As each block has drawn, all of them alike: the orders of the sweeps.
+            self.random_state.permutation(self.n_codebooks)
+        return found
+
+    def _refilled(self, embeddings: Any, codebooks: np.ndarray) -> np.ndarray:
+        """Return codebooks without codewords that no row uses."""
+        codes = self.codes
+        assert codes is not None
+        if not is_lazy(embeddings):
+            return _codebooks.refill_empty_codewords(
+                embeddings, codebooks, codes, random_state=self.random_state
+            )
+        counts = [np.bincount(own, minlength=self.n_codewords) for own in codes.T]
+        is_used = np.array(counts) > 0
+        if is_used.all():
+            return codebooks
+        self.random_state.permutation(len(embeddings))  # as where all rows are at hand
+        find = functools.partial(worst_rows, codebooks=codebooks, most=int((~is_used).sum()))
+        return refilled(codebooks, is_used, sum_blocks(embeddings, find, (codes,), n_rows=_BLOCK))
 
     def finish(
         self,

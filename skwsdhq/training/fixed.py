@@ -10,6 +10,7 @@ from torch import nn
 from ..utils.rows import is_lazy, room_for
 from ..utils.threads import one_openmp_thread
 from .network import BLOCK, arrays_of, forward, network_arrays, set_arrays
+from .team import Share, team_of
 
 __all__ = ["FixedInputs", "turned_towards"]
 
@@ -31,6 +32,11 @@ class FixedInputs:
         Unit rows that embeddings are joined with, see :func:`turned_towards`.
     share : float, default=0.0
         Of these rows in the direction of an embedding.
+
+    Attributes
+    ----------
+    shared_head : nn.Module
+        The head, as steps call it: its gradients are those of all processes of a team.
     """
 
     def __init__(
@@ -42,6 +48,12 @@ class FixedInputs:
         share: float = 0.0,
     ) -> None:
         self.head, self.device = head, device
+        self._team = team_of(inputs)
+        self.shared_head: nn.Module = head
+        if self._team is not None:
+            head.eval()  # nothing is drawn here
+            one = torch.zeros((1, inputs.shape[1]), device=device)
+            self.shared_head = self._team.wrapped(head, one)
         self._arrays, self._fixed, self._share = inputs, fixed, share
         # Once, not batch by batch: to a device the way would take longer than the step.
         self._inputs = None if is_lazy(inputs) else torch.from_numpy(inputs).to(device)
@@ -50,7 +62,7 @@ class FixedInputs:
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def inputs(self, rows: np.ndarray) -> torch.Tensor:
+    def inputs(self, rows: np.ndarray, share: Share | None = None) -> torch.Tensor:
         """Return (b, d) of a step; of a memory map these rows alone are read."""
         if self._inputs is None:
             return torch.from_numpy(np.ascontiguousarray(self._arrays[rows])).to(self.device)
@@ -63,16 +75,28 @@ class FixedInputs:
         """Return (b, d) for a look at the loss, without a step."""
         return self.inputs(rows)
 
-    def outputs(self) -> np.ndarray:
-        """Return (n, D) of all images as they would be transformed now, before normalisation."""
+    def outputs(self) -> Any:
+        """Return (n, D) of all images as they would be transformed now, before normalisation.
+
+        Each process of a team makes those of its own part; the others' come when asked for.
+        """
         # By numpy, as `transform` does it: codes are then those of what it gives.
-        outputs = forward(self._arrays, network_arrays(self.head), room_for)
-        if self._fixed is None:
+        arrays = network_arrays(self.head)
+        if self._team is None:
+            return self._turned(forward(self._arrays, arrays, room_for), self._fixed)
+        made = self._arrays.of_part(lambda rows: forward(rows, arrays))
+        own = self._team.part(len(self))
+        self._turned(made.own, None if self._fixed is None else self._fixed[own])
+        return made
+
+    def _turned(self, outputs: np.ndarray, fixed: np.ndarray | None) -> np.ndarray:
+        """Turn outputs towards the rows that they are joined with, in place."""
+        if fixed is None:
             return outputs
-        for start in range(0, len(outputs), BLOCK):  # in place: no copy of all is made
+        for start in range(0, len(outputs), BLOCK):  # no copy of all is made
             rows = slice(start, start + BLOCK)
             lengths = np.linalg.norm(outputs[rows], axis=1, keepdims=True)
-            outputs[rows] = turned_towards(outputs[rows], self._fixed[rows], self._share, lengths)
+            outputs[rows] = turned_towards(outputs[rows], fixed[rows], self._share, lengths)
         return outputs
 
     def whole(self, outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:

@@ -12,7 +12,9 @@ import torch
 
 from ..utils.threads import as_outside
 from .companion import Companion
+from .network import set_share
 from .optimizer import Steps
+from .team import Team
 
 __all__ = ["Lesson", "run_epoch"]
 
@@ -41,6 +43,8 @@ class Lesson:
         Rows whose loss is looked at after each epoch, and that no step is made of.
     companion : Companion, default=None
         What learns along.
+    team : Team, default=None
+        Processes among which each batch is divided; None is this one alone.
     """
 
     model: Any
@@ -51,6 +55,7 @@ class Lesson:
     batch_size: int
     held: np.ndarray | None = None
     companion: Companion | None = None
+    team: Team | None = None
 
     @property
     def n_steps(self) -> int:
@@ -92,8 +97,11 @@ def run_epoch(
     TypeError, ValueError
         If a loss or penalty is no tensor of one number.
     """
-    model, rows = lesson.model, lesson.rows
+    model, rows, team = lesson.model, lesson.rows, lesson.team
     model.head.train()
+    if team is not None:
+        # Processes may have drawn differently often, as for parts of a batch.
+        generator.set_state(team.first(generator.get_state()))
     # Drawn on the device whose generator it is: seeds of devices differ.
     shuffled = torch.randperm(len(rows), generator=generator, device=model.device)
     order = rows[shuffled.cpu().numpy()]
@@ -136,12 +144,17 @@ def run_epoch(
     if lesson.companion is not None:
         # Not called here: outputs of all rows cost a pass, and codes need it every other epoch.
         figures |= lesson.companion.after_epoch(n_done + 1, model.outputs)
+    if team is None:
+        return figures
+    # What follows from a last bit, as when to stop, is one thing for all.
+    state, figures = team.first((model.state(), figures) if team.rank == 0 else None)
+    model.restore(state)
     return figures
 
 
 def _losses(lesson: Lesson, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the loss of a batch, and what the companion adds to it."""
-    outputs = lesson.model.head(lesson.model.inputs(batch))
+    outputs = _outputs(lesson, batch)
     loss = _scalar("loss", lesson.loss(outputs, batch))
     if not loss.requires_grad:
         raise ValueError(
@@ -152,6 +165,17 @@ def _losses(lesson: Lesson, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tens
         return loss, None
     penalty = lesson.companion.penalty(lesson.model.whole(outputs, batch), batch)
     return loss, None if penalty is None else _scalar("penalty", penalty)
+
+
+def _outputs(lesson: Lesson, batch: np.ndarray) -> torch.Tensor:
+    """Return (b, D) what the model makes of a batch, each process of its part of it."""
+    model, team = lesson.model, lesson.team
+    if team is None:
+        return model.head(model.inputs(batch))
+    share = team.share(len(batch))
+    set_share(model.head, share)
+    own = model.inputs(batch[share.start : share.stop], share)
+    return team.joined(model.shared_head(own), len(batch))
 
 
 def _scalar(name: str, value: Any) -> torch.Tensor:

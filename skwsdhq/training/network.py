@@ -1,5 +1,6 @@
 """The transform layer: a small network on top of features, in torch and in numpy."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ..utils.threads import on_one_thread, product
+from .team import Share
 
 __all__ = [
     "BLOCK",
@@ -20,6 +22,7 @@ __all__ = [
     "forward",
     "network_arrays",
     "set_arrays",
+    "set_share",
 ]
 
 
@@ -37,17 +40,31 @@ class Dropout(nn.Module):
         super().__init__()
         self.n_dropped = round(float(probability) * 256)  # of the 256 values of a byte
         self.generator = generator
+        # Which rows of a batch these are, where several processes share it: then each draws for
+        # all of them, so that a row's units are those that one process would drop.
+        self.share: Share | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Drop units of a batch, and scale the others up, while training."""
         if not self.training or not self.n_dropped:
             return x
-        # ceil(numel / 8) words of eight bytes
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        n_rows = len(x) if self.share is None else self.share.n_rows
+        n_units = n_rows * math.prod(x.shape[1:])
+        # ceil(units / 8) words of eight bytes
+        words = torch.empty(-(-n_units // 8), dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.generator)
-        kept = words.view(torch.uint8)[: x.numel()].reshape(x.shape) >= self.n_dropped
+        kept = words.view(torch.uint8)[:n_units].reshape(n_rows, *x.shape[1:]) >= self.n_dropped
+        if self.share is not None:
+            kept = kept[self.share.start : self.share.stop]
         # The others are scaled up, so that a unit's mean stays what it is without dropout.
         return x * kept.to(x.dtype).mul_(256 / (256 - self.n_dropped))
+
+
+def set_share(module: nn.Module, share: Share | None) -> None:
+    """Tell the dropout of a network which rows of a batch come next; None is a batch of its own."""
+    for layer in module.modules():
+        if isinstance(layer, Dropout):
+            layer.share = share
 
 
 def build_network(

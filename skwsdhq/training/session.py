@@ -10,6 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from tqdm.auto import tqdm
 
+from ..persistence.file import LoadError
 from ..utils._compat import EpochTasks
 from ..utils.estimators import fitted_at_once
 from ..utils.progress import LongRun
@@ -18,6 +19,7 @@ from ..utils.warn import warn_caller
 from .checkpoint import Checkpoint
 from .loop import Lesson, run_epoch
 from .stopping import ValidationStop
+from .team import Team
 
 __all__ = ["Session", "fit_by", "go_through"]
 
@@ -46,6 +48,8 @@ class Session:
         What the log says of the last lesson, where it is a long one.
     verbose : int, default=0
         1 shows a bar of progress.
+    team : Team, default=None
+        Processes that go through the same session; the first keeps the checkpoint.
 
     Attributes
     ----------
@@ -68,8 +72,10 @@ class Session:
         checkpoint: Checkpoint | None = None,
         announced_as: str | None = None,
         verbose: int = 0,
+        team: Team | None = None,
     ) -> None:
         self.lessons, self.generator, self.checkpoint = lessons, generator, checkpoint
+        self._team = team
         self._stopping, self._announced_as, self._verbose = stopping, announced_as, verbose
         self.figures: list[dict[str, float]] = []
         self.failure: FloatingPointError | None = None
@@ -79,11 +85,26 @@ class Session:
         self._last: tuple[Any, ...] | None = None
         self._run: LongRun | None = None
         self._first = 0  # epoch of the lesson that the log was told in
-        if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        if checkpoint is not None and (saved := self._saved(checkpoint)) is not None:
             try:
                 self._restore(saved)
             except _WRONG as error:
                 raise checkpoint.refusal(error) from error
+
+    def _saved(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Return what a checkpoint holds; of a team the first reads it, whose folder it is in."""
+        if self._team is None:
+            return checkpoint.load()
+        found: Any = None
+        if self._team.rank == 0:
+            try:
+                found = checkpoint.load()
+            except LoadError as error:
+                found = error
+        found = self._team.first(found)
+        if isinstance(found, LoadError):
+            raise found
+        return found
 
     @property
     def lesson(self) -> Lesson:
@@ -181,7 +202,7 @@ class Session:
 
     def _save(self) -> None:
         """Keep the state; where that fails, as on a full disk, the training is worth more."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or (self._team is not None and self._team.rank):
             return
         lesson = self.lesson
         companion, stopping = lesson.companion, self._stopping

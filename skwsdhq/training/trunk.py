@@ -16,8 +16,9 @@ from ..images.resized import side_for_crops
 from ..losses.inputs import directions_and_lengths
 from ..persistence.registry import saved
 from ..utils._compat import Interval, StrOptions
-from .network import Dropout, arrays_of, forward, network_arrays, set_arrays
+from .network import Dropout, arrays_of, forward, network_arrays, set_arrays, set_share
 from .scaling import Scaling, raised
+from .team import Share, Team, team_of
 
 __all__ = ["FineTuned", "FineTuning", "load_trunk_state", "trainable_layers"]
 
@@ -181,6 +182,13 @@ class FineTuned:
         In which the network multiplies; the head and all parameters are float32.
     before : dict of str to ndarray, default=None
         What an earlier fit taught the network, of other layers than those that learn now too.
+    team : Team, default=None
+        Processes that learn together.
+
+    Attributes
+    ----------
+    shared_head : nn.Module
+        The head, as steps call it: its gradients are those of all processes of a team.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of, by name
@@ -195,8 +203,10 @@ class FineTuned:
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
         before: dict[str, np.ndarray] | None = None,
+        team: Team | None = None,
     ) -> None:
         self.head, self.device = head, generator.device
+        self.shared_head: nn.Module = head
         self.size = backbone.size
         self.images = images
         self.augment = tuning.augment
@@ -227,10 +237,18 @@ class FineTuned:
             if name in learning:
                 self._parameters[name] = parameter
         self._module = module
+        self._shared_module: nn.Module = module
         on_device: dict[str, Any] = {"device": device, "dtype": torch.float32}
         self._pixel_mean = torch.tensor(backbone.mean, **on_device).reshape(1, 3, 1, 1)
         self._pixel_std = torch.tensor(backbone.std, **on_device).reshape(1, 3, 1, 1)
         self._kept: tuple[Any, ...] | None = None
+        if team is not None:
+            pixels = torch.zeros((1, 3, self.size, self.size), dtype=torch.uint8)
+            head.eval()  # nothing is drawn here
+            with torch.no_grad():
+                inputs = self._prepared(pixels)
+            self.shared_head = team.wrapped(head, inputs)
+            self._shared_module = team.wrapped(module, self._normal(pixels))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -245,14 +263,17 @@ class FineTuned:
         """Return the side of the pictures for a network of that input."""
         return side_for_crops(size) if augment else size
 
-    def inputs(self, rows: np.ndarray) -> torch.Tensor:
+    def inputs(self, rows: np.ndarray, share: Share | None = None) -> torch.Tensor:
         """Return (b, d) of a step, from crops of these images."""
-        pixels = self._crops(self.images.rows(rows), draw=self.augment)
+        pixels = self._crops(self._pictures(rows), draw=self.augment, share=share)
         _set_dropout(self._module, True)
         chunk = self.micro_batch_size
         if chunk is None or chunk >= len(rows):
             self._kept = None
+            set_share(self._module, share)
             return self._prepared(pixels)
+        # Parts of a process's own rows draw for themselves.
+        set_share(self._module, None)
         # The second pass has to drop the same units as the first.
         before = self._generator.get_state()
         with torch.no_grad():
@@ -272,7 +293,11 @@ class FineTuned:
         self._generator.set_state(before)  # the same units are dropped again
         for i in range(0, len(pixels), chunk):
             rows = slice(i, i + chunk)
-            self._prepared(pixels[rows]).backward(inputs.grad[rows])
+            # Processes add up their gradients once, whatever number of parts each has.
+            is_last = i + chunk >= len(pixels)
+            alone = None if is_last else getattr(self._shared_module, "no_sync", None)
+            with nullcontext() if alone is None else alone():
+                self._prepared(pixels[rows]).backward(inputs.grad[rows])
         self._generator.set_state(after)
 
     def held_inputs(self, rows: np.ndarray) -> torch.Tensor:
@@ -281,11 +306,17 @@ class FineTuned:
         with torch.no_grad():
             return self._prepared(self._crops(self.images.rows(rows), draw=False))
 
-    def outputs(self) -> np.ndarray:
-        """Return (n, D) of all images as they would be transformed now, before normalisation."""
-        return forward(self._scaling.inputs(self.features()), network_arrays(self.head))
+    def outputs(self) -> Any:
+        """Return (n, D) of all images as they would be transformed now, before normalisation.
 
-    def features(self) -> np.ndarray:
+        Each process of a team makes those of its own part; the others' come when asked for.
+        """
+        inputs, arrays = self._scaling.inputs(self.features()), network_arrays(self.head)
+        if team_of(inputs) is None:
+            return forward(inputs, arrays)
+        return inputs.of_part(lambda rows: forward(rows, arrays))
+
+    def features(self) -> Any:
         """Return (n, d) what the network makes of all images now."""
         return self._embed_features(self.trunk_state())
 
@@ -314,11 +345,10 @@ class FineTuned:
 
     def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return (b, d) float32 inputs of the head, from (b, 3, size, size) uint8."""
-        normal = (pixels.to(self.device).float() - self._pixel_mean) / self._pixel_std
-        normal = normal.contiguous(memory_format=torch.channels_last)
+        normal = self._normal(pixels)
         low = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype) if low else nullcontext():
-            features = self._module(normal)
+            features = self._shared_module(normal)
             if features.ndim == 4:
                 # A network without its own pooling gives a map; extraction takes its mean as well.
                 features = features.mean(dim=(2, 3))
@@ -329,7 +359,19 @@ class FineTuned:
         centred = inputs - self._mean_on_device
         return directions_and_lengths(centred)[0] * centred.shape[1] ** 0.5
 
-    def _crops(self, pictures: np.ndarray, draw: bool) -> torch.Tensor:
+    def _normal(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return what the network takes, from (b, 3, size, size) uint8."""
+        normal = (pixels.to(self.device).float() - self._pixel_mean) / self._pixel_std
+        return normal.contiguous(memory_format=torch.channels_last)
+
+    def _pictures(self, rows: np.ndarray) -> np.ndarray:
+        """Return pictures (b, side, side, 3), none of none."""
+        if len(rows):
+            return self.images.rows(rows)
+        side = self.side(self.size, self.augment)
+        return np.empty((0, side, side, 3), np.uint8)
+
+    def _crops(self, pictures: np.ndarray, draw: bool, share: Share | None = None) -> torch.Tensor:
         """Return (b, 3, size, size) uint8 crops: drawn, half of them mirrored; or the middle."""
         spare = pictures.shape[1] - self.size
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
@@ -337,15 +379,17 @@ class FineTuned:
         if not draw:
             return pixels[:, :, middle : middle + self.size, middle : middle + self.size]
         device = self._generator.device
-        shape = (3, len(pictures))
+        shape = (3, len(pictures) if share is None else share.n_rows)
         # For all pictures at once: three numbers each, down, right and mirrored.
         drawn = torch.rand(shape, generator=self._generator, device=device, dtype=torch.float32)
-        crops = []
+        if share is not None:
+            drawn = drawn[:, share.start : share.stop]
+        crops = [pixels[:0, :, : self.size, : self.size]]  # where there is no picture
         for picture, (down, right, mirrored) in zip(pixels, drawn.T.cpu().numpy(), strict=True):
             top, left = int(down * (spare + 1)), int(right * (spare + 1))
             crop = picture[:, top : top + self.size, left : left + self.size]
-            crops.append(crop.flip(2) if mirrored < 0.5 else crop)
-        return torch.stack(crops)
+            crops.append((crop.flip(2) if mirrored < 0.5 else crop)[None])
+        return torch.cat(crops)
 
 
 def _own_dropout(module: nn.Module, generator: torch.Generator) -> None:

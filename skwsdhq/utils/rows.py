@@ -61,6 +61,8 @@ class LazyRows:
         if isinstance(rows, slice):
             found = self._checked(self._source[rows])
             touched = found.nbytes
+        elif hasattr(self._source, "taken"):
+            return self.taken(rows, _itself)
         elif len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
             return self[int(rows[0]) : int(rows[-1]) + 1]
         else:
@@ -83,6 +85,15 @@ class LazyRows:
         if hasattr(self._source, "sum_blocks"):
             return self._source.sum_blocks(_Then(self._checked, function), aligned, **options)
         return _summed(self, function, aligned, **options)
+
+    def of_part(self, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """Have each process of a team, see :attr:`team`, make something of its own rows."""
+        return self._source.of_part(_Then(self._checked, function))
+
+    @property
+    def team(self) -> Any:
+        """Processes among which the rows are divided; None where there is this one alone."""
+        return getattr(self._source, "team", None)
 
     @property
     def _checked(self) -> Callable[[Any], np.ndarray]:
@@ -152,6 +163,15 @@ class MappedRows:
     def sum_blocks(self, function: Callable, aligned: Sequence = (), **options: Any) -> Any:
         """Sum up what a function makes of blocks of these rows, see :class:`LazyRows`."""
         return self._rows.sum_blocks(_Then(self._function, function), aligned, **options)
+
+    def of_part(self, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """Have each process of a team make something of its own rows."""
+        return self._rows.of_part(_Then(self._function, function))
+
+    @property
+    def team(self) -> Any:
+        """Processes among which the rows are divided, see :class:`LazyRows`."""
+        return self._rows.team
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return all rows."""
