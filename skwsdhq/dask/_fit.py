@@ -40,6 +40,10 @@ def fit(model: Any, X: Any, y: Any = None) -> Any:
     ValueError
         If chunks are of unknown sizes, or a network would have to learn.
 
+    See Also
+    --------
+    skwsdhq.distributed.fit : A network too, by processes that ``torchrun`` starts.
+
     Examples
     --------
     >>> import dask.array as da
@@ -66,5 +70,6 @@ def _refuse_network(model: Any) -> None:
     if not getattr(embedder, "has_no_network", True):
         raise ValueError(
             "a cluster fits the kernel regression and codebooks, and trains no network; give a "
-            "HypersphereEmbedder(kernel_weight=1), or fit in one process."
+            "HypersphereEmbedder(kernel_weight=1), or fit in one process, or in several by "
+            "skwsdhq.distributed.fit."
         )
