@@ -14,25 +14,35 @@ is there as often as codes that include m, and the second as often as codes that
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
 from ..utils.threads import product
+from ..utils.together import parts_of, together
 
 __all__ = ["Lengths", "choose_codes"]
 
 TABLE_SIZE = 1 << 26  # pairwise tables hold at most so many numbers (256 MB in float32)
 TABLE_PAYS = 1  # visits a codeword from which on a table of them pays
 _SHORT = 1e-6  # of the largest codeword's squared length: a row's, below which it counts as that
+_PARTS = 8  # of the rows, which threads share
 CHUNK_SIZE = 1 << 20  # numbers in a chunk of rows × codewords, few enough for the cache
 
 
 class _TableCosts:
     """Compute costs from tables: cheap for many rows.
 
-    Buffers are made once: fresh memory for every operation costs ten times the operation.
+    Buffers are made once for a thread: fresh memory for every operation costs ten times the
+    operation.
     """
+
+    _unary: np.ndarray
+    _costs: np.ndarray
+    _gathered: np.ndarray
 
     def __init__(
         self,
@@ -56,9 +66,16 @@ class _TableCosts:
                 products = product(codebooks[other], duals[m].T)
                 self._pairs[m, other] = products
                 self._pairs[other, m] = np.ascontiguousarray(products.T)
-        self._unary = np.empty((n_codebooks, n_rows, n_codewords), codebooks.dtype)
-        self._costs = np.empty((n_rows * n_beams, n_codewords), codebooks.dtype)
-        self._gathered = np.empty_like(self._costs)
+        self._sizes = (n_codebooks, n_rows, n_codewords), (n_rows * n_beams, n_codewords)
+
+    def twin(self) -> Self:
+        """Return costs from the same tables with buffers of their own, for a thread."""
+        twin = copy.copy(self)
+        of_rows, of_beams = self._sizes
+        twin._unary = np.empty(of_rows, self._minus.dtype)
+        twin._costs = np.empty(of_beams, self._minus.dtype)
+        twin._gathered = np.empty_like(twin._costs)
+        return twin
 
     def load(self, rows: np.ndarray) -> None:
         """Take a chunk of rows (B, D)."""
@@ -97,6 +114,10 @@ class _ResidualCosts:
         self._codebooks, self._duals = codebooks, duals
         self._half_norms = _half_norms(codebooks, duals)
         self._shares = shares
+
+    def twin(self) -> Self:
+        """Return the same costs, for a thread."""
+        return copy.copy(self)
 
     def load(self, rows: np.ndarray) -> None:
         """Take a chunk of rows (B, D)."""
@@ -204,22 +225,29 @@ def choose_codes(  # noqa: PLR0913 - what a choice of codes depends on
     else:
         step = _chunk_rows(n_rows, n_beams * n_codewords)
         costs = _ResidualCosts(codebooks, duals, shares)
-    for a in range(0, n_rows, step):
-        chunk = rows[a : a + step]
-        costs.load(chunk)
-        if start is not None:
-            chosen = np.ascontiguousarray(start[a : a + step].T, dtype=np.intp)
-        elif n_beams > 1:
-            chosen = _beam(costs, len(chunk), n_codebooks, n_beams)
-        else:
-            chosen = _greedy(costs, len(chunk), n_codebooks)
-        # The last codeword of a greedy choice is the best one given the others.
-        settled = n_codebooks - 1 if start is None else None
-        if lengths is not None:
-            lengths.load(chunk)
-            settled = None
-        _sweep(costs, chosen, orders, settled, lengths)
-        codes[a : a + step] = chosen.T
+
+    def choose(part: slice) -> None:
+        own, own_lengths = costs.twin(), copy.copy(lengths)
+        for a in range(part.start, part.stop, step):
+            chunk = rows[a : a + step]
+            own.load(chunk)
+            if start is not None:
+                chosen = np.ascontiguousarray(start[a : a + step].T, dtype=np.intp)
+            elif n_beams > 1:
+                chosen = _beam(own, len(chunk), n_codebooks, n_beams)
+            else:
+                chosen = _greedy(own, len(chunk), n_codebooks)
+            # The last codeword of a greedy choice is the best one given the others.
+            settled = n_codebooks - 1 if start is None else None
+            if own_lengths is not None:
+                own_lengths.load(chunk)
+                settled = None
+            _sweep(own, chosen, orders, settled, own_lengths)
+            codes[a : a + step] = chosen.T
+
+    # Whole chunks, so that each product is what it would be by itself.
+    parts = parts_of(n_rows, _PARTS, step)
+    together([functools.partial(choose, part) for part in parts])
     return codes
 
 

@@ -3,14 +3,12 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from joblib import effective_n_jobs
 from scipy import sparse
 
 from ..sphere import normalize_rows
 from ..utils.threads import one_openmp_thread, without_autocast
+from ..utils.together import sharing
 from ._kernel import (
-    cholesky,
     evident_alpha,
     leave_one_out,
     mean_direction,
@@ -21,6 +19,7 @@ from ._kernel import (
     tag_targets,
     word_weights,
 )
+from ._solving import cholesky, solved
 from ._sums import (
     Begun,
     KernelSums,
@@ -32,7 +31,7 @@ from ._sums import (
     solve_sums,
 )
 
-__all__ = ["Regression", "begin_regression", "fit_regression", "n_free_threads", "solve_regression"]
+__all__ = ["Regression", "begin_regression", "fit_regression", "solve_regression"]
 
 _LOOKED_AT = 65_536  # rows by which the share of wrong tags is estimated
 
@@ -134,21 +133,16 @@ def begin_regression(
     rows = np.flatnonzero(np.diff(indicator.indptr))
     of_words = word_weights(indicator[rows], specificity)
     if len(rows) <= max_landmarks:
-        with one_openmp_thread("torch"), without_autocast():
+        with sharing(), one_openmp_thread("torch"), without_autocast():
             own = np.asarray(units[rows], dtype=np.float32)
             found = _fit_to_all(own, indicator[rows], concept_vectors, of_words, **options)
         return found, None, None
     picked = np.sort(options["random_state"].permutation(len(rows))[:max_landmarks])
-    with one_openmp_thread("torch"), without_autocast():
+    with sharing(), one_openmp_thread("torch"), without_autocast():
         begun = _begun(units, rows, indicator[rows], picked, concept_vectors, of_words, options)
         places = places_of(rows[picked], indicator.shape[0])
-        sums = kernel_sums(units, indicator, places, begun, n_free_threads())
+        sums = kernel_sums(units, indicator, places, begun)
         return solve_regression(sums, begun), begun, sums
-
-
-def n_free_threads() -> int:
-    """Return how many threads may divide blocks among them, each of which works by itself."""
-    return max(1, min(torch.get_num_threads(), effective_n_jobs(-1)))
 
 
 def _fit_to_all(
@@ -184,7 +178,7 @@ def _fit_to_all(
         weights = weights * trusted
         targets = tag_targets(indicator, concept_vectors, weights)
     factor = cholesky(kernel, alpha / trust)
-    coefs = torch.cholesky_solve(torch.from_numpy(targets.astype(np.float64)), factor).numpy()
+    coefs = solved(targets.astype(np.float64), factor).numpy()
     directions = tag_directions(indicator, concept_vectors, weights)
     return Regression(
         units,

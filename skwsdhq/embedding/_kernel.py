@@ -4,15 +4,19 @@ Letters: n rows, m landmarks (rows that the kernel compares with), d features, C
 dimensions. Features enter as unit rows; the kernel of x and y is exp(-gamma·(1 − x·y)).
 """
 
+import functools
+
 import numpy as np
 import torch
 from scipy import sparse
 
 from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
+from ..utils.together import together
+from ._solving import cholesky, inverse_diagonal, solved
 
 __all__ = [
-    "cholesky",
+    "coefs_and_left_out",
     "evident_alpha",
     "kernel_embeddings",
     "leave_one_out",
@@ -26,20 +30,29 @@ __all__ = [
     "wrong_share",
 ]
 
-_BLOCK = 4096  # rows whose kernel with all landmarks is held at once
+_BLOCK = 1024  # rows whose kernel with all landmarks a thread holds at once
 _PRIOR = 10.0  # entries of all concepts together, that each concept's company begins with
 _LEAST = 0.05  # divergence, against the usual one, of a word that tells nothing
 _EVIDENT_ROWS = 1000
 _ALPHAS = np.geomspace(0.01, 10, 31)
-_JITTER = 1e-6  # added to the diagonal, so that equal rows leave it invertible
 
 
 def rbf_kernel(units: np.ndarray, landmarks: np.ndarray, gamma: float) -> np.ndarray:
     """Return exp(-gamma·(1 − x·y)) of unit rows (n, d) and (m, d): (n, m), of their dtype."""
-    kernel = product(units, landmarks.T.astype(units.dtype, copy=False))
-    kernel -= 1
-    kernel *= gamma
-    return np.exp(kernel, out=kernel)
+    columns = landmarks.T.astype(units.dtype, copy=False)
+    kernel = np.empty((len(units), len(landmarks)), dtype=units.dtype)
+    blocks = (slice(start, start + _BLOCK) for start in range(0, len(units), _BLOCK))
+    together(
+        [functools.partial(_rbf, units[block], columns, gamma, kernel[block]) for block in blocks]
+    )
+    return kernel
+
+
+def _rbf(units: np.ndarray, columns: np.ndarray, gamma: float, out: np.ndarray) -> np.ndarray:
+    product(units, columns, out=out)
+    out -= 1
+    out *= gamma
+    return np.exp(out, out=out)
 
 
 def tag_targets(
@@ -101,10 +114,20 @@ def leave_one_out(kernel: np.ndarray, targets: np.ndarray, alpha: float) -> np.n
     -------
     ndarray of shape (m, D), float64
     """
+    return coefs_and_left_out(kernel, targets, alpha)[1]
+
+
+def coefs_and_left_out(
+    kernel: np.ndarray, targets: np.ndarray, alpha: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coefficients H t (m, D) of ridge regression, and what it leaves out gives.
+
+    See :func:`leave_one_out`. Both are float64.
+    """
     factor = cholesky(kernel, np.full(len(kernel), alpha))
-    inverse = torch.cholesky_inverse(factor).numpy()
     wide = targets.astype(np.float64)
-    return wide - product(inverse, wide) / np.diag(inverse)[:, None]
+    coefs = solved(wide, factor).numpy()
+    return coefs, wide - coefs / inverse_diagonal(factor)[:, None]
 
 
 def word_weights(indicator: sparse.csr_array, specificity: float) -> np.ndarray:
@@ -227,10 +250,14 @@ def kernel_embeddings(
     """Return unit rows (n, D) that the regression predicts, of the dtype of ``units``."""
     coefs = coefs.astype(units.dtype, copy=False)
     out = np.empty((len(units), coefs.shape[1]), dtype=units.dtype)
-    for start in range(0, len(units), _BLOCK):
+
+    def embed(start: int) -> None:
         block = slice(start, start + _BLOCK)
         product(rbf_kernel(units[block], landmarks, gamma), coefs, out=out[block])
-    return normalize_rows(out)
+        normalize_rows(out[block], out=out[block])
+
+    together([functools.partial(embed, start) for start in range(0, len(units), _BLOCK)])
+    return out
 
 
 def tag_agreement(
@@ -255,10 +282,3 @@ def row_trust(indicator: sparse.csr_array, weights: np.ndarray) -> np.ndarray:
     counts = np.diff(indicator.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
     return np.sqrt(np.bincount(row, weights, minlength=len(counts)) / counts)
-
-
-def cholesky(kernel: np.ndarray, diagonal: np.ndarray) -> torch.Tensor:
-    """Return the lower factor of the kernel with that, and a jitter, added to its diagonal."""
-    added = torch.from_numpy(kernel.copy())
-    added.diagonal().add_(torch.from_numpy(diagonal + _JITTER))
-    return torch.linalg.cholesky(added)

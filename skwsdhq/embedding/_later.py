@@ -23,7 +23,8 @@ from scipy import sparse
 
 from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
-from ._kernel import cholesky, rbf_kernel, row_trust, tag_agreement, tag_directions
+from ._kernel import rbf_kernel, row_trust, tag_agreement, tag_directions
+from ._solving import cholesky
 
 __all__ = ["knows_tags", "later_embeddings", "left_variance", "likely_concepts"]
 

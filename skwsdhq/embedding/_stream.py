@@ -13,9 +13,11 @@ from scipy import sparse
 
 from ..persistence.checks import check_integers, check_matrix, check_vector, need
 from ..utils.threads import on_one_thread, product
-from ._fitting import Regression, begin_regression, n_free_threads, solve_regression
-from ._kernel import cholesky, rbf_kernel
+from ..utils.together import sharing
+from ._fitting import Regression, begin_regression, solve_regression
+from ._kernel import rbf_kernel
 from ._later import knows_tags
+from ._solving import cholesky
 from ._sums import Begun, KernelSums, kernel_sums
 
 __all__ = ["GoneOn", "check_stream", "go_on"]
@@ -66,8 +68,9 @@ def go_on(
             return GoneOn(found, {"starts": indicator.indptr, "concepts": indicator.indices})
         return GoneOn(found, _as_stream(first, summed))
     places = np.full(indicator.shape[0], -1)  # no row is a landmark
-    sums = sums + kernel_sums(units, indicator, places, begun, n_free_threads())
-    return GoneOn(solve_regression(sums, begun), _as_stream(begun, sums))
+    with sharing():
+        sums = sums + kernel_sums(units, indicator, places, begun)
+        return GoneOn(solve_regression(sums, begun), _as_stream(begun, sums))
 
 
 def _joined(

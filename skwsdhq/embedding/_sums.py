@@ -20,10 +20,10 @@ from scipy import sparse
 
 from ..sphere import normalize_rows
 from ..utils.rows import sum_blocks
-from ..utils.threads import on_one_thread, product
+from ..utils.threads import on_one_thread
+from ..utils.together import together, whole_product
 from ._kernel import (
-    cholesky,
-    leave_one_out,
+    coefs_and_left_out,
     mean_direction,
     rbf_kernel,
     row_trust,
@@ -31,6 +31,7 @@ from ._kernel import (
     tag_directions,
     wrong_share,
 )
+from ._solving import cholesky, factored, solved, solved_by_factor
 
 __all__ = [
     "Begun",
@@ -45,7 +46,8 @@ __all__ = [
 ]
 
 _BLOCK = 4096  # rows whose kernel with all landmarks is held at once
-_GRAM_COLUMNS = 512  # of a product of landmarks with landmarks at once
+_MAPPED_ROWS = 512  # of a block that a thread maps at once
+_GRAM_COLUMNS = 512  # of a product of landmarks with landmarks that a thread makes at once
 _DOUBT = 10.0  # consistency for each unit of the variance of being wrong
 
 
@@ -128,10 +130,8 @@ def begin_sums(  # noqa: PLR0913 - what the first regression depends on, by name
     trust = np.ones(len(kernel))
     narrow = cholesky(kernel, np.zeros(len(kernel))).float().numpy()
     if consistency != 0:
-        factor = cholesky(kernel, np.full(len(kernel), alpha))
-        wide = torch.from_numpy(targets.astype(np.float64))
-        coefs = torch.cholesky_solve(wide, factor).numpy().astype(np.float32)
-        left_out = normalize_rows(leave_one_out(kernel, targets, alpha)).astype(np.float32)
+        coefs, left_out = coefs_and_left_out(kernel, targets, alpha)
+        coefs, left_out = coefs.astype(np.float32), normalize_rows(left_out).astype(np.float32)
     begun = Begun(
         landmarks, narrow, gamma, alpha, 0.0, word_weights, concept_vectors, coefs, left_out, trust
     )
@@ -201,18 +201,28 @@ def sums_of_block(
     directions = tag_directions(indicator, begun.concept_vectors, weights)
     root = torch.from_numpy(np.sqrt(trust).astype(np.float32))[:, None]
     factor = torch.from_numpy(begun.factor)
-    mapped_rows = torch.linalg.solve_triangular(factor, torch.from_numpy(against).T, upper=False).T
-    mapped_rows = mapped_rows * root
+    mapped_rows = torch.from_numpy(against)  # in whose place they are written
+
+    def map_rows(start: int) -> None:
+        part = slice(start, start + _MAPPED_ROWS)
+        solved_rows = torch.linalg.solve_triangular(factor, mapped_rows[part].T, upper=False)
+        torch.mul(solved_rows.T, root[part], out=mapped_rows[part])
+
+    together([functools.partial(map_rows, a) for a in range(0, len(units), _MAPPED_ROWS)])
     n_landmarks = len(begun.landmarks)
     gram = torch.zeros((n_landmarks, n_landmarks), dtype=torch.float32)
-    for a in range(0, n_landmarks, _GRAM_COLUMNS):  # below the diagonal alone
+
+    def square(a: int) -> None:
         columns = slice(a, a + _GRAM_COLUMNS)
-        gram[a:, columns] = mapped_rows[:, a:].T @ mapped_rows[:, columns]
-    moments = mapped_rows.T @ (torch.from_numpy(directions) * root)
+        torch.mm(mapped_rows[:, a:].T, mapped_rows[:, columns], out=gram[a:, columns])
+
+    # Below the diagonal alone.
+    together([functools.partial(square, a) for a in range(0, n_landmarks, _GRAM_COLUMNS)])
+    moments = whole_product(mapped_rows.numpy().T, directions * root.numpy())
     wide = directions.astype(np.float64)
     return KernelSums(
         gram.numpy(),
-        moments.double().numpy(),
+        moments.astype(np.float64),
         (mapped_rows.T @ root)[:, 0].double().numpy(),
         len(units),
         float(trust.sum()),
@@ -226,15 +236,13 @@ def kernel_sums(
     indicator: sparse.csr_array,
     places: np.ndarray,
     begun: Begun,
-    n_threads: int = 1,
 ) -> KernelSums:
     """Return the sums of rows (n, d), a block at a time, added up in their order.
 
-    So they are the same however many threads work on them. The other parameters are those of
-    :func:`sums_of_block`.
+    The parameters are those of :func:`sums_of_block`.
     """
     work = functools.partial(_sums_of, begun=begun)
-    return sum_blocks(units, work, (indicator, places), n_rows=_BLOCK, n_threads=n_threads)
+    return sum_blocks(units, work, (indicator, places), n_rows=_BLOCK)
 
 
 def _sums_of(
@@ -256,10 +264,10 @@ def solve_sums(sums: KernelSums, begun: Begun) -> tuple[np.ndarray, np.ndarray, 
         mean = np.zeros_like(mean)
     gram = torch.from_numpy(sums.gram.astype(np.float64) / mean_trust)
     gram.diagonal().add_(begun.alpha)
-    moments = torch.from_numpy((sums.moments - sums.weight[:, None] * mean) / mean_trust)
-    solved = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
+    moments = (sums.moments - sums.weight[:, None] * mean) / mean_trust
+    of_sums = solved(moments, factored(gram))
     factor = torch.from_numpy(begun.factor).double()
-    coefs = torch.linalg.solve_triangular(factor.T, solved, upper=True).numpy()
+    coefs = solved_by_factor(factor, of_sums, transposed=True).numpy()
     return coefs, mean.astype(np.float32), mean_trust
 
 
@@ -275,7 +283,7 @@ def _against(units: np.ndarray, begun: Begun) -> np.ndarray:
 
 def _expected(against: np.ndarray, begun: Begun, places: np.ndarray | None) -> np.ndarray:
     """Return (b, D) what the first regression says of rows without their own tags."""
-    expected = normalize_rows(product(against, begun.coefs))
+    expected = normalize_rows(whole_product(against, begun.coefs))
     if places is not None and begun.left_out is not None:
         own = places >= 0
         expected[own] = begun.left_out[places[own]]

@@ -13,8 +13,9 @@ from scipy import sparse
 
 from ..sphere import normalize_rows
 from ..utils.threads import on_one_thread, product
-from ._kernel import cholesky, rbf_kernel
+from ._kernel import rbf_kernel
 from ._later import likely_concepts
+from ._solving import cholesky
 
 __all__ = [
     "LeftOut",

@@ -8,14 +8,19 @@ few whole-array operations, without an index, in a buffer that stays in the cach
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..utils.compiled import kernels
 from ..utils.threads import product
+from ..utils.together import parts_of, together, whole_product
 
 if TYPE_CHECKING:
     import torch
+
+_COMPILED = "skwsdhq.losses._compiled"
 
 __all__ = ["Positives", "hinge_numpy", "hinge_torch", "margin_from_cosines", "sort_positives"]
 
@@ -23,6 +28,11 @@ __all__ = ["Positives", "hinge_numpy", "hinge_torch", "margin_from_cosines", "so
 CHUNK_SIZE = 1 << 24
 # Hinges of a block of rows: so many numbers fit into a core's cache together with their operands.
 BLOCK_SIZE = 1 << 16
+# Hinges after which numba is asked to make the next ones: to load it takes as long as these.
+_MIN_ASKED = 1 << 27
+_PARTS = 4  # of the rows, which threads share
+_PAYS = 1 << 18  # hinges of a part
+_asked = 0
 
 
 class Positives(NamedTuple):
@@ -88,7 +98,7 @@ def hinge_numpy(
     for chunk in _chunks(positives, n_concepts):
         counts, starts = positives.counts[chunk], positives.starts[chunk]
         x = unit[positives.rows[chunk]]
-        similarities = product(x, concepts.T)  # (r, C)
+        similarities = whole_product(x, concepts.T)  # (r, C)
         # Pairs of this chunk, row after row: their row in it, and their concept.
         pair_row = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts
@@ -106,20 +116,20 @@ def hinge_numpy(
             hardest = np.argpartition(-similarities, n_hard_negatives - 1, axis=1)
             hardest = hardest[:, :n_hard_negatives]
             similarities = np.take_along_axis(similarities, hardest, axis=1)
-        chunk_total, active, per_pair = _count_active(
+        active, per_pair = _count_active(
             similarities, positive_similarity, margin, margin_row, hardest, counts, first
         )
-        total += chunk_total
+        # A row's sum keeps its digits in float32; that of many rows might not.
+        total += float(similarities.sum(axis=1).sum(dtype=np.float64))
         if gradient is not None:
             # Each active hinge pulls x towards its positive i and away from its negative j:
             # d(sum)/dx = Σ over active hinges of (v_j − v_i): a matrix of counts times concepts.
-            if hardest is None:
-                weights = active.astype(unit.dtype)
-            else:
+            weights = active
+            if hardest is not None:
                 weights = np.zeros((len(x), n_concepts), unit.dtype)
-                np.put_along_axis(weights, hardest, active.astype(unit.dtype), axis=1)
+                np.put_along_axis(weights, hardest, active, axis=1)
             weights[pair_row, pairs] = -per_pair
-            gradient[positives.rows[chunk]] = product(weights, concepts)
+            gradient[positives.rows[chunk]] = whole_product(weights, concepts)
     return total, gradient
 
 
@@ -131,23 +141,62 @@ def _count_active(
     hardest: np.ndarray | None,
     counts: np.ndarray,
     first: np.ndarray,
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Sum the hinges; count the active ones of every (row, negative) and every positive pair.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the active hinges of every (row, negative) and every positive pair.
+
+    In the place of a similarity the sum of its hinges is put.
 
     for n: for i in positives of n: for j in negatives of n:
         hinge = margin[i, j] - similarity[n, i] + similarity[n, j]
-        if hinge > 0: total += hinge; active[n, j] += 1; per_pair[n, i] += 1
+        if hinge > 0: total[n, j] += hinge; active[n, j] += 1; per_pair[n, i] += 1
     """
+    global _asked
     n_rows, n_negatives = similarities.shape
-    active = np.zeros(similarities.shape, np.uint8 if counts[0] < 256 else np.uint32)
+    n_hinges = len(positive_similarity) * n_negatives
+    active = np.zeros(similarities.shape, similarities.dtype)
     per_pair = np.zeros(len(positive_similarity), similarities.dtype)
+    count = _count_by_numpy
+    if isinstance(margin, np.ndarray) and hardest is None and similarities.dtype == np.float32:
+        _asked += n_hinges
+        compiled = kernels(_COMPILED) if _asked >= _MIN_ASKED else None
+        count = count if compiled is None else compiled.count_active
+        margin = np.ascontiguousarray(margin)
+    given = (margin, margin_row)
+    # Rows apart: what one of them gives depends on no other.
+    parts = parts_of(n_rows, min(_PARTS, n_hinges // _PAYS))
+    together(
+        [
+            functools.partial(
+                count, similarities[part], positive_similarity, *given,
+                counts[part], first[part], active[part], per_pair,
+                *(() if hardest is None else (hardest[part],)),
+            )
+            for part in parts
+        ]
+    )  # fmt: skip
+    return active, per_pair
+
+
+def _count_by_numpy(  # noqa: PLR0913 - what hinges are made of, in order
+    similarities: np.ndarray,
+    positive_similarity: np.ndarray,
+    margin: np.ndarray | float,
+    margin_row: np.ndarray,
+    counts: np.ndarray,
+    first: np.ndarray,
+    active: np.ndarray,
+    per_pair: np.ndarray,
+    hardest: np.ndarray | None = None,
+) -> None:
+    """Do so for some rows, in place."""
+    n_rows, n_negatives = similarities.shape
     step = min(n_rows, max(1, BLOCK_SIZE // n_negatives))
     hinges = np.empty((step, n_negatives), similarities.dtype)
     # Rows of whole words of eight flags, so that flags can be counted a word at a time.
     flags = np.zeros((step, -(-n_negatives // 8) * 8), np.bool_)
-    total = 0.0
     for a in range(0, n_rows, step):
         block_counts = counts[a : a + step]
+        sums = np.zeros_like(similarities[a : a + step])
         for k in range(block_counts[0]):
             r = int(np.searchsorted(-block_counts, -k, side="left"))  # rows with a k-th positive
             pair = first[a : a + r] + k
@@ -166,11 +215,10 @@ def _count_active(
             hinge -= positive_similarity[pair][:, None]
             np.greater(hinge, 0, out=flag)
             np.maximum(hinge, 0, out=hinge)
-            # A row's sum keeps its digits in float32; that of many rows might not.
-            total += float(hinge.sum(axis=1).sum(dtype=np.float64))
-            active[a : a + r] += flag.view(np.uint8)
+            sums[:r] += hinge
+            active[a : a + r] += flag
             per_pair[pair] = _count_flags(flags[:r])
-    return total, active, per_pair
+        similarities[a : a + step] = sums
 
 
 def _count_flags(flags: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from ..losses.inputs import directions_and_lengths
 from ..sphere import normalize_rows
 from ..utils.rows import is_lazy, mapped_rows, sum_blocks
 from ..utils.threads import on_one_thread, product
+from ..utils.together import sharing
 
 __all__ = ["CodeAlternation", "final_codes", "mixed_metric"]
 
@@ -220,6 +221,7 @@ class CodeAlternation:
         self._on_device = self._on_device.to(outputs.device)
         return _losses.quantization_loss(points, targets, metric=self._on_device)
 
+    @sharing()
     def after_epoch(self, n_done: int, outputs: Callable[[], np.ndarray]) -> dict[str, float]:
         """Bring the codes up to date where it is their turn; return the mean quantization loss."""
         figures = {"quantization_loss": self._sum / max(self._n_rows, 1)}
@@ -330,6 +332,7 @@ class CodeAlternation:
         find = functools.partial(worst_rows, codebooks=codebooks, most=int((~is_used).sum()))
         return refilled(codebooks, is_used, sum_blocks(embeddings, find, (codes,), n_rows=_BLOCK))
 
+    @sharing()
     def finish(
         self,
         embeddings: np.ndarray,

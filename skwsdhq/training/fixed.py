@@ -1,6 +1,7 @@
 """A network that learns on top of features that stay as they are."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from ..utils.rows import is_lazy, room_for
 from ..utils.threads import one_openmp_thread
+from ..utils.together import sharing
 from .network import BLOCK, arrays_of, forward, network_arrays, set_arrays
 from .team import Share, team_of
 
@@ -82,9 +84,10 @@ class FixedInputs:
         """
         # By numpy, as `transform` does it: codes are then those of what it gives.
         arrays = network_arrays(self.head)
-        if self._team is None:
-            return self._turned(forward(self._arrays, arrays, room_for), self._fixed)
-        made = self._arrays.of_part(lambda rows: forward(rows, arrays))
+        with sharing():
+            if self._team is None:
+                return self._turned(forward(self._arrays, arrays, room_for), self._fixed)
+            made = self._arrays.of_part(lambda rows: forward(rows, arrays))
         own = self._team.part(len(self))
         self._turned(made.own, None if self._fixed is None else self._fixed[own])
         return made
@@ -126,7 +129,14 @@ class FixedInputs:
         # A GPU has no threads of ours; a large step gains more than waiting costs.
         if self.device.type != "cpu" or n_products > _DIVISIBLE:
             return nullcontext()
-        return one_openmp_thread("torch")
+        return _one_thread_each()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Have steps use one thread, and those that are free for the parts of its products."""
+    with sharing(), one_openmp_thread("torch"):
+        yield
 
 
 def turned_towards(outputs: Any, rows: Any, share: float, lengths: Any) -> Any:

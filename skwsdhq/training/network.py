@@ -1,5 +1,6 @@
 """The transform layer: a small network on top of features, in torch and in numpy."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -10,7 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..utils.rows import is_lazy
 from ..utils.threads import on_one_thread, product
+from ..utils.together import together
+from .linear import DividedLinear
 from .team import Share
 
 __all__ = [
@@ -91,7 +95,7 @@ def build_network(
     layers: list[nn.Module] = []
     for k, (n_in, n_out) in enumerate(pairwise(layer_sizes)):
         # Not drawn by torch, whose global generator belongs to the user.
-        linear = nn.utils.skip_init(nn.Linear, n_in, n_out, device=device, dtype=torch.float32)
+        linear = nn.utils.skip_init(DividedLinear, n_in, n_out, device=device, dtype=torch.float32)
         with torch.no_grad():
             if arrays is None:
                 bound = n_in**-0.5
@@ -142,7 +146,8 @@ def forward(
     # In the dtype of the features: float64 in gives float64 out.
     layers = [(w.astype(dtype, copy=False), b.astype(dtype, copy=False)) for w, b in arrays]
     outputs = room((len(inputs), len(layers[-1][1])), dtype)
-    for start in range(0, len(inputs), BLOCK):
+
+    def run(start: int) -> None:
         x = inputs[start : start + BLOCK]
         for weights, bias in layers[:-1]:
             x = product(x, weights)
@@ -152,6 +157,13 @@ def forward(
         out = product(x, layers[-1][0], out=outputs[start : start + BLOCK])
         out += layers[-1][1]
         np.tanh(out, out=out)
+
+    calls = [functools.partial(run, start) for start in range(0, len(inputs), BLOCK)]
+    if is_lazy(inputs):  # read in turn, by one thread
+        for call in calls:
+            call()
+    else:
+        together(calls)
     return outputs
 
 
