@@ -26,6 +26,7 @@ from .inputs import (
     as_metric,
     centred,
     code_dtype,
+    factor_of,
     in_range,
     most_rows,
     prefix_shares,
@@ -470,7 +471,7 @@ def _staged(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Learn codebooks and codes, one codebook more at a time, all fitted anew each time."""
     metric, random = options["metric"], options["random_state"]
-    factor = None if metric is None else np.linalg.cholesky(metric).astype(rows.dtype)
+    factor = None if metric is None else factor_of(metric)[0].astype(rows.dtype)
     codebooks = np.zeros((0, n_codewords, rows.shape[1]), rows.dtype)
     rest = rows
     for m in range(n_codebooks):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.threads import one_openmp_thread
 from ..utils.validation import as_numbers, check_finite, check_number, check_whole
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "as_metric",
     "centred",
     "code_dtype",
+    "factor_of",
     "in_range",
     "most_rows",
     "prefix_shares",
@@ -144,11 +146,19 @@ def as_metric(metric: Any, n_dims: int) -> np.ndarray | None:
         )
     if size and metric[0, 0] > 0 and (metric == metric[0, 0] * np.eye(n_dims)).all():
         return None
-    try:
-        np.linalg.cholesky(metric)
-    except np.linalg.LinAlgError:
-        return _lifted(metric, size)
-    return metric
+    return metric if factor_of(metric)[1] else _lifted(metric, size)
+
+
+def factor_of(metric: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return the lower Cholesky factor (D, D) of a metric, and whether there is one.
+
+    By torch: numpy's threads wait for each other, for half a second where the machine is busy.
+    """
+    import torch
+
+    with one_openmp_thread("torch"):
+        factor, failed = torch.linalg.cholesky_ex(torch.tensor(metric))
+    return factor.numpy(), not failed
 
 
 def _lifted(metric: np.ndarray, size: float) -> np.ndarray:

@@ -28,6 +28,7 @@ from ..training.trunk import FineTuned, FineTuning, load_trunk_state
 from ..utils.estimators import check_unchanged, columns_seen, with_attributes
 from ..utils.rows import LazyRows, is_lazy, joined_blocks, mapped_rows, room_for
 from ..utils.threads import as_outside
+from ..utils.together import sharing
 from .regressor import TagKernelRegressor, fit_kernel_to, go_on_with_kernel, placed
 
 __all__ = ["EmbedderTraining", "Material", "Parts", "network_with"]
@@ -316,7 +317,8 @@ class EmbedderTraining:
         inputs = mapped_rows(
             inputs, lambda rows: rows.astype(np.float32, copy=False), dtype=np.float32
         )
-        joined = (self._placed(inputs, kernel), kernel["weight"]) if kernel else ()
+        with sharing():
+            joined = (self._placed(inputs, kernel), kernel["weight"]) if kernel else ()
         return FixedInputs(head, inputs, self._generator.device, *joined)
 
     def _placed(self, inputs: Any, kernel: dict[str, Any]) -> np.ndarray:

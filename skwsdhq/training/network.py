@@ -30,7 +30,8 @@ __all__ = [
 ]
 
 
-BLOCK = 4096  # rows that go through a network at once
+BLOCK = 4096  # rows that are embedded at once
+_ROWS = 1024  # of these, that go through a network in one thread
 
 
 class Dropout(nn.Module):
@@ -127,7 +128,7 @@ def forward(
 ) -> np.ndarray:
     """Return the network's output, tanh, before normalisation.
 
-    Rows go through it in blocks of ``BLOCK``: hidden layers of all of them would take more memory
+    Rows go through it in blocks: hidden layers of all of them would take more memory
     than what is returned, and a row's last bits depend on the block that it stands in. Products
     are the calling thread's: those of numpy round by the number of threads, and codes follow.
 
@@ -148,17 +149,17 @@ def forward(
     outputs = room((len(inputs), len(layers[-1][1])), dtype)
 
     def run(start: int) -> None:
-        x = inputs[start : start + BLOCK]
+        x = inputs[start : start + _ROWS]
         for weights, bias in layers[:-1]:
             x = product(x, weights)
             # In place: the block of a hidden layer is the largest array here.
             x += bias
             np.maximum(x, 0, out=x)
-        out = product(x, layers[-1][0], out=outputs[start : start + BLOCK])
+        out = product(x, layers[-1][0], out=outputs[start : start + _ROWS])
         out += layers[-1][1]
         np.tanh(out, out=out)
 
-    calls = [functools.partial(run, start) for start in range(0, len(inputs), BLOCK)]
+    calls = [functools.partial(run, start) for start in range(0, len(inputs), _ROWS)]
     if is_lazy(inputs):  # read in turn, by one thread
         for call in calls:
             call()

@@ -1,5 +1,6 @@
 """Adam by torch, its learning rates, and when they fall."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..persistence.registry import saved
 from ..utils._compat import Interval
+from ..utils.together import parts_of, together
 from .network import arrays_of, set_arrays
 
 __all__ = ["AdamSchedule", "Steps", "parameter_groups"]
@@ -18,6 +20,8 @@ __all__ = ["AdamSchedule", "Steps", "parameter_groups"]
 # Devices for which Adam is one operation of torch's: on a CPU a quarter of the time of its parts,
 # which was an eighth of a fit of many rows.
 _FUSED = ("cpu", "cuda", "mps")
+
+_LARGE = 1 << 18  # numbers of a matrix that two threads move
 
 # Parameters, the factor of their learning rate, their weight decay.
 Group = tuple[Sequence[torch.Tensor], float, float]
@@ -136,6 +140,20 @@ def parameter_groups(
     return groups
 
 
+def _parts(parameter: torch.Tensor) -> list[torch.Tensor]:
+    """Return a parameter in parts that share its memory, fixed ones: a large matrix in two."""
+    whole = parameter.detach()
+    is_large = whole.numel() >= _LARGE and whole.device.type == "cpu"
+    if not (is_large and whole.ndim == 2 and whole.is_contiguous()):
+        return [whole]
+    return [whole[rows] for rows in parts_of(len(whole), 2, 16)]
+
+
+def _split(whole: torch.Tensor, parts: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Return what belongs to each part of a parameter, of what belongs to all of it."""
+    return [whole] if len(parts) == 1 else whole.split([len(part) for part in parts])
+
+
 class Steps:
     """Move parameters against their gradients, by torch's AdamW and a schedule of rates.
 
@@ -165,29 +183,42 @@ class Steps:
         self.learning_rate = float(learning_rate)
         self.parameters = [p for parameters, _, _ in groups for p in parameters]
         self._max_norm = None if max_norm is None else float(max_norm)
-        self._adam = torch.optim.AdamW(
+        self._parts = [_parts(parameter) for parameter in self.parameters]
+        kinds = [
+            (float(own), float(decay)) for parameters, own, decay in groups for _ in parameters
+        ]
+        pairs = list(zip(self._parts, kinds, strict=True))
+        # The first parts of all parameters are one optimizer's, the second ones another's.
+        self._adams = [
+            self._adam([(parts[k], *kind) for parts, kind in pairs if len(parts) > k])
+            for k in range(max(map(len, self._parts)))
+        ]
+        self._factor = factor or (lambda step: 1.0)
+        self._n_scheduled = first
+        self._schedules = self._scheduled()
+
+    def _adam(self, parts: list[tuple[torch.Tensor, float, float]]) -> torch.optim.AdamW:
+        """Return the optimizer of parts, each with the factor of its rate and its decay."""
+        return torch.optim.AdamW(
             [
                 {
-                    "params": list(parameters),
-                    "lr": self.learning_rate * float(own),
+                    "params": [part for part, *kind in parts if tuple(kind) == (own, decay)],
+                    "lr": self.learning_rate * own,
                     # Where LambdaLR starts from; it asks for it when a run goes on in the middle.
-                    "initial_lr": self.learning_rate * float(own),
-                    "weight_decay": float(decay),
+                    "initial_lr": self.learning_rate * own,
+                    "weight_decay": decay,
                 }
-                for parameters, own, decay in groups
-                if len(parameters)
+                for own, decay in dict.fromkeys((own, decay) for _, own, decay in parts)
             ],
             fused=self.parameters[0].device.type in _FUSED,
             foreach=False,
         )
-        self._factor = factor or (lambda step: 1.0)
-        self._n_scheduled = first
-        self._schedule = self._scheduled()
 
-    def _scheduled(self) -> Any:
-        """Return torch's schedule, at the step where this one is."""
+    def _scheduled(self) -> list[Any]:
+        """Return torch's schedules, at the step where this one is."""
         schedule = torch.optim.lr_scheduler.LambdaLR
-        return schedule(self._adam, self._factor, last_epoch=self._n_scheduled - 1)
+        first = self._n_scheduled - 1
+        return [schedule(adam, self._factor, last_epoch=first) for adam in self._adams]
 
     @property
     def rate(self) -> float:
@@ -196,30 +227,44 @@ class Steps:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self._adam.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def step(self) -> None:
         """Move the parameters once, and the schedule on."""
         if self._max_norm is not None:
             # Of all groups together, whatever their rates.
             torch.nn.utils.clip_grad_norm_(self.parameters, self._max_norm)
-        self._adam.step()
+        for parameter, parts in zip(self.parameters, self._parts, strict=True):
+            if parameter.grad is not None:
+                for part, own in zip(parts, _split(parameter.grad, parts), strict=True):
+                    part.grad = own
+        together([adam.step for adam in self._adams])
+        for part in itertools.chain.from_iterable(self._parts):
+            part.grad = None  # it would keep the memory of the gradient
         self._n_scheduled += 1
-        self._schedule.step()
+        for schedule in self._schedules:
+            schedule.step()
 
     def state(self) -> dict[str, Any]:
         """Return moments and the number of steps, as numpy."""
         # Not torch's own state dict: files hold plain arrays, in the order of the groups.
-        known = [self._adam.state.get(p, {}) for p in self.parameters]
-        n_steps = max((int(s["step"]) for s in known if "step" in s), default=0)
-        # Before the first step torch has no moments; they are zero.
-        zeros = [torch.zeros_like(p) for p in self.parameters]
-        pairs = list(zip(known, zeros, strict=True))
+        known = [self._known(parts) for parts in self._parts]
         return {
-            "n_steps": n_steps,
-            "means": arrays_of([s.get("exp_avg", zero) for s, zero in pairs]),
-            "squares": arrays_of([s.get("exp_avg_sq", zero) for s, zero in pairs]),
+            "n_steps": max((n_steps for n_steps, _, _ in known), default=0),
+            "means": arrays_of([mean for _, mean, _ in known]),
+            "squares": arrays_of([square for _, _, square in known]),
         }
+
+    def _known(self, parts: list[torch.Tensor]) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Return steps and moments of a parameter; before the first step torch has none."""
+        pairs = list(zip(self._adams, parts, strict=False))
+        n_steps = max(int(adam.state.get(part, {}).get("step", 0)) for adam, part in pairs)
+        moments = []
+        for name in ("exp_avg", "exp_avg_sq"):
+            own = [adam.state.get(p, {}).get(name, torch.zeros_like(p)) for adam, p in pairs]
+            moments.append(own[0] if len(own) == 1 else torch.cat(own))
+        return n_steps, moments[0], moments[1]
 
     def go_on(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state`, where other parameters below the head may have learned.
@@ -250,10 +295,15 @@ class Steps:
         squares = [torch.zeros_like(p) for p in self.parameters]
         set_arrays(means, state["means"])
         set_arrays(squares, state["squares"])
-        for parameter, mean, square in zip(self.parameters, means, squares, strict=True):
-            step = torch.tensor(float(n_steps), device=parameter.device)
-            self._adam.state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+        for parts, mean, square in zip(self._parts, means, squares, strict=True):
+            moments = zip(_split(mean, parts), _split(square, parts), strict=True)
+            # Fewer parts than optimizers, where another parameter is larger.
+            for adam, part, (own_mean, own_square) in zip(
+                self._adams, parts, moments, strict=False
+            ):
+                step = torch.tensor(float(n_steps), device=part.device)
+                adam.state[part] = {"step": step, "exp_avg": own_mean, "exp_avg_sq": own_square}
         if n_scheduled is not None:
             # torch's schedule knows no way back; a new one begins at that step.
             self._n_scheduled = n_scheduled
-            self._schedule = self._scheduled()
+            self._schedules = self._scheduled()
