@@ -60,6 +60,7 @@ PARTS = {
     ],
     "layers": [
         ("~", "<built-in method torch._C._nn.linear>"),
+        ("training/linear.py", "forward"),
         ("training/network.py", "forward"),
     ],
     "margin loss": [("losses/_functions.py", "cosine_margin_loss")],
