@@ -4,6 +4,7 @@ torchrun --nproc-per-node 2 distributed_program.py FOLDER {fits,refusals,killed}
 """
 
 import os
+import pickle
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from skwsdhq import HypersphereEmbedder, TagKernelRegressor, WSDHQuantizer
 from skwsdhq.backbones import Backbone
 from skwsdhq.datasets import make_tagged_images
 from skwsdhq.distributed import fit
-from skwsdhq.embedding import EarlyStopping, FineTuning
+from skwsdhq.embedding import EarlyStopping, FeatureScaler, FineTuning
 from skwsdhq.losses import Contrastive
 
 # Of batches of twice 32 the last one holds a single row, so that one process has none.
@@ -26,7 +27,10 @@ BATCH_SIZE = 32
 
 
 class Unused(nn.Module):
-    """A network with a layer that nothing goes through, and one that drops units."""
+    """A network with a layer that nothing goes through, and one that drops units.
+
+    It takes no empty batch.
+    """
 
     def __init__(self):
         super().__init__()
@@ -34,13 +38,28 @@ class Unused(nn.Module):
         self.drop, self.last = nn.Dropout(0.3), nn.Conv2d(6, 8, 3, 2)
 
     def forward(self, pixels):
-        return self.last(self.drop(self.first(pixels).relu())).mean(dim=(2, 3))
+        seen = self.last(self.drop(self.first(pixels).relu()))
+        return seen.reshape(len(seen), 8, -1).mean(dim=2)
 
 
-def network():
+class Normal(nn.Module):
+    """A network with statistics of its own, which tells how many pictures it has seen."""
+
+    n_seen = 0
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 5, 3), nn.BatchNorm2d(8)
+
+    def forward(self, pixels):
+        Normal.n_seen += len(pixels)
+        return self.norm(self.first(pixels)).relu().mean(dim=(2, 3))
+
+
+def network(kind=Unused):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Backbone(Unused(), size=16)
+        return Backbone(kind(), size=16)
 
 
 def pictures():
@@ -61,10 +80,23 @@ def embedder(batch_size, **parameters):
     return HypersphereEmbedder(batch_size=batch_size, **{**given, **parameters})
 
 
-def tuned(batch_size, **parameters):
+def tuned(batch_size, kind=Unused, **parameters):
     tuning = FineTuning("all", head_iter=2, dtype="float32", **parameters)
-    options = {"backbone": network(), "finetune": tuning, "max_iter": 2, "learning_rate": 0.01}
+    options = {"backbone": network(kind), "finetune": tuning, "max_iter": 2, "learning_rate": 0.01}
     return embedder(batch_size, **options)
+
+
+class Sliced:
+    """Rows that are not in memory."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, part):
+        return self.rows[part]
 
 
 def fits(batch_size, folder=None):
@@ -86,7 +118,14 @@ def fits(batch_size, folder=None):
     alone = embedder(batch_size, kernel=some, kernel_weight=1)
     yield "no network", quantizer(alone), rows.astype(np.float64), tags
     yield "regression", TagKernelRegressor(max_landmarks=60, random_state=0), rows, tags
-    yield "tuned", quantizer(tuned(batch_size)), *pictures()
+    shown, seen_tags = pictures()
+    yield "tuned", quantizer(tuned(batch_size)), shown, seen_tags
+    # The last batch of twice 32 holds 33: one process has a part of 16, the other two.
+    parts = tuned(batch_size, Normal, micro_batch_size=16)
+    yield "in parts", quantizer(parts), shown[:97], seen_tags[:97]
+    crops = embedder(batch_size, backbone=network(Normal), ten_crop=True)
+    yield "ten crops", quantizer(crops), np.stack(shown), seen_tags
+    yield "other numbers", quantizer(embedder(batch_size)), rows.astype(object), tags
     yield "embedder", embedder(batch_size), rows, tags
 
 
@@ -103,7 +142,13 @@ def keep(model, rows, path):
 def fit_all(folder, batch_size):
     rank = os.environ.get("RANK", "alone")
     for name, model, rows, tags in fits(batch_size, folder):
+        Normal.n_seen = 0
         assert fit(model, rows, tags) is model
+        # What is fitted knows nothing of other processes.
+        kept = pickle.dumps(model)
+        assert b"Team" not in kept
+        assert b"DistributedDataParallel" not in kept
+        (folder / f"{name} {rank}.seen").write_text(str(Normal.n_seen))
         keep(model, rows, folder / f"{name} {rank}.npz")
 
 
@@ -111,7 +156,7 @@ def told(*arguments, error):
     try:
         fit(*arguments)
     except error as raised:
-        return f"{type(raised).__name__}: {raised}"
+        return f"{type(raised).__name__}: {str(raised).splitlines()[0]}"
     return "nothing"
 
 
@@ -120,6 +165,46 @@ class Lost:
 
     def start(self, concept_vectors, indicator, device):
         return lambda outputs, rows: outputs.sum() * float("nan")
+
+
+class Callback:
+    """Stop after an epoch that is another one in each process; or fail in one of them."""
+
+    def __init__(self, rank, fails=False):
+        self.rank, self.fails, self.n_epochs = rank, fails, 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, *, X=None, y=None):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
+        assert fitted_estimator is None or fitted_estimator.transform(MADE.data[:3]).shape[0] == 3
+        self.n_epochs += 1
+        if self.fails and self.rank:
+            raise KeyError("of one process")
+        return self.n_epochs > 1 + self.rank
+
+
+def called(*arguments):
+    """Tell how many epochs a fit with a callback takes, or what it raises."""
+    model = embedder(BATCH_SIZE)
+    if not hasattr(model, "set_callbacks"):  # of scikit-learn before 1.9
+        return "none"
+    model.set_callbacks(Callback(*arguments))
+    return told(model, X, MADE.tags, error=KeyError).replace(
+        "nothing", str(getattr(model, "n_iter_", 0))
+    )
+
+
+def damaged(rows, row):
+    rows = rows.copy()
+    rows[row] = np.nan
+    return rows
 
 
 def refuse_all(folder):
@@ -133,7 +218,19 @@ def refuse_all(folder):
         told(model, X.tolist(), MADE.tags, error=TypeError),
         told(model, X[:, :0], MADE.tags, error=ValueError),
         told(embedder(8, loss=Lost()), X, MADE.tags, error=FloatingPointError),
+        told(model, damaged(X, 250), MADE.tags, error=ValueError),
     ]
+    # Of what one process alone can see the other one is told.
+    last = Sliced(damaged(X, 250))
+    plain = FeatureScaler(scale=False)
+    as_it_is = embedder(8, kernel_weight=0, scaler=plain)
+    lines += [told(each, last, MADE.tags, error=ValueError) for each in (model, as_it_is)]
+    paths = [folder / "nowhere.png"] * 4
+    seen = embedder(8, backbone=network())
+    lines.append(told(seen, paths, MADE.tags[:4], error=OSError))
+    by_chance = embedder(8, random_state=np.random.RandomState(rank))
+    lines.append(told(quantizer(by_chance), X, MADE.tags, error=ValueError))
+    lines += [called(rank), called(rank, True)]
     (folder / f"{rank}.txt").write_text("\n".join(lines))
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from distributed_program import BATCH_SIZE, MADE, X, embedder, fit_all, fits, quantizer
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.pipeline import make_pipeline
 from torch import distributed
 
 from skwsdhq.distributed import fit
-from skwsdhq.training.team import team_of
+from skwsdhq.training.network import Dropout
+from skwsdhq.training.team import Share, team_of
 
 needs_gloo = pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()), reason="no gloo"
@@ -31,7 +33,7 @@ def torchrun(folder, what, *options, n_processes=2):
         [*command, program, folder, what],
         env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[:9000]
     return done
 
 
@@ -86,13 +88,36 @@ def test_a_killed_run_goes_on(alone, tmp_path):
 def test_what_processes_refuse_all_of_them_refuse(together):
     told = [(together / f"{rank}.txt").read_text().splitlines() for rank in range(2)]
     assert told[0] == told[1]
-    rows, models, seeds, kinds, columns, losses = told[0]
-    assert "given different models, rows or tags" in rows
-    assert "given different models, rows or tags" in models
+    tags, models, seeds, kinds, columns, losses, *others = told[0]
+    assert "given different tags; give all" in tags
+    assert "given different random_state; give all" in models
     assert "random_state=None should be a number" in seeds
     assert "X is a list; give an array of features" in kinds
     assert "0 feature" in columns
     assert "lower learning_rate" in losses
+    at_once, summed, in_steps, missing, by_chance, stopped, failed = others
+    assert "Input X contains NaN" in at_once
+    assert "X contains NaN" in summed
+    assert "X contains NaN" in in_steps
+    assert "nowhere.png' does not exist" in missing
+    assert "given different embedder__random_state; give all" in by_chance
+    # The first to ask stops all.
+    assert stopped in ("2", "none")
+    assert failed in ("KeyError: 'of one process'", "none")
+
+
+@needs_gloo
+def test_each_process_sees_its_own_pictures(together):
+    n_seen = [int((together / f"ten crops {rank}.seen").read_text()) for rank in range(2)]
+    assert max(n_seen) < 0.6 * 129 * 11  # once as they are, and ten crops
+    assert sum(n_seen) >= 129 * 11
+
+
+def test_dropout_of_other_axes_than_rows():
+    layer = Dropout(0.5, torch.Generator().manual_seed(0))
+    layer.share = Share(0, 2, 4, 2)
+    assert layer(torch.ones(2, 64)).shape == (2, 64)
+    assert layer(torch.ones(5, 2, 64)).shape == (5, 2, 64)  # places before rows
 
 
 def test_one_process_is_a_plain_fit():

@@ -1,11 +1,14 @@
 """A fit by all processes that torchrun has started."""
 
+import atexit
+import gc
 import os
 from typing import Any
 
 import joblib
 import numpy as np
 import torch
+from sklearn.utils import check_array
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
@@ -14,6 +17,7 @@ from ..embedding import HypersphereEmbedder, TagKernelRegressor
 from ..images import input_kind
 from ..quantization import WSDHQuantizer
 from ..training.team import Team, TeamRows
+from ..utils._compat import callbacks_of
 from ..utils.rows import is_lazy
 from ._paths import TeamImages
 
@@ -28,16 +32,19 @@ def fit(model: Any, X: Any, y: Any = None) -> Any:
     ``batch_size``, to float precision. Features are extracted, rows are summed up for the
     regression, and codes are found, each process its part of the rows; codebooks follow from sums
     over all. A network learns by DistributedDataParallel, from the loss of the whole batch. The
-    first process keeps the checkpoint.
+    first process keeps the checkpoint. What one process can't read, or raises in a callback, is an
+    error in all; callbacks are the same in all, and where one asks to stop, all do.
 
     Without ``torchrun``, and by one process, it is ``model.fit(X, y)``. Otherwise, if the processes
-    don't know each other yet, they meet as ``torchrun`` has told them: by gloo, or by NCCL where
-    the model's device is a GPU; each process then uses the GPU of its number on its machine.
+    don't know each other yet, they meet as ``torchrun`` has told them, until they end: by gloo, or
+    by NCCL where the model's device is a GPU; each process then uses the GPU of its number on its
+    machine. A group that the program has made itself is left to it.
 
     Parameters
     ----------
     model : WSDHQuantizer, HypersphereEmbedder or TagKernelRegressor
-        Fitted in place. With a ``random_state``, since processes have to draw the same.
+        Fitted in place. With a number as ``random_state``, since processes have to draw the same.
+        ``verbose``, ``device`` and names of folders may differ between processes.
     X : array of shape (n, d), memory map, or sequence of images or paths
         All of them in each process: a memory map or paths take no memory for it.
     y : tags of n rows
@@ -53,7 +60,8 @@ def fit(model: Any, X: Any, y: Any = None) -> Any:
     TypeError
         If the model is of another kind, or X is neither array nor images.
     ValueError
-        If there is no ``random_state``, or the processes were given different things.
+        If ``random_state`` is no number, or the processes were given different things: it says
+        which. And as for ``model.fit``.
 
     See Also
     --------
@@ -79,8 +87,9 @@ def fit(model: Any, X: Any, y: Any = None) -> Any:
     team = Team()
     if team.size == 1:
         return model.fit(X, y)
+    rows = team.agreed(lambda: _divided(model, X, team))
     _check_alike(team, model, X, y)
-    return model.fit(_divided(X, team), y)
+    return model.fit(rows, y)
 
 
 def _have_met(model: Any) -> bool:
@@ -96,47 +105,87 @@ def _have_met(model: Any) -> bool:
 
 def _meet(model: Any) -> None:
     """Have the processes of torchrun know each other."""
-    device = resolve_device(getattr(model, "device", "cpu"))
-    if device.type == "cuda":
+    embedder = model if getattr(model, "embedder", None) is None else model.embedder
+    is_on_gpu = resolve_device(getattr(embedder, "device", "cpu")).type == "cuda"
+    if is_on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store, rank, size = next(rendezvous("env://"))
     # After a restart, addresses of processes that are no more stand in torchrun's store.
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # A process that ends while threads of the group's are at work may end with an error.
+    atexit.register(_part)
     distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "cpu:gloo,cuda:nccl" if is_on_gpu else "gloo",
         store=distributed.PrefixStore(f"start {start}", store),
         rank=rank,
         world_size=size,
     )
 
 
-def _divided(X: Any, team: Team) -> Any:
+def _part() -> None:
+    """Have this process leave those of torchrun, if it is among them still."""
+    if distributed.is_initialized():
+        gc.collect()  # networks in cycles would keep the group
+        distributed.destroy_process_group()
+
+
+def _divided(model: Any, X: Any, team: Team) -> Any:
+    """Return rows or images as a fit takes them that divides them among processes."""
     if input_kind(X) != "features":
         return TeamImages(X, team)
-    if not isinstance(X, np.ndarray) and not is_lazy(X):
+    if isinstance(X, np.ndarray) and not is_lazy(X):
+        # Now, since of later blocks each process sees its own.
+        options: Any = {"ensure_min_samples": 0, "ensure_min_features": 0, "estimator": model}
+        X = check_array(X, input_name="X", **options)
+    elif not is_lazy(X):
         raise TypeError(
-            f"X is a {type(X).__name__}; give an array of features (n, d), a memory map of one, or "
-            "a sequence of images or paths."
+            f"X is a {type(X).__name__}; give an array of features (n, d), as np.asarray makes "
+            "one, a memory map, or a sequence of images or paths."
         )
     return TeamRows(X, team)
 
 
 def _check_alike(team: Team, model: Any, X: Any, y: Any) -> None:
     """Refuse what would have the processes draw, or learn from, different things."""
-    seed = model.random_state
-    if not isinstance(seed, (int, np.integer)):
+    told = team.all(team.agreed(lambda: _told(model, X, y)))
+    names = dict.fromkeys(name for other in told for name in other)
+    differ = [name for name in names if len({other.get(name) for other in told}) > 1]
+    if differ:
         raise ValueError(
-            f"random_state={seed!r} should be a number: each process draws for itself, and all "
-            "have to draw the same."
+            f"the processes were given different {', '.join(differ)}; give all of them the same "
+            "model, rows and tags, in the same order."
+        )
+
+
+def _told(model: Any, X: Any, y: Any) -> dict[str, Any]:
+    """Return what should be the same in all processes, as digests by name."""
+    if not isinstance(model.random_state, (int, np.integer)):
+        raise ValueError(
+            f"random_state={model.random_state!r} should be a number: each process draws for "
+            "itself, and all have to draw the same."
         )
     shape = getattr(X, "shape", None) or (len(X),)
-    some = X[:: max(1, len(X) // 64)] if isinstance(X, np.ndarray) else list(X[:64])
-    # Of other objects nothing may be the same in two processes but what they do.
-    plain = (str, int, float, tuple, type(None))
-    given = {name: v for name, v in model.get_params().items() if isinstance(v, plain)}
-    told = joblib.hash([type(model).__name__, given, tuple(shape), some, y])
-    if len(set(team.all(told))) > 1:
-        raise ValueError(
-            "the processes were given different models, rows or tags; give all of them the same, "
-            "in the same order."
-        )
+    some: Any = None
+    if isinstance(X, np.ndarray):
+        some = X[:: max(1, len(X) // 64)]
+    else:
+        rows = getattr(X, "iloc", X)  # labels of a pandas.Series need not be numbers
+        n_rows = min(64, len(X))
+        some = rows[:n_rows] if len(shape) > 1 else [rows[row] for row in range(n_rows)]
+    given = {"rows": [tuple(shape), some], "tags": y, "models": type(model).__name__}
+    # Callbacks may ask for what all processes have to make together.
+    given["callbacks"] = [type(own).__name__ for own in callbacks_of(model)]
+    for name, value in model.get_params().items():
+        own = name.rpartition("__")[2]
+        if own in ("checkpoint_dir", "cache_dir"):
+            given[name] = value is None  # each machine has its own folders
+        elif own not in ("device", "verbose") and _is_plain(value):
+            given[name] = value
+    return {name: joblib.hash(value) for name, value in given.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a parameter says what it is; other objects need not be equal, but act alike."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return all(_is_plain(own) for own in value)
+    return value is None or isinstance(value, (str, int, float, np.generic, np.random.RandomState))

@@ -99,7 +99,7 @@ class EmbedderTraining:
     ) -> None:
         self._embedder, self._parts, self._material = embedder, parts, material
         self._companion, self._is_partial = companion, resume == "partial"
-        self._team = team_of(material.X)
+        self.team = team_of(material.X)
         # The first partial_fit, or a warm start without a fit, begins like any other.
         self._goes_on = resume is not None and hasattr(embedder, "coefs_")
         self._generator = self._new_generator()
@@ -118,8 +118,8 @@ class EmbedderTraining:
             stopping=stopping if lessons else None,
             checkpoint=self._checkpoint(),
             announced_as=f"fine-tuning {name_of(material.backbone)}" if parts.tuning else None,
-            verbose=0 if self._team is not None and self._team.rank else embedder.verbose,
-            team=self._team,
+            verbose=0 if self.team is not None and self.team.rank else embedder.verbose,
+            team=self.team,
         )
 
     def __iter__(self) -> Iterator[dict[str, float]]:
@@ -171,17 +171,20 @@ class EmbedderTraining:
     def outputs(self) -> np.ndarray:
         """Return (n, D) of the images trained on as they would be embedded now, any length."""
         fitted = with_attributes(self._embedder, self.attributes())
-        features = self._features_now()
+        features: Any = self._features_now()
         if fitted.ten_crop or features is None:
-            return fitted.outputs(self._material.X)
+            X = self._material.X
+            return X.part_by(fitted.outputs) if hasattr(X, "part_by") else fitted.outputs(X)
         if self._parts.tuning is None and self._model is not None and features.dtype == np.float32:
             return self._model.outputs()  # its regression is at hand
+        embed = functools.partial(_embedded, fitted)
         if self._model is None and is_lazy(features):
             # The regression's are made where they are asked for: nothing of all rows is held.
             width = self._material.concepts.shape[1]
             kind = np.float64 if features.dtype == np.float64 else np.float32
-            embed = functools.partial(_embedded, fitted)
             return mapped_rows(features, embed, dtype=kind, width=width)
+        if self.team is not None:
+            return features.of_part(embed)
         return joined_blocks(fitted.outputs_of_features(features), len(features), room_for)
 
     # --- what it starts from ------------------------------------------------------------
@@ -323,7 +326,7 @@ class EmbedderTraining:
 
     def _placed(self, inputs: Any, kernel: dict[str, Any]) -> np.ndarray:
         """Return unit rows (n, D) by the regression; of a team each process makes its part."""
-        if self._team is None:
+        if self.team is None:
             return placed(inputs, kernel)
         return np.asarray(inputs.of_part(lambda rows: placed(rows, kernel)))
 
@@ -340,7 +343,7 @@ class EmbedderTraining:
 
         def embed_features(state: dict[str, np.ndarray]) -> Any:
             learned = network_with(material.backbone, state)
-            if self._team is not None:
+            if self.team is not None:
                 return LazyRows(material.X.features_by(learned, embedder.device), np.float32)
             return features_and_skipped(
                 material.X, learned, device=embedder.device, is_announced=False
@@ -360,7 +363,7 @@ class EmbedderTraining:
             generator=self._generator,
             dtype=compute_dtype(tuning.dtype, self._generator.device, n_at_once),
             before=before,
-            team=self._team,
+            team=self.team,
         )
 
     def _lesson(self, model: Any, loss: Any, n_epochs: int, *, alone: bool = False) -> Lesson:
@@ -375,7 +378,7 @@ class EmbedderTraining:
             is_held = hold_out(tagged, fraction, np.random.RandomState(self._material.seed))
             rows, held = rows[~is_held[rows]], np.flatnonzero(is_held)
         # Of each process, so that a step of a team is one of as many batches.
-        batch_size = int(embedder.batch_size) * (1 if self._team is None else self._team.size)
+        batch_size = int(embedder.batch_size) * (1 if self.team is None else self.team.size)
         tuning = self._parts.tuning
         groups = parameter_groups(
             model.head,
@@ -394,7 +397,7 @@ class EmbedderTraining:
         if state is not None:
             steps.go_on(state)
         return Lesson(
-            model, steps, loss, rows, n_epochs, batch_size, held, companion, team=self._team
+            model, steps, loss, rows, n_epochs, batch_size, held, companion, team=self.team
         )
 
     # --- where it stands ----------------------------------------------------------------

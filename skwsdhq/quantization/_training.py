@@ -116,6 +116,11 @@ class QuantizerTraining:
         return getattr(self._inner, "has_more", True)
 
     @property
+    def team(self) -> Any:
+        """Processes that train together; None where there is this one alone."""
+        return getattr(self._inner, "team", None)
+
+    @property
     def failure(self) -> Exception | None:
         """What went wrong in the embedder's training, once it is as it was before."""
         return getattr(self._inner, "failure", None)

@@ -12,7 +12,7 @@ from ..utils.rows import is_lazy, room_for
 from ..utils.threads import one_openmp_thread
 from ..utils.together import sharing
 from .network import BLOCK, arrays_of, forward, network_arrays, set_arrays
-from .team import Share, team_of
+from .team import Share, agreed, team_of
 
 __all__ = ["FixedInputs", "turned_towards"]
 
@@ -66,9 +66,10 @@ class FixedInputs:
 
     def inputs(self, rows: np.ndarray, share: Share | None = None) -> torch.Tensor:
         """Return (b, d) of a step; of a memory map these rows alone are read."""
-        if self._inputs is None:
-            return torch.from_numpy(np.ascontiguousarray(self._arrays[rows])).to(self.device)
-        return self._inputs[rows]
+        if self._inputs is not None:
+            return self._inputs[rows]
+        read = agreed(self._team, lambda: self._arrays[rows])
+        return torch.from_numpy(np.ascontiguousarray(read)).to(self.device)
 
     def backward_to_backbone(self) -> None:
         """Do nothing: no network below has made the inputs."""

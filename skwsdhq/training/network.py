@@ -53,14 +53,18 @@ class Dropout(nn.Module):
         """Drop units of a batch, and scale the others up, while training."""
         if not self.training or not self.n_dropped:
             return x
-        n_rows = len(x) if self.share is None else self.share.n_rows
+        share = self.share
+        # Layers within a network may see other axes, of which nothing is known: drawn as they are.
+        if share is not None and len(x) != share.stop - share.start:
+            share = None
+        n_rows = len(x) if share is None else share.n_rows
         n_units = n_rows * math.prod(x.shape[1:])
         # ceil(units / 8) words of eight bytes
         words = torch.empty(-(-n_units // 8), dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.generator)
         kept = words.view(torch.uint8)[:n_units].reshape(n_rows, *x.shape[1:]) >= self.n_dropped
-        if self.share is not None:
-            kept = kept[self.share.start : self.share.stop]
+        if share is not None:
+            kept = kept[share.start : share.stop]
         # The others are scaled up, so that a unit's mean stays what it is without dropout.
         return x * kept.to(x.dtype).mul_(256 / (256 - self.n_dropped))
 

@@ -19,7 +19,7 @@ from ..utils.warn import warn_caller
 from .checkpoint import Checkpoint
 from .loop import Lesson, run_epoch
 from .stopping import ValidationStop
-from .team import Team
+from .team import Team, agreed, team_of
 
 __all__ = ["Session", "fit_by", "go_through"]
 
@@ -269,12 +269,12 @@ def go_through(training: Any, tasks: EpochTasks, attributes: Callable[[], dict[s
     attributes : callable
         Gives what a fit that ended now would set.
     """
-    epochs = iter(training)
+    epochs, team = iter(training), team_of(training)
     try:
         # A training that does not tell is asked for the next epoch until there is none.
         while getattr(training, "has_more", True):
             tasks.begin()
-            if next(epochs, None) is None or tasks.end(attributes):
+            if next(epochs, None) is None or _is_stopped(team, tasks, attributes):
                 break
         else:
             next(epochs, None)  # to its end, where a training may have more to do
@@ -287,6 +287,12 @@ def go_through(training: Any, tasks: EpochTasks, attributes: Callable[[], dict[s
     finally:
         if hasattr(epochs, "close"):
             epochs.close()
+
+
+def _is_stopped(team: Team | None, tasks: EpochTasks, attributes: Callable[[], dict]) -> bool:
+    """Tell whether a callback asks to stop, in any process of a team."""
+    asks = agreed(team, lambda: tasks.end(attributes))
+    return asks if team is None else any(team.all(asks))
 
 
 @as_outside

@@ -4,6 +4,8 @@ Whatever is decided is decided alike in all of them, since all see the same sums
 follows from the last bit of a float, as when to stop, is told by the first process.
 """
 
+import inspect
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +15,12 @@ from torch import distributed, nn
 
 from ..utils.rows import LazyRows, row_blocks, sum_blocks
 
-__all__ = ["Share", "Team", "TeamPart", "TeamRows", "team_of"]
+__all__ = ["Share", "Team", "TeamPart", "TeamRows", "agreed", "team_of"]
+
+
+# Whether buffers are sent at each call, as torch names it today, or did before.
+_NAMES = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_OF_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
 class Share(NamedTuple):
@@ -22,6 +29,7 @@ class Share(NamedTuple):
     start: int
     stop: int
     n_rows: int  # of the whole batch
+    most: int  # that a process has of it
 
 
 class Team:
@@ -40,7 +48,7 @@ class Team:
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         # Numbers on a GPU travel by NCCL, which knows no others.
-        is_gloo = distributed.get_backend() == "gloo"
+        is_gloo = "gloo" in distributed.get_backend()
         self._objects: Any = None if is_gloo else distributed.new_group(backend="gloo")
 
     def bounds(self, n_rows: int) -> np.ndarray:
@@ -55,7 +63,7 @@ class Team:
     def share(self, n_rows: int) -> Share:
         """Return this process's part of a batch."""
         part = self.part(n_rows)
-        return Share(part.start, part.stop, n_rows)
+        return Share(part.start, part.stop, n_rows, int(np.diff(self.bounds(n_rows)).max()))
 
     def first(self, value: Any) -> Any:
         """Return what the first process gives."""
@@ -68,6 +76,25 @@ class Team:
         told = [None] * self.size
         distributed.all_gather_object(told, value, group=self._objects)
         return told
+
+    def agreed(self, work: Callable[[], Any]) -> Any:
+        """Return what is made here; an error of one process is raised in all of them.
+
+        Else the others would wait for one that comes no more.
+        """
+        made, error = None, None
+        try:
+            made = work()
+        except Exception as raised:
+            error = raised
+        has_failed = torch.tensor([error is not None], dtype=torch.int32)
+        distributed.all_reduce(has_failed, distributed.ReduceOp.MAX, group=self._objects)
+        if has_failed:
+            told = self.all(None if error is None else _sendable(error))
+            first = next(rank for rank, other in enumerate(told) if other is not None)
+            # With its traceback where it comes from.
+            raise error if error is not None and first == self.rank else told[first]
+        return made
 
     def sum(self, value: Any) -> Any:
         """Return the sum of what each process gives, added up as a tree; None counts as nothing."""
@@ -105,7 +132,10 @@ class Team:
         reached = torch.autograd.grad(outputs.sum(), learning, allow_unused=True)
         # Looking for them costs each step a walk over the graph.
         has_others = any(gradient is None for gradient in reached)
-        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=has_others)
+        # Buffers stay what they are: sent at each call, they would have processes that call
+        # differently often wait for each other.
+        options: dict[str, Any] = {_OF_BUFFERS: False, "find_unused_parameters": has_others}
+        return nn.parallel.DistributedDataParallel(module, **options)
 
 
 class _Joined(torch.autograd.Function):
@@ -124,6 +154,15 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         return gradients[0][ctx.part] * ctx.size, None, None
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that travels between processes: itself, or what it says."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # of any kind: it is the user's
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _added(one: Any, other: Any) -> Any:
@@ -158,14 +197,16 @@ class TeamRows:
 
     def sum_blocks(self, function: Callable, aligned: Sequence = (), **options: Any) -> Any:
         """Return the sum of what a function makes of blocks, each process's own part by itself."""
-        part = self.team.part(len(self))
-        others = [other[part] for other in aligned]
-        return self.team.sum(sum_blocks(_Slice(self._rows, part), function, others, **options))
+        own = _Slice(self._rows, self.team.part(len(self)))
+        return _sum_of_parts(self, own, function, aligned, options)
 
     def of_part(self, function: Callable[[np.ndarray], np.ndarray]) -> "TeamPart":
         """Return what a function makes of rows, each process of its own part."""
-        blocks = row_blocks(_Slice(self._rows, self.team.part(len(self))))
-        return _part_of(self, [function(block) for block in blocks], function)
+        return _part_of(self, _Slice(self._rows, self.team.part(len(self))), function)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return all rows, for those that can't do with less."""
+        return np.asarray(self[:], dtype=dtype)
 
 
 class TeamPart:
@@ -195,21 +236,20 @@ class TeamPart:
         numbers = np.asarray(numbers)
         owner = np.searchsorted(self.team.bounds(len(self)), numbers, side="right") - 1
         start = self.team.part(len(self)).start
-        own = function(self.own[numbers[owner == self.team.rank] - start])
+        numbers = numbers[owner == self.team.rank] - start
+        own = self.team.agreed(lambda: function(self.own[numbers]))
         order = np.argsort(owner, kind="stable")
-        found = np.empty((len(numbers), *own.shape[1:]), own.dtype)
+        found = np.empty((len(order), *own.shape[1:]), own.dtype)
         found[order] = np.concatenate(self.team.all(own))
         return found
 
     def sum_blocks(self, function: Callable, aligned: Sequence = (), **options: Any) -> Any:
         """Return the sum of what a function makes of blocks, of each process's own rows."""
-        part = self.team.part(len(self))
-        others = [other[part] for other in aligned]
-        return self.team.sum(sum_blocks(self.own, function, others, **options))
+        return _sum_of_parts(self, self.own, function, aligned, options)
 
     def of_part(self, function: Callable[[np.ndarray], np.ndarray]) -> "TeamPart":
         """Return what a function makes of rows, each process of its own."""
-        return _part_of(self, [function(block) for block in row_blocks(self.own)], function)
+        return _part_of(self, self.own, function)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return all rows."""
@@ -230,14 +270,32 @@ class _Slice:
         return self._rows[self._start + start : self._start + stop]
 
 
-def _part_of(rows: Any, blocks: list[np.ndarray], function: Callable) -> TeamPart:
-    # A process without rows has to know what theirs would look like.
-    own = np.concatenate(blocks) if blocks else function(np.empty((0, rows.shape[1]), rows.dtype))
-    return TeamPart(own, len(rows), rows.team)
+def _sum_of_parts(
+    rows: Any, own: Any, function: Callable, aligned: Sequence, options: dict[str, Any]
+) -> Any:
+    part = rows.team.part(len(rows))
+    others = [other[part] for other in aligned]
+    return rows.team.sum(rows.team.agreed(lambda: sum_blocks(own, function, others, **options)))
+
+
+def _part_of(rows: Any, own: Any, function: Callable) -> TeamPart:
+    def make() -> np.ndarray:
+        blocks = [function(block) for block in row_blocks(own)]
+        if blocks:
+            return np.concatenate(blocks)
+        # A process without rows has to know what theirs would look like.
+        return function(np.empty((0, rows.shape[1]), rows.dtype))
+
+    return TeamPart(rows.team.agreed(make), len(rows), rows.team)
 
 
 def _itself(rows: np.ndarray) -> np.ndarray:
     return rows
+
+
+def agreed(team: Team | None, work: Callable[[], Any]) -> Any:
+    """Return what is made here; an error of one process of a team is raised in all of them."""
+    return work() if team is None else team.agreed(work)
 
 
 def team_of(X: Any) -> Team | None:

@@ -18,7 +18,7 @@ from ..persistence.registry import saved
 from ..utils._compat import Interval, StrOptions
 from .network import Dropout, arrays_of, forward, network_arrays, set_arrays, set_share
 from .scaling import Scaling, raised
-from .team import Share, Team, team_of
+from .team import Share, Team, agreed, team_of
 
 __all__ = ["FineTuned", "FineTuning", "load_trunk_state", "trainable_layers"]
 
@@ -242,6 +242,7 @@ class FineTuned:
         self._pixel_mean = torch.tensor(backbone.mean, **on_device).reshape(1, 3, 1, 1)
         self._pixel_std = torch.tensor(backbone.std, **on_device).reshape(1, 3, 1, 1)
         self._kept: tuple[Any, ...] | None = None
+        self._team = team
         if team is not None:
             pixels = torch.zeros((1, 3, self.size, self.size), dtype=torch.uint8)
             head.eval()  # nothing is drawn here
@@ -266,22 +267,27 @@ class FineTuned:
     def inputs(self, rows: np.ndarray, share: Share | None = None) -> torch.Tensor:
         """Return (b, d) of a step, from crops of these images."""
         pixels = self._crops(self._pictures(rows), draw=self.augment, share=share)
+        if share is not None and not len(rows):
+            # Few networks take no picture at all: one of no consequence.
+            pixels = pixels.new_zeros((1, *pixels.shape[1:]))
+            share = share._replace(start=0, stop=1)
         _set_dropout(self._module, True)
         chunk = self.micro_batch_size
-        if chunk is None or chunk >= len(rows):
+        # Processes call the network alike, whatever number of rows each has.
+        if chunk is None or chunk >= (len(rows) if share is None else share.most):
             self._kept = None
             set_share(self._module, share)
-            return self._prepared(pixels)
+            return self._prepared(pixels)[: len(rows)]
         # Parts of a process's own rows draw for themselves.
         set_share(self._module, None)
         # The second pass has to drop the same units as the first.
         before = self._generator.get_state()
         with torch.no_grad():
-            parts = [self._prepared(pixels[i : i + chunk]) for i in range(0, len(rows), chunk)]
+            parts = [self._prepared(pixels[i : i + chunk]) for i in range(0, len(pixels), chunk)]
         # A leaf: the gradient of the head ends here, and goes on chunk by chunk afterwards.
         inputs = torch.cat(parts).requires_grad_()
         self._kept = (pixels, inputs, before, chunk)
-        return inputs
+        return inputs[: len(rows)]
 
     def backward_to_backbone(self) -> None:
         """Bring the gradient of the last inputs down to the network, chunk by chunk."""
@@ -304,7 +310,7 @@ class FineTuned:
         """Return (b, d) for a look at the loss: the middle of each image, nothing dropped."""
         _set_dropout(self._module, False)
         with torch.no_grad():
-            return self._prepared(self._crops(self.images.rows(rows), draw=False))
+            return self._prepared(self._crops(self._pictures(rows), draw=False))
 
     def outputs(self) -> Any:
         """Return (n, D) of all images as they would be transformed now, before normalisation.
@@ -366,10 +372,8 @@ class FineTuned:
 
     def _pictures(self, rows: np.ndarray) -> np.ndarray:
         """Return pictures (b, side, side, 3), none of none."""
-        if len(rows):
-            return self.images.rows(rows)
-        side = self.side(self.size, self.augment)
-        return np.empty((0, side, side, 3), np.uint8)
+        pictures: np.ndarray = agreed(self._team, lambda: self.images.rows(rows))
+        return pictures
 
     def _crops(self, pictures: np.ndarray, draw: bool, share: Share | None = None) -> torch.Tensor:
         """Return (b, 3, size, size) uint8 crops: drawn, half of them mirrored; or the middle."""

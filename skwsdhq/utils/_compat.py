@@ -38,6 +38,7 @@ __all__ = [
     "Interval",
     "MetadataRequest",
     "StrOptions",
+    "callbacks_of",
     "check_feature_names_in",
     "num_samples",
     "rows_by_number",
@@ -49,6 +50,11 @@ __all__ = [
 CALLBACK_ATTRIBUTES = (
     "_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_parent_callback_ctx",
 )  # fmt: skip
+
+
+def callbacks_of(estimator: Any) -> list[Any]:
+    """Return an estimator's callbacks."""
+    return list(getattr(estimator, CALLBACK_ATTRIBUTES[0], None) or ())
 
 
 class EpochTasks:
