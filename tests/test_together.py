@@ -88,6 +88,27 @@ def test_without_a_context_calls_are_the_callers_own(monkeypatch):
     assert set(threads) == {threading.current_thread()}
 
 
+@pytest.mark.parametrize("gains", [True, False])
+def test_short_jobs_have_help_where_they_gain_by_it(gains):
+    crew = _together._Crew(1)
+    crew._is_short = True
+    crew._rates = {gains: 1e6, not gains: 0.5}  # far more than some jobs can take from it
+    for _ in range(5):
+        assert crew.made([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
+    assert bool(crew._threads) is gains
+    crew.close()
+
+
+def test_the_other_way_is_tried_now_and_then():
+    crew = _together._Crew(1)
+    crew._is_short, crew._rates = True, {True: 1.0, False: 0.5}
+    wanted = [crew._wants_help() for _ in range(2 * _together._EVERY)]
+    assert wanted.count(False) == 2
+    crew._is_short = False  # a long job is always shared
+    crew._rates = {True: 0.5, False: 1.0}
+    assert all(crew._wants_help() for _ in range(2 * _together._EVERY))
+
+
 def test_calls_within_calls_stay_in_their_thread(with_threads):
     barrier = threading.Barrier(2)
 

@@ -11,6 +11,7 @@ import functools
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from .threads import one_openmp_thread, product
 __all__ = ["n_free_threads", "parts_of", "sharing", "together", "whole_product"]
 
 _PAYS = 1 << 25  # multiplications of a part of a product, from which on it pays to be one
+_SHORT_S = 0.05  # a job: longer ones are always shared
+_EVERY = 25  # short jobs, of which one is made the other way, with help or without
+_WEIGHT = 0.25  # of the last one in what is remembered of jobs
 _here = threading.local()  # a thread that others help has a crew
 
 
@@ -89,14 +93,22 @@ class _Job:
         self._values: list[Any] = [None] * len(calls)
         self._errors: list[BaseException | None] = [None] * len(calls)
         self._done = threading.Semaphore(0)
+        self._worked_s = [0.0] * len(calls)
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds that processors were busy with the calls."""
+        return sum(self._worked_s)
 
     def work(self) -> None:
         """Make calls until none is left."""
         while (number := next(self._numbers)) < len(self._calls):
+            begun = time.thread_time()
             try:
                 self._values[number] = self._calls[number]()
             except BaseException as error:  # raised where the answers are asked for
                 self._errors[number] = error
+            self._worked_s[number] = time.thread_time() - begun
             self._done.release()
 
     def values(self) -> list[Any]:
@@ -110,26 +122,56 @@ class _Job:
 
 
 class _Crew:
-    """Hold threads that wait for jobs; each starts when there is work for it."""
+    """Hold threads that wait for jobs; each starts when there is work for it.
+
+    On a busy machine a thread that has begun a part may have to stand back for milliseconds, and
+    the caller waits. So it is looked at now and then what short jobs gain by help, and where they
+    lose the caller does them alone: who does a part changes nothing of what comes out.
+    """
 
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._n_short = 0
+        self._is_short = False  # the last job
+        # Seconds of work done in a second, by whether the caller has help.
+        self._rates: dict[bool, float] = {}
 
     def made(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Return what calls give."""
-        n_wanted = min(self._n_threads, len(calls) - 1)
+        is_helped = self._wants_help()
+        job, begun = _Job(calls), time.perf_counter()
+        if is_helped:
+            self._ask_for_help(job, min(self._n_threads, len(calls) - 1))
+        job.work()
+        values = job.values()
+        took = time.perf_counter() - begun
+        self._is_short = took < _SHORT_S
+        if self._is_short:
+            rate = job.worked_s / max(took, 1e-9)
+            before = self._rates.get(is_helped, rate)
+            self._rates[is_helped] = before + _WEIGHT * (rate - before)
+        return values
+
+    def _wants_help(self) -> bool:
+        """Tell whether the next job should be shared, as far as the last ones show."""
+        if not self._is_short:
+            return True
+        self._n_short += 1
+        if len(self._rates) < 2:
+            return not self._rates.get(True, 0.0)
+        is_better = self._rates[True] >= self._rates[False]
+        return is_better if self._n_short % _EVERY else not is_better
+
+    def _ask_for_help(self, job: _Job, n_wanted: int) -> None:
         while len(self._threads) < n_wanted:
             # Daemons: the interpreter's end does not wait for them.
             thread = threading.Thread(target=_serve, args=(self._jobs,), daemon=True)
             thread.start()
             self._threads.append(thread)
-        job = _Job(calls)
         for _ in range(n_wanted):
             self._jobs.put(job)
-        job.work()
-        return job.values()
 
     def close(self) -> None:
         """Let the threads end; nobody waits for them, as none has anything left to do."""
