@@ -120,6 +120,19 @@ def test_dropout_of_other_axes_than_rows():
     assert layer(torch.ones(5, 2, 64)).shape == (5, 2, 64)  # places before rows
 
 
+def test_a_group_that_does_not_serve_the_device_is_refused(monkeypatch):
+    # A GPU's group, and rows that are in memory.
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "get_backend_config", lambda: "cuda:nccl")
+    for model in (embedder(64, device="cpu"), quantizer(embedder(64, device="cpu"), device="cuda")):
+        with pytest.raises(ValueError, match="by cuda:nccl, which does not serve device=cpu"):
+            fit(model, X, MADE.tags)
+    monkeypatch.setattr(distributed, "get_backend_config", lambda: "cpu:gloo")
+    with pytest.raises(ValueError, match="does not serve device=cuda; leave init_process_group"):
+        fit(embedder(64, device="cuda"), X, MADE.tags)
+
+
 def test_one_process_is_a_plain_fit():
     model = fit(quantizer(embedder(64)), X, MADE.tags)
     assert_array_equal(model.codes_, quantizer(embedder(64)).fit(X, MADE.tags).codes_)

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import sys
 from typing import Any
 
 import joblib
@@ -82,49 +83,71 @@ def fit(model: Any, X: Any, y: Any = None) -> Any:
             f"processes fit a WSDHQuantizer, a HypersphereEmbedder or a TagKernelRegressor "
             f"together; got a {type(model).__name__}."
         )
-    if not _have_met(model):
+    device = _device_of(model)
+    if not _have_met(device) or distributed.get_world_size() == 1:
         return model.fit(X, y)
+    _check_carried(device)
     team = Team()
-    if team.size == 1:
-        return model.fit(X, y)
     rows = team.agreed(lambda: _divided(model, X, team))
     _check_alike(team, model, X, y)
     return model.fit(rows, y)
 
 
-def _have_met(model: Any) -> bool:
+def _device_of(model: Any) -> torch.device:
+    """Return where a model learns: its embedder says so, if it is given one."""
+    given = getattr(model, "embedder", None)
+    device: torch.device = resolve_device(
+        getattr(model if given is None else given, "device", "cpu")
+    )
+    return device
+
+
+def _have_met(device: torch.device) -> bool:
     """Tell whether there are several processes, once those of torchrun know each other."""
     if not distributed.is_available():
         return False
     if not distributed.is_initialized():
         if not distributed.is_torchelastic_launched():
             return False
-        _meet(model)
+        _meet(device)
     return True
 
 
-def _meet(model: Any) -> None:
+def _meet(device: torch.device) -> None:
     """Have the processes of torchrun know each other."""
-    embedder = model if getattr(model, "embedder", None) is None else model.embedder
-    is_on_gpu = resolve_device(getattr(embedder, "device", "cpu")).type == "cuda"
-    if is_on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Later models may learn elsewhere: a group carries what is on GPUs too, where there are any.
+    number, has_gpus = int(os.environ["LOCAL_RANK"]), distributed.is_nccl_available()
+    has_gpus = has_gpus and number < torch.cuda.device_count()
+    if has_gpus or device.type == "cuda":
+        torch.cuda.set_device(number)
     store, rank, size = next(rendezvous("env://"))
     # After a restart, addresses of processes that are no more stand in torchrun's store.
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     # A process that ends while threads of the group's are at work may end with an error.
     atexit.register(_part)
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if is_on_gpu else "gloo",
+        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
         store=distributed.PrefixStore(f"start {start}", store),
         rank=rank,
         world_size=size,
     )
 
 
+def _check_carried(device: torch.device) -> None:
+    """Refuse a group of the program's own that carries nothing from where the model learns."""
+    config = distributed.get_backend_config()
+    if device.type not in [pair.partition(":")[0] for pair in config.split(",")]:
+        raise ValueError(
+            f"the processes know each other by {config}, which does not serve device={device}; "
+            "leave init_process_group to fit, or let it begin with 'cpu:gloo,cuda:nccl' (and set "
+            "the GPU of each process), or set the device of the model."
+        )
+
+
 def _part() -> None:
     """Have this process leave those of torchrun, if it is among them still."""
-    if distributed.is_initialized():
+    # Where an error ends it, others may be in the middle of something: nobody waits for them.
+    if distributed.is_initialized() and not hasattr(sys, "last_value"):
         gc.collect()  # networks in cycles would keep the group
         distributed.destroy_process_group()
 
