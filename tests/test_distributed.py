@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from torch import distributed
 
 from skwsdhq.distributed import fit
+from skwsdhq.distributed._paths import TeamImages
 from skwsdhq.training.network import Dropout
 from skwsdhq.training.team import Share, team_of
 
@@ -111,6 +112,30 @@ def test_each_process_sees_its_own_pictures(together):
     n_seen = [int((together / f"ten crops {rank}.seen").read_text()) for rank in range(2)]
     assert max(n_seen) < 0.6 * 129 * 11  # once as they are, and ten crops
     assert sum(n_seen) >= 129 * 11
+
+
+def test_images_are_read_one_by_one():
+    read = []
+
+    class Pictures:
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, row):
+            read.append(row)
+            return np.full((4, 4, 3), row, np.uint8)
+
+    images = TeamImages(Pictures(), None)
+    assert (len(images), read) == (5, [])
+    assert images[-1].max() == 4
+    assert [picture.max() for picture in images[1:3]] == [1, 2]
+    assert read == [4, 1, 2]
+
+
+def test_images_go_by_their_place_not_their_label():
+    pandas = pytest.importorskip("pandas")
+    labelled = TeamImages(pandas.Series(["a.png", "b.png"], index=[7, 0]), None)
+    assert list(labelled) == ["a.png", "b.png"]
 
 
 def test_dropout_of_other_axes_than_rows():

@@ -22,6 +22,8 @@ class _Part(Sequence):
         return len(self._range)
 
     def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[own] for own in range(*row.indices(len(self)))]
         return self._images[self._range[row]]
 
 
