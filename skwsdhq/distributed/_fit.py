@@ -190,7 +190,7 @@ def _told(model: Any, X: Any, y: Any) -> dict[str, Any]:
     shape = getattr(X, "shape", None) or (len(X),)
     some: Any = None
     if isinstance(X, np.ndarray):
-        some = X[:: max(1, len(X) // 64)]
+        some = np.array(X[:: max(1, len(X) // 64)])  # a map or not
     else:
         rows = getattr(X, "iloc", X)  # labels of a pandas.Series need not be numbers
         n_rows = min(64, len(X))
