@@ -270,7 +270,7 @@ class FineTuned:
         if share is not None and not len(rows):
             # Few networks take no picture at all: one of no consequence.
             pixels = pixels.new_zeros((1, *pixels.shape[1:]))
-            share = share._replace(start=0, stop=1)
+            share = Share(0, 1, share.n_rows, share.most)
         _set_dropout(self._module, True)
         chunk = self.micro_batch_size
         # Processes call the network alike, whatever number of rows each has.
