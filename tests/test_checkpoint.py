@@ -464,11 +464,12 @@ def test_a_run_goes_on_from_the_file(made, tmp_path, stopped):
     assert len(model.history_["loss"]) == 2
 
 
-def test_500_damaged_checkpoints(made, tmp_path, stopped):
+@pytest.mark.parametrize("n_times", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_damaged_checkpoints(made, tmp_path, stopped, n_times):
     """None of them is believed: a byte flipped, cut, added to, or exchanged."""
     _, content, _ = stopped
     random = np.random.RandomState(0)
-    for i in range(500):
+    for i in range(n_times):
         damaged = bytearray(content)
         place = random.randint(len(content))
         if i % 4 == 0:
