@@ -9,6 +9,7 @@ import numpy as np
 from joblib import parallel_config
 
 from ..backbones import extract_features
+from ..utils.rows import sum_blocks
 from ._chunks import (
     as_paths,
     computed,
@@ -21,8 +22,6 @@ from ._chunks import (
 )
 
 __all__ = ["ClusterPaths", "ClusterRows", "tags_at_hand"]
-
-_BLOCK = 4096
 
 
 class ClusterRows:
@@ -67,19 +66,15 @@ class ClusterRows:
         aligned: Sequence = (),
         *,
         n_rows: int | None = None,
-        n_threads: int = 1,
     ) -> Any:
-        """Return the sum of what a function makes of blocks, added up as a tree by the workers.
-
-        ``n_threads`` are the workers' own affair.
-        """
-        held, work = shared(function), of_dask("dask").delayed(_summed, pure=False)
+        """Return the sum of what a function makes of blocks, added up as a tree by the workers."""
+        held, work = shared(function), of_dask("dask").delayed(sum_blocks, pure=False)
         parts = []
         for i, block in enumerate(self._blocks()):
             own = slice(int(self._starts[i]), int(self._starts[i + 1]))
             if own.start < own.stop:
                 others = [other[own] for other in aligned]
-                parts.append(work(held, block, others, n_rows or _BLOCK))
+                parts.append(work(block, held, others, n_rows=n_rows))
         return computed(tree_sum(parts))[0]
 
     def _blocks(self) -> list[Any]:
@@ -88,15 +83,6 @@ class ClusterRows:
 
 def _picked(function: Callable, block: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return function(np.asarray(block)[rows])
-
-
-def _summed(function: Callable, block: np.ndarray, aligned: list, n_rows: int) -> Any:
-    total = None
-    for start in range(0, len(block), n_rows):
-        part = slice(start, start + n_rows)
-        found = function(block[part], *(other[part] for other in aligned))
-        total = found if total is None else total + found
-    return total
 
 
 class ClusterPaths(list):

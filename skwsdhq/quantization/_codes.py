@@ -299,7 +299,9 @@ class CodeAlternation:
         error = sum_blocks(
             embeddings, functools.partial(_squares, codebooks=updated), (self.codes,), n_rows=_BLOCK
         )
-        self.codebooks = self._refilled(embeddings, updated) if earlier is None else updated
+        self.codebooks = (
+            updated if earlier is not None else self._refilled(embeddings, updated, counts)
+        )
         return error / len(embeddings)
 
     def _coded_anew(self, embeddings: Any) -> _Coded:
@@ -316,7 +318,7 @@ class CodeAlternation:
             self.random_state.permutation(self.n_codebooks)
         return found
 
-    def _refilled(self, embeddings: Any, codebooks: np.ndarray) -> np.ndarray:
+    def _refilled(self, embeddings: Any, codebooks: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Return codebooks without codewords that no row uses."""
         codes = self.codes
         assert codes is not None
@@ -324,8 +326,7 @@ class CodeAlternation:
             return _codebooks.refill_empty_codewords(
                 embeddings, codebooks, codes, random_state=self.random_state
             )
-        counts = [np.bincount(own, minlength=self.n_codewords) for own in codes.T]
-        is_used = np.array(counts) > 0
+        is_used = counts.diagonal().reshape(codebooks.shape[:2]) > 0
         if is_used.all():
             return codebooks
         self.random_state.permutation(len(embeddings))  # as where all rows are at hand

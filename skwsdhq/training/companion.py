@@ -61,7 +61,8 @@ class Companion(Protocol):
         n_done : int
             Epochs so far, 1 after the first one.
         outputs : callable
-            Gives those of all rows (n, D). It takes a while, and is for epochs that need it.
+            Gives those of all rows (n, D). It takes a while, and is for epochs that need it. Of
+            several processes each has its part of them; ``np.asarray``, called by all, joins these.
 
         Returns
         -------

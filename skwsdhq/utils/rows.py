@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from .pool import mapped
 from .validation import check_finite
 
 __all__ = [
@@ -304,7 +303,7 @@ def sum_blocks(rows: Any, function: Callable, aligned: Sequence = (), **options:
     aligned : sequence, default=()
         What else has such rows, and slices.
     **options : dict
-        ``n_rows`` of a block, and ``n_threads``, which leave the sum as it is to float precision.
+        ``n_rows`` of a block, which leaves the sum as it is to float precision.
     """
     own = getattr(rows, "sum_blocks", None)
     return (
@@ -320,14 +319,13 @@ def _summed(
     aligned: Sequence = (),
     *,
     n_rows: int | None = None,
-    n_threads: int = 1,
 ) -> Any:
-    """Sum up in this process, by so many threads."""
+    """Sum up in this process."""
     n_rows = _BLOCK if n_rows is None else n_rows
-    parts = (slice(start, start + n_rows) for start in range(0, len(rows), n_rows))
-    blocks = ([rows[part], *(other[part] for other in aligned)] for part in parts)
     total = None
-    for found in mapped(lambda _, block: function(*block), blocks, range(n_threads)):
+    for start in range(0, len(rows), n_rows):
+        part = slice(start, start + n_rows)
+        found = function(rows[part], *(other[part] for other in aligned))
         total = found if total is None else total + found
     return total
 
