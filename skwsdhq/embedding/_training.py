@@ -17,6 +17,7 @@ from ..tags.enhancer import concept_lengths
 from ..training.checkpoint import Checkpoint, fingerprint
 from ..training.companion import Companion
 from ..training.fixed import FixedInputs
+from ..training.linear import choose_products
 from ..training.loop import Lesson
 from ..training.network import build_network, check_layer_sizes, network_arrays
 from ..training.optimizer import AdamSchedule, Steps, parameter_groups
@@ -380,6 +381,7 @@ class EmbedderTraining:
         # Of each process, so that a step of a team is one of as many batches.
         batch_size = int(embedder.batch_size) * (1 if self.team is None else self.team.size)
         tuning = self._parts.tuning
+        choose_products(model.head, schedule.dtype, len(rows), int(embedder.batch_size))
         groups = parameter_groups(
             model.head,
             last_layer_factor=schedule.last_layer_factor,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -231,8 +232,9 @@ def quantization_loss(
         What codes decode to. A gradient flows to it as well, where it wants one.
     concept_vectors : ndarray or tensor of shape (C, D), default=None
         Used as they are, not normalised.
-    metric : ndarray or tensor of shape (D, D), default=None
-        VᵀV in place of concept_vectors, symmetric. Exactly one of the two is given.
+    metric : ndarray or tensor of shape (D, D), or float, default=None
+        VᵀV in place of concept_vectors, symmetric; a number is that many times the identity.
+        Exactly one of the two is given.
 
     Returns
     -------
@@ -260,6 +262,10 @@ def quantization_loss(
     if (concept_vectors is None) == (metric is None):
         raise ValueError("give exactly one of concept_vectors (C, D) and metric (D, D).")
     n_dims, wide = embeddings.shape[1], wide_dtype(embeddings.dtype)
+    error = embeddings.to(wide) - reconstructions.to(wide)  # (n, D)
+    n_samples = max(1, len(error))
+    if isinstance(metric, Real):
+        return (error * float(metric) * error).sum() / n_samples
     if metric is None:
         matrix = as_wide("concept_vectors", concept_vectors, embeddings)
         _check_n_dims(matrix, n_dims)
@@ -269,8 +275,6 @@ def quantization_loss(
             raise ValueError(
                 f"metric has shape {tuple(matrix.shape)}, should be ({n_dims}, {n_dims})."
             )
-    error = embeddings.to(wide) - reconstructions.to(wide)  # (n, D)
-    n_samples = max(1, len(error))
     if metric is None:
         # (n, C) of products, or once (D, D) and then (n, D): whichever has less to multiply.
         if len(error) * len(matrix) <= (len(error) + len(matrix)) * n_dims:

@@ -167,7 +167,7 @@ class CodeAlternation:
         self.goes_on = codebooks is not None
         self.normalize = normalize
         self.codes: np.ndarray | None = None
-        self._on_device: torch.Tensor | None = None  # the metric, where the outputs are
+        self._on_device: torch.Tensor | float | None = None  # the metric, where the outputs are
         self._sum, self._n_rows = 0.0, 0  # of the quantization loss in this epoch
 
     def parameters(self) -> dict[str, Any]:
@@ -215,11 +215,17 @@ class CodeAlternation:
         points = directions_and_lengths(outputs)[0] if self.normalize else outputs
         targets = torch.from_numpy(self.reconstructions(rows)).to(outputs.device)
         if self._on_device is None:
-            n_dims = self._books.shape[2]
-            metric = np.eye(n_dims) if self.metric is None else self.metric
-            self._on_device = torch.from_numpy(np.asarray(metric, dtype=np.float32))
-        self._on_device = self._on_device.to(outputs.device)
+            self._on_device = self._metric_of_loss()
+        if isinstance(self._on_device, torch.Tensor):
+            self._on_device = self._on_device.to(outputs.device)
         return _losses.quantization_loss(points, targets, metric=self._on_device)
+
+    def _metric_of_loss(self) -> torch.Tensor | float:
+        """Return the metric, or what it multiplies the identity by: no product is then made."""
+        if self.metric is None:
+            return 1.0
+        metric = np.asarray(self.metric, dtype=np.float32)
+        return torch.from_numpy(metric) if self.metric_mix else float(metric[0, 0])
 
     @sharing()
     def after_epoch(self, n_done: int, outputs: Callable[[], np.ndarray]) -> dict[str, float]:

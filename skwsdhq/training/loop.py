@@ -143,7 +143,7 @@ def run_epoch(
         figures["validation_loss"] = _mean_loss(lesson, lesson.held)
     if lesson.companion is not None:
         # Not called here: outputs of all rows cost a pass, and codes need it every other epoch.
-        figures |= lesson.companion.after_epoch(n_done + 1, model.outputs)
+        figures |= lesson.companion.after_epoch(n_done + 1, model.rough_outputs)
     if team is None:
         return figures
     # What follows from a last bit, as when to stop, is one thing for all.
