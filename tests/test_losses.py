@@ -432,6 +432,9 @@ class TestQuantizationLoss:
         wide = concepts.double()
         metric = losses.quantization_loss(z, r, metric=wide.T @ wide)
         assert metric.item() == pytest.approx(expected, rel=10 * TOLERANCE[dtype])
+        times = losses.quantization_loss(z, r, metric=np.float32(0.7))
+        identity = losses.quantization_loss(z, r, metric=0.7 * torch.eye(z.shape[1]))
+        assert times.item() == pytest.approx(identity.item(), rel=10 * TOLERANCE[dtype])
         assert losses.quantization_loss(z, r, concepts.double().numpy()) == pytest.approx(
             expected, rel=10 * TOLERANCE[dtype]
         )
@@ -447,6 +450,9 @@ class TestQuantizationLoss:
         metric = concepts.T @ concepts
         assert torch.autograd.gradcheck(
             lambda z, r: losses.quantization_loss(z, r, metric=metric), inputs
+        )
+        assert torch.autograd.gradcheck(
+            lambda z, r: losses.quantization_loss(z, r, metric=0.7), inputs
         )
 
     def test_none_lost_and_no_rows(self):

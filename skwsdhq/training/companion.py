@@ -61,8 +61,9 @@ class Companion(Protocol):
         n_done : int
             Epochs so far, 1 after the first one.
         outputs : callable
-            Gives those of all rows (n, D). It takes a while, and is for epochs that need it. Of
-            several processes each has its part of them; ``np.asarray``, called by all, joins these.
+            Gives those of all rows (n, D), to the digits that steps are computed to (see ``dtype``
+            of ``AdamSchedule``). It takes a while, and is for epochs that need it. Of several
+            processes each has its part of them; ``np.asarray``, called by all, joins these.
 
         Returns
         -------

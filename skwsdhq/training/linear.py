@@ -72,13 +72,14 @@ def has_matrix_units(device: torch.device) -> bool:
     Other instructions for bfloat16 are no faster than those for float32 are.
     """
     # Releases of torch before 2.10 do not tell.
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if device.type != "cpu" or not told.get("amx_bf16", False):
         return False
     # oneDNN makes the products, and may be told to leave the units alone.
     asked = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
-    is_used = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return is_used and ("AMX" in asked.upper() or asked.upper() in ("ALL", "DEFAULT"))
+    may_use = "AMX" in asked.upper() or asked.upper() in ("ALL", "DEFAULT")
+    onednn = torch.backends.mkldnn
+    return may_use and onednn.is_available() and bool(onednn.enabled)
 
 
 def short_product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
