@@ -33,7 +33,7 @@ from ._sums import (
 
 __all__ = ["Regression", "begin_regression", "fit_regression", "solve_regression"]
 
-_LOOKED_AT = 65_536  # rows by which the share of wrong tags is estimated
+_LOOKED_AT = 8192  # rows, beside landmarks, by which the share of wrong tags is estimated
 
 
 class Regression(NamedTuple):

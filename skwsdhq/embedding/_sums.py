@@ -21,7 +21,7 @@ from scipy import sparse
 from ..sphere import normalize_rows
 from ..utils.rows import sum_blocks
 from ..utils.threads import on_one_thread
-from ..utils.together import together, whole_product
+from ..utils.together import parts_of, together, whole_product
 from ._kernel import (
     coefs_and_left_out,
     mean_direction,
@@ -85,7 +85,12 @@ class KernelSums(NamedTuple):
 
     def __add__(self, other: Any) -> Self:
         # A block's own is of float32.
-        gram = np.add(self.gram, other.gram, dtype=np.float64)
+        gram = np.empty(self.gram.shape, np.float64)
+
+        def add(rows: slice) -> None:
+            np.add(self.gram[rows], other.gram[rows], out=gram[rows], dtype=np.float64)
+
+        together([functools.partial(add, rows) for rows in parts_of(len(gram), 4)])
         rest = (a + b for a, b in zip(self[1:], other[1:], strict=True))
         return type(self)(gram, *rest)
 
@@ -155,11 +160,16 @@ def _found_consistency(
     """Return the consistency of tags, by how rows agree with theirs and with ``shuffled`` ones."""
     agreement = np.empty(indicator.nnz, np.float32)
     chance = np.empty(indicator.nnz, np.float32)
-    places = places_of(picked, indicator.shape[0])
+    places, left_out = places_of(picked, indicator.shape[0]), begun.left_out
+    assert left_out is not None
     for start in range(0, indicator.shape[0], _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, indicator.shape[0]))
         own = indicator[rows]
-        expected = _expected(_against(units(rows), begun), begun, places[rows])
+        # What is expected of landmarks is there: no kernel of theirs is needed.
+        is_other = places[rows] < 0
+        expected = np.empty((len(rows), begun.coefs.shape[1]), np.float32)
+        expected[is_other] = _expected(_against(units(rows[is_other]), begun), begun, None)
+        expected[~is_other] = left_out[places[rows[~is_other]]]
         at = slice(indicator.indptr[rows[0]], indicator.indptr[rows[-1] + 1])
         agreement[at] = tag_agreement(own, own.indices, begun.concept_vectors, expected)
         chance[at] = tag_agreement(own, shuffled[at], begun.concept_vectors, expected)
