@@ -6,11 +6,13 @@ import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from reference import losses as reference
 
 from skwsdhq import losses
 from skwsdhq.losses import _hinge as _losses_hinge
 from skwsdhq.losses import _memo as _losses_memo
+from skwsdhq.losses import inputs
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-6}
@@ -664,3 +666,40 @@ def test_nan_is_not_taken_for_a_row_of_zeros(name):
     z = every_embedding()
     z[2] = math.nan
     assert torch.isnan(EVERY_LOSS[name](z))
+
+
+# --- directions --------------------------------------------------------------------------
+
+
+def test_directions_have_first_and_second_derivatives():
+    z = torch.randn((5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = (z * torch.tensor([[1e-3], [1.0], [1.0], [30.0], [1.0]])).requires_grad_()
+    unit = lambda z: inputs.directions_and_lengths(z)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(unit, [z])
+    assert torch.autograd.gradgradcheck(unit, [z])
+
+
+def test_rows_without_direction_have_no_gradient():
+    z = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-42, 0.0], [3e20, 4e20]], requires_grad=True)
+    unit, lengths = inputs.directions_and_lengths(z)
+    assert_allclose(unit.detach(), [[0.6, 0.8], [0, 0], [0, 0], [0.6, 0.8]], rtol=1e-6)
+    assert_allclose(lengths[:, 0], [5, np.inf, np.inf, 5e20], rtol=1e-6)
+    assert not lengths.requires_grad
+    unit[:, 0].sum().backward()
+    # Across the row alone: (1 - 0.6², -0.6 · 0.8) / 5
+    assert_allclose(z.grad[0], [0.128, -0.096], rtol=1e-5)
+    assert_allclose(z.grad[1:3], np.zeros((2, 2)))
+    assert_allclose(z.grad[3], [1.28e-21, -0.96e-21], rtol=1e-5)
+
+
+def test_vectors_that_stay_need_no_comparison(monkeypatch):
+    z, concepts, own = problem()
+    kept = _losses_memo.keep_unchanged(concepts.clone())
+    expected = [losses.cosine_margin_loss(z, concepts, own) for _ in range(3)]
+    found = [losses.cosine_margin_loss(z, kept, own)]
+    compared = []
+    monkeypatch.setattr(torch, "equal", lambda *pair: compared.append(pair))
+    found += [losses.cosine_margin_loss(z, kept, own) for _ in range(2)]
+    assert not compared
+    assert found == expected
+    assert losses.cosine_margin_loss(z.float(), kept, own).dtype == torch.float32

@@ -31,7 +31,7 @@ BLOCK_SIZE = 1 << 16
 # Hinges after which numba is asked to make the next ones: to load it takes as long as these.
 _MIN_ASKED = 1 << 27
 _PARTS = 4  # of the rows, which threads share
-_PAYS = 1 << 18  # hinges of a part
+_PAYS = 1 << 17  # hinges of a part
 _asked = 0
 
 

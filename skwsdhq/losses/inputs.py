@@ -109,9 +109,39 @@ def directions_and_lengths(embeddings: torch.Tensor) -> tuple[torch.Tensor, torc
     """
     if embeddings.shape[1] == 0:
         return embeddings, embeddings.new_full((len(embeddings), 1), math.inf)
+    unit, lengths = _Directions.apply(embeddings)
+    return unit, lengths
+
+
+class _Directions(torch.autograd.Function):
+    """Scale rows; back comes what lies across them: a fifth of the work of each operation's own."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        unit, lengths = _scaled(embeddings.detach())
+        ctx.save_for_backward(embeddings, unit, lengths)
+        ctx.mark_non_differentiable(lengths)
+        return unit, lengths
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
+        embeddings, unit, lengths = ctx.saved_tensors
+        gradient = grad_outputs[0]
+        if torch.is_grad_enabled():  # for second derivatives
+            unit, lengths = _scaled(embeddings)
+        along = (gradient * unit).sum(dim=1, keepdim=True)
+        return (gradient - unit * along) / lengths
+
+
+def _scaled(embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return unit rows and lengths by operations that torch can derive."""
     # Scaling by the largest entry first keeps squares of huge and tiny rows in range.
     scale = embeddings.detach().abs().amax(dim=1, keepdim=True)
     has_direction = ~(scale < torch.finfo(embeddings.dtype).tiny)  # NaN stays to be seen
+    if embeddings.device.type == "cpu" and bool(has_direction.all()):
+        scaled = embeddings / scale
+        norms = scaled.square().sum(dim=1, keepdim=True).sqrt()
+        return scaled / norms, norms * scale
     scale = torch.where(has_direction, scale, 1)
     scaled = torch.where(has_direction, embeddings / scale, 0)
     norms = torch.where(has_direction, scaled.square().sum(dim=1, keepdim=True), 1).sqrt()

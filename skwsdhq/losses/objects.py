@@ -23,6 +23,7 @@ from ._functions import (
     fixed_margin_loss,
     mean_tag_hinge_loss,
 )
+from ._memo import keep_unchanged
 
 __all__ = ["AdaptiveMargin", "Contrastive", "FixedMargin", "Loss", "MeanTagHinge", "loss_of"]
 
@@ -76,7 +77,7 @@ class _Margin(BaseEstimator):
             From tensors (b, D) and row numbers (b,) to a scalar tensor.
         """
         # A copy: torch would share the memory of an array that the enhancer keeps.
-        vectors = torch.from_numpy(np.array(concept_vectors)).to(device)
+        vectors = keep_unchanged(torch.from_numpy(np.array(concept_vectors)).to(device))
         pair_loss, n_hard = self._pair_loss()
         if len(vectors) > _MANY_CONCEPTS:
             return _AgainstSome(pair_loss, vectors, indicator, n_hard)
