@@ -177,9 +177,46 @@ def test_rows_that_come_and_go_are_not_sorted_again(monkeypatch):
     assert_same(found, plain.search(query, 40))
     order = index._rows._engines["bounded"].order
     assert_array_equal(np.sort(order.rows), np.arange(len(index)))
-    # Rows of a beginning are ascending.
-    falls = np.flatnonzero(np.diff(order.rows) < 0) + 1
-    assert np.isin(falls, order.starts).all()
+    # Each lies where its beginning is, with the rest of its code beside it.
+    beginnings = 20 * index.codes[:, 0].astype(int) + index.codes[:, 1]
+    assert_array_equal(beginnings[order.rows], np.repeat(np.arange(400), np.diff(order.starts)))
+    assert_array_equal(index.codes[order.rows, 2:], order.rest)
+
+
+ENTRIES = st.floats(-(2.0**126), 2.0**126, width=32) | st.sampled_from(
+    [0.0, -0.0, 1.0, 3e38, -3e38]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sums=st.lists(ENTRIES, min_size=1, max_size=300), limit=ENTRIES | st.just(-np.inf))
+def test_intervals_of_sums_leave_out_none_that_reaches_a_limit(sums, limit):
+    walk = pytest.importorskip("skwsdhq.search._kernels_walk")
+    sums = np.array(sums, np.float32)
+    group = walk._grouped(sums)
+    order, n_passed = group[0], walk._reach(group, np.float64(limit))
+    assert_array_equal(np.sort(order), np.arange(len(sums)))
+    assert (sums[order[n_passed:]] < limit).all()
+    assert not n_passed or sums.max() >= limit
+    assert group[2] == sums.max()
+
+
+def test_intervals_of_sums_leave_out_most_that_do_not_reach_a_limit():
+    walk = pytest.importorskip("skwsdhq.search._kernels_walk")
+    sums = np.random.RandomState(0).normal(size=4096).astype(np.float32)
+    group, limit = walk._grouped(sums), np.quantile(sums, 0.99)
+    n_reaching = np.count_nonzero(sums >= limit)
+    assert n_reaching <= walk._reach(group, limit) < 3 * n_reaching
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_many_queries_are_ranked_alike_whatever_the_way(form, monkeypatch, k):
+    codes, tables = problem(3000, 8, 20, 3, n_queries=40)
+    expected = NumpyEngine(codes.T).search(tables, k)
+    # A walk for each, none, and those after two or four that were given up.
+    for share in (1.0, 0.0, 0.01, 0.03, 0.1):
+        monkeypatch.setattr(_bounded, "_SHARE_OF_MANY_LONG", share)
+        assert_same(BoundedEngine(codes, 20).search(tables, k), expected)
 
 
 def test_few_rows_are_looked_at():

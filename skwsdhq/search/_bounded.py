@@ -24,15 +24,15 @@ _MANY = "skwsdhq.search._kernels_many"
 _MAX_ROWS = 2**31 - 1  # as the numbers that are compiled for
 # What a walk may cost, in parts of the look-ups of a scan of all rows: for one query, and for each
 # of many that can share a scan, of which some tell whether the others should walk at all.
-_SHARE, _SHARE_OF_MANY = 0.7, 0.125
-_N_TRIED = 4
-_ESTIMATE_AT = 2  # after one part in so many of that it is estimated what is left
+_SHARE, _SHARE_OF_MANY, _SHARE_OF_MANY_LONG = 0.7, 0.06, 0.2
+_N_TRIED = 2, 4
 _ROWS_A_NEIGHBOR = 128  # with fewer rows for each of the k, most are looked at anyway
 _MAX_SAMPLE = 8192
-_DEEP = 1500  # from this k on, with steps of five bits
+# Of codes of more than four codebooks, whose tables have steps of five bits: from the second of
+# these k on, and from the first where there are so few rows for each of the k.
+_DEEP, _DEEP_ROWS = (64, 1500), 300
 _MIN_SIDE_BY_SIDE = 8  # queries that share a scan; fewer are faster by one each
 _MAX_ENTRIES = 2**14  # of tables, for 64 queries in a core's cache
-_ALL = np.empty(0, np.bool_), np.empty((1, 0), np.int64)  # neither filter nor exclusions
 _UNROLLED = (4, 8)  # the usual lengths; each takes a compiler some seconds
 _ROWS_ALONE = (
     16  # so many rows that may be found, squared, for each of k · n are scored by themselves
@@ -64,6 +64,7 @@ class BoundedEngine:
         self._order: SortedCodes | None = None
         self._by_numpy: SampledBounds | None = None
         self._scan: ScanEngine | None = None
+        self._of_one: tuple[Any, ...] | None = None
 
     @property
     def order(self) -> SortedCodes:
@@ -127,6 +128,9 @@ class BoundedEngine:
         mask = np.empty(0, np.bool_) if choice is None else choice.mask
         many = self._side_by_side(len(tables))
         results = values, rows, status
+        is_hopeless = not self._budget(_SHARE, k) and self._scans_all(k, mask, left_out)
+        if many is not None and is_hopeless:
+            return self._scanned(tables, k)
         if many is None:
             self._walk(walk, tables, (mask, left_out), results, _SHARE, True)
         else:
@@ -143,26 +147,35 @@ class BoundedEngine:
         many = kernels(_MANY)
         return many if self.codes.shape[1] <= getattr(many, "MAX_CODEBOOKS", 0) else None
 
-    def search_one(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def search_one(self, table: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Do what `search` does for one query without a filter, in as few steps as there are.
 
         Return None where nothing is compiled, or an entry, or a sum, is not finite.
+
+        table : (1, M · K).
         """
-        walk = self.walk(1)
-        if walk is None:
-            return None
-        results = np.empty((1, k), np.float32), np.empty((1, k), np.int64), np.empty(1, np.int64)
-        self._walk(walk, tables, _ALL, results, _SHARE, True)
-        return results[:2] if results[2][0] == walk.DONE else None
+        if self._of_one is None:
+            walk = self.walk(1)
+            if walk is None:
+                return None
+            self._of_one = walk.best_of_one, (*self._cells, self.tuples), walk.DONE
+        best_of_one, given, done = self._of_one
+        results = np.empty((1, k), np.float32), np.empty((1, k), np.int64)
+        is_done = best_of_one(table, *given, self._budget(_SHARE, k), results) == done
+        return results if is_done else None
+
+    def _budget(self, share: float, k: int) -> int:
+        """Return how many look-ups a walk for k rows may cost."""
+        # Of few rows for each of the k, most would be looked at anyway.
+        return int(share * self.codes.size) if k * _ROWS_A_NEIGHBOR <= len(self.codes) else 0
 
     def _walk(
         self, walk: Any, tables: np.ndarray, choice: Any, results: Any, share: float, goes_on: bool
     ) -> None:
         """Search for each query by itself."""
         n, k = len(self.codes), results[0].shape[1]
-        # Of few rows for each of the k, most would be looked at anyway.
-        budget = int(share * self.codes.size) if k * _ROWS_A_NEIGHBOR <= n else 0
-        plan = (budget, min(budget, n) // _ESTIMATE_AT, goes_on)
+        budget = self._budget(share, k)
+        plan = (budget, min(budget, n) // walk.ESTIMATE_AT, goes_on)
         walk.best(tables, k, self.groups, self._cells, choice, plan, self.tuples, results)
 
     def _walk_or_share(
@@ -170,13 +183,17 @@ class BoundedEngine:
     ) -> None:
         """Search for each query by itself, and for those that look at many rows side by side."""
         # By steps of five bits the scan lets more rows through, and takes longer.
-        share = _SHARE_OF_MANY * (1 if self.codes.shape[1] <= 4 else 2)
-        for part in (slice(0, _N_TRIED), slice(_N_TRIED, len(tables))):
+        share = _SHARE_OF_MANY if self.codes.shape[1] <= 4 else _SHARE_OF_MANY_LONG
+        done, status = 0, results[2]
+        for stop in (*_N_TRIED, len(tables)):
+            part = slice(done, stop)
             some = tuple(x[part] for x in results)
-            if len(tables[part]):
-                self._walk(walk, tables[part], (choice[0], choice[1][part]), some, share, False)
-            if part.start == 0 and (some[2] == walk.TOO_MANY).mean() > 0.75:
-                share = 0.0  # no more walks: the others will hardly fare better
+            self._walk(walk, tables[part], (choice[0], choice[1][part]), some, share, False)
+            done = stop
+            # No more walks where half of them look at too many: the others will hardly fare better.
+            if 2 * np.count_nonzero(status[:done] == walk.TOO_MANY) >= len(status[:done]):
+                results[0][done:, 0], status[done:] = -np.inf, walk.TOO_MANY
+                break
         left = np.flatnonzero(results[2] == walk.TOO_MANY)
         for start in range(0, len(left), many.WIDTH):
             own = left[start : start + many.WIDTH]
@@ -191,10 +208,8 @@ class BoundedEngine:
     def _share(self, walk: Any, many: Any, tables: np.ndarray, choice: Any, results: Any) -> None:
         """Search for up to 64 queries side by side, from what their walks found that rows reach."""
         k, every = results[0].shape[1], self.tuples[1]
-        if self._is_deep(k) and not len(choice[0]) and not choice[1].shape[1]:
-            if self._scan is None:  # two threads that come at once both make one
-                self._scan = ScanEngine(self.codes, self.n_codewords)
-            results[0][:], results[1][:] = self._scan.search(tables, k)
+        if self._scans_all(k, *choice):
+            results[0][:], results[1][:] = self._scanned(tables, k)
             return
         thresholds = results[0][:, 0].copy()
         # A sample tells what almost surely k rows reach, beside those that are left out.
@@ -214,10 +229,18 @@ class BoundedEngine:
         self._walk(walk, tables[alone], (choice[0], choice[1][alone]), found, 0.0, True)
         _put(results, alone, found)
 
-    def _is_deep(self, k: int) -> bool:
+    def _scans_all(self, k: int, mask: np.ndarray, left_out: np.ndarray) -> bool:
         """Tell whether so many rows are asked for that tables of bytes let too many through."""
         n, n_codebooks = self.codes.shape
-        return k >= n // 8 or (n_codebooks > 4 and k >= _DEEP)
+        is_deep = k >= n // 8
+        if n_codebooks > 4:
+            is_deep = is_deep or k >= min(max(_DEEP[0], n / _DEEP_ROWS), _DEEP[1])
+        return is_deep and not len(mask) and not left_out.shape[1]
+
+    def _scanned(self, tables: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._scan is None:  # two threads that come at once both make one
+            self._scan = ScanEngine(self.codes, self.n_codewords)
+        return self._scan.search(tables, k)
 
     def above(
         self,

@@ -15,7 +15,7 @@ from ._load import check_rows
 from ._rows import Rows
 from ._select import BUILDERS
 from ._store import load_arrays, save_arrays
-from ._tables import lookup_table, rerank, rerank_codes
+from ._tables import rerank, rerank_codes
 from .checks import (
     check_codebooks,
     check_codes,
@@ -289,7 +289,7 @@ class CodeIndex:
         )
         for block, tables, values, rows in ranked:
             if first is not whole:
-                tables = lookup_table(queries[block], whole.codebooks)
+                tables = whole.tables(queries[block])
                 # Exact vectors come last, and choose from the whole shortlist.
                 keep = depth if vectors is not None else k
                 values, rows = rerank_codes(tables, rows, whole.codes, keep)

@@ -28,7 +28,7 @@ __all__ = [
     "write",
 ]
 
-_MIN_ROOM = 64  # rows that are kept beyond k before the worst of them are dropped
+_MIN_ROOM = 32  # rows that are kept beyond k before the worst of them are dropped
 _MAX_INSERTED = 32  # so many are sorted by insertion
 _LOW = np.uint64(0xFFFFFFFF)
 _TOP = np.uint32(0x80000000)

@@ -18,17 +18,29 @@ from ._kernels_keys import (
     filled,
     is_allowed,
     key_of,
-    ordered,
     restart,
     score_of,
     settle,
     write,
 )
 
-__all__ = ["DONE", "NOT_FINITE", "TOO_MANY", "among", "best", "reaching", "scan", "try_out"]
+__all__ = [
+    "DONE",
+    "ESTIMATE_AT",
+    "NOT_FINITE",
+    "TOO_MANY",
+    "among",
+    "best",
+    "best_of_one",
+    "reaching",
+    "scan",
+    "try_out",
+]
 
 DONE, TOO_MANY, NOT_FINITE = 0, 1, 2  # how the search for a query ended
-_N_STEPS = 32.0  # levels from the best possible sum of a beginning to the worst
+_N_STEPS = 20.0  # levels from the best possible sum of a beginning to the worst
+_N_INTERVALS = 128  # of the sums of the second group
+ESTIMATE_AT = 4  # after a look-up for one row in so many it is estimated what is left
 _BEGINNING_COST = 4  # in look-ups, beside those of its rows
 
 
@@ -68,18 +80,21 @@ def _extremes(entries: Any) -> Any:
 
 @compiled
 def _bounds(table: Any, first: Any) -> Any:
-    """Tell what codebooks from one on add at most, how far sums may be off, and if all are finite.
+    """Tell what codebooks from one on add at most, and those behind it; and if sums are finite.
 
-    As `rough_slack`; doubled, since limits are rounded as well.
+    As far as sums may be off, as `rough_slack`; doubled, since limits are rounded as well.
     """
-    most, extent, largest = 0.0, 0.0, np.float32(0)
+    most, most_behind, extent, largest = 0.0, 0.0, 0.0, np.float32(0)
     for m in range(len(table)):
         top, low = _extremes(table[m])
         largest += max(top, -low)
         extent += max(top, -low)
         if m >= first:
             most += top
-    return most, 2.0**-22 * (len(table) + 1) * extent, np.isfinite(largest)
+        if m > first:
+            most_behind += top
+    slack = 2.0**-22 * (len(table) + 1) * extent
+    return most + slack, most_behind + slack, np.isfinite(largest)
 
 
 @inlined
@@ -96,6 +111,21 @@ def _base(table: Any, sum_: Any, beginning: Any, groups: Any) -> Any:
     return sum_
 
 
+@inlined
+def _reach(group: Any, limit: Any) -> Any:
+    """Return how many sums of a group come before all others, those among them that reach a limit.
+
+    Whole intervals: all that reach it are among them, and some that don't.
+    """
+    _, ends, top, low, scale = group
+    least = np.float32(limit)  # no sum lies between the two
+    if least > top:
+        return np.int32(0)
+    if least <= low:
+        return ends[-1]
+    return ends[np.int32((top - least) * scale)]
+
+
 @compiled
 def _step(
     table: Any, sorted_: Any, cells: Any, choice: Any, found: Any, ends: Any, limits: Any
@@ -105,28 +135,35 @@ def _step(
     ends : a tuple as long as there are codebooks left, whose loop is unrolled; or an empty one.
     """
     # Taken apart here: within the loops each would be counted as one more user of an array.
-    sums, order, others, other_order, done = sorted_
+    sums, of_first, others, of_second, done = sorted_
+    order, order_of_second = of_first[0], of_second[0]
     starts, all_rows, rest, _ = cells
     mask, left_out = choice
     all_count = not len(mask) and not len(left_out)
     keys, state = found
-    groups, level, above = limits
+    groups, level, above, above_next = limits
     first, cost = groups[1], 0
-    for i in range(len(sums)):
-        limit = level - np.float64(sums[i])
-        if others[0] < limit:
-            break
-        j = done[i]
-        while j < len(others) and others[j] >= limit:
-            beginning = order[i] * len(others) + other_order[j]
+    # One entry tells of most rows that they are too low; it pays where it saves several.
+    looks_first = (len(ends) or rest.shape[1]) > 2
+    for place_i in range(_reach(of_first, level - np.float64(of_second[2]))):
+        i = np.int64(order[place_i])
+        j, stop_j = done[i], _reach(of_second, level - np.float64(sums[i]))
+        while j < stop_j:
+            second = np.int64(order_of_second[j])
+            beginning = i * len(others) + second
             start, stop = starts[beginning], starts[beginning + 1]
             cost += _BEGINNING_COST + (stop - start) * (rest.shape[1] + 1)
             if start < stop:
                 least = score_of(state[1])
-                base = _base(table, sums[i], other_order[j], groups)
+                base = _base(table, sums[i], second, groups)
+                # What the next codebook's entry has to reach, as far as the last ones can help.
+                needed = np.float32(np.float64(least) - above_next - np.float64(base))
                 for place in range(start, stop):
-                    score = base
-                    for m in range(len(ends) or rest.shape[1]):
+                    entry = table[first, rest[place, 0]]
+                    if looks_first and entry < needed:
+                        continue
+                    score = base + entry
+                    for m in range(1, len(ends) or rest.shape[1]):
                         score += table[first + m, rest[place, m]]
                     if score >= least:
                         row = np.int64(all_rows[place])
@@ -138,9 +175,13 @@ def _step(
                             if n + 1 == len(keys):
                                 settle(keys, state)
                                 least = score_of(state[1])
-                limit = max(limit, np.float64(least) - above - np.float64(sums[i]))
+                                needed = np.float32(
+                                    np.float64(least) - above_next - np.float64(base)
+                                )
+                limit = max(level, np.float64(least) - above) - np.float64(sums[i])
+                stop_j = min(stop_j, _reach(of_second, limit))
             j += 1
-        done[i] = j
+        done[i] = max(j, done[i])
     return cost
 
 
@@ -148,16 +189,15 @@ def _step(
 def _cost_left(sorted_: Any, cells: Any, level: Any, budget: Any) -> Any:
     """Return what all beginnings cost that reach a level, or what is above a budget."""
     starts, row_cost = cells[0], cells[2].shape[1] + 1
-    sums, order, others, other_order, done = sorted_
+    sums, of_first, others, of_second, done = sorted_
+    order, order_of_second = of_first[0], of_second[0]
     cost = 0
-    for i in range(len(sums)):
-        limit = level - np.float64(sums[i])
-        if others[0] < limit or cost > budget:
+    for place in range(_reach(of_first, level - np.float64(of_second[2]))):
+        i = np.int64(order[place])
+        if cost > budget:
             break
-        for j in range(done[i], len(others)):
-            if others[j] < limit:
-                break
-            beginning = order[i] * len(others) + other_order[j]
+        for j in range(done[i], _reach(of_second, level - np.float64(sums[i]))):
+            beginning = i * len(others) + np.int64(order_of_second[j])
             n_rows = starts[beginning + 1] - starts[beginning]
             cost += _BEGINNING_COST + n_rows * row_cost
     return cost
@@ -169,18 +209,20 @@ def _walk(
 ) -> bool:
     """Look at rows whose bound reaches the k-th best; return False where they are too many.
 
-    limits : what endings add at most, sums being off by as much as they may be; how many look-ups
-    a walk may cost, and after how many it is estimated what is left.
+    limits : what endings add at most, sums being off by as much as they may be, and what they add
+    without the first of them; how many look-ups a walk may cost, and after how many it is estimated
+    what is left.
     """
-    above, budget, n_tried = limits
+    above, above_next, budget, n_tried = limits
     spent, is_estimated = 0, False
     keys, state = found
-    sums, order = ordered(_sums(table, (np.int64(0), groups[0])))
-    others, other_order = ordered(_sums(table, groups))
-    done = np.zeros(len(sums), np.int64)  # of each sum, how many of the other group are
-    sorted_ = sums, order, others, other_order, done
-    top = np.float64(sums[0]) + np.float64(others[0])
-    low = np.float64(sums[-1]) + np.float64(others[-1])
+    sums = _sums(table, (np.int64(0), groups[0]))
+    others = _sums(table, groups)
+    of_first, of_second = _grouped(sums), _grouped(others)
+    done = np.zeros(len(sums), np.int32)  # of each sum, how many of the other group are
+    sorted_ = sums, of_first, others, of_second, done
+    top = np.float64(of_first[2]) + np.float64(of_second[2])
+    low = np.float64(of_first[3]) + np.float64(of_second[3])
     step = (top - low) / _N_STEPS
     level, room = top, state[2]
     is_last: Any = False
@@ -190,7 +232,8 @@ def _walk(
         is_last = least >= level or level <= low
         if is_last:
             level = least
-        spent += _step(table, sorted_, cells, choice, found, ends, (groups, level, above))
+        values = groups, level, above, above_next
+        spent += _step(table, sorted_, cells, choice, found, ends, values)
         # With a threshold, for which there is room for all rows, what to reach is known at once.
         is_known = state[0] >= state[2] or state[2] > len(cells[3])
         if not is_estimated and spent > n_tried and is_known:
@@ -203,6 +246,38 @@ def _walk(
             settle(keys, state)
             room = state[2] + max(np.uint64(16), state[2] // np.uint64(2))
     return True
+
+
+@compiled
+def _grouped(sums: Any) -> Any:
+    """Order sums by equal intervals, the largest first, within one as they stood.
+
+    Return where each stood, and what `_reach` reads: where intervals end, the largest and the
+    smallest sum, and intervals a unit.
+    """
+    n = len(sums)
+    order, numbers = np.empty(n, np.int32), np.empty(n, np.int32)
+    ends = np.zeros(_N_INTERVALS + 1, np.int32)
+    top, low = _extremes(sums)
+    scale = np.float32(_N_INTERVALS - 1) / (top - low)
+    if np.float32(0) < scale < np.float32(np.inf):
+        for i in range(n):
+            numbers[i] = np.int32((top - sums[i]) * scale)
+    else:  # all are as good as equal, or too far apart for float32: one interval
+        low = top
+        numbers[:] = 0
+    for i in range(n):
+        ends[numbers[i]] += 1
+    place = np.int32(0)
+    for interval in range(_N_INTERVALS + 1):
+        size = ends[interval]
+        ends[interval] = place
+        place += size
+    for i in range(n):
+        interval = numbers[i]
+        order[ends[interval]] = i
+        ends[interval] += 1
+    return order, ends, top, low, scale
 
 
 @compiled
@@ -233,6 +308,24 @@ def scan(table: Any, codes: Any, subset: Any, choice: Any, found: Any, every: An
 
 
 @compiled
+def _best(
+    table: Any, k: Any, groups: Any, cells: Any, choice: Any, plan: Any, tuples: Any, found: Any
+) -> int:
+    """Find the k best rows of a query, as `best` does; tell how it ended."""
+    restart(found, k)
+    above, above_next, is_finite = _bounds(table, groups[1])
+    if not is_finite:
+        return NOT_FINITE
+    limits = above, above_next, plan[0], plan[1]
+    if not plan[0] or not _walk(table, groups, cells, choice, found, tuples[0], limits):
+        if not plan[2]:
+            return TOO_MANY
+        again(found)
+        scan(table, cells[3], np.empty(0, np.int64), choice, found, tuples[1])
+    return DONE
+
+
+@compiled
 def best(
     tables: Any, k: Any, groups: Any, cells: Any, choice: Any, plan: Any, tuples: Any, results: Any
 ) -> None:
@@ -256,27 +349,45 @@ def best(
         `NOT_FINITE`.
     """
     values, rows, status = results
-    codes = cells[3]
-    found = begin(len(codes), k)
+    found = begin(len(cells[3]), k)
     for q in range(len(tables)):
-        restart(found, k)
-        more, slack, is_finite = _bounds(tables[q], groups[1])
-        if not is_finite:
-            status[q] = NOT_FINITE
-            continue
         own = choice[0], filled(choice[1][q])
-        limits = more + slack, plan[0], plan[1]
-        if plan[0] and _walk(tables[q], groups, cells, own, found, tuples[0], limits):
-            status[q] = DONE
-        elif plan[2]:
-            again(found)
-            scan(tables[q], codes, np.empty(0, np.int64), own, found, tuples[1])
-            status[q] = DONE
-        else:
-            status[q] = TOO_MANY
+        status[q] = _best(tables[q], k, groups, cells, own, plan, tuples, found)
+        if status[q] == DONE:
+            write(tables[q], cells[3], found, values[q], rows[q])
+        elif status[q] == TOO_MANY:
             values[q, 0] = score_of(found[1][1])
-            continue
-        write(tables[q], codes, found, values[q], rows[q])
+
+
+@compiled
+def best_of_one(
+    table: Any,
+    starts: Any,
+    sorted_rows: Any,
+    rest: Any,
+    codes: Any,
+    tuples: Any,
+    budget: Any,
+    results: Any,
+) -> int:
+    """Find the k best rows of one query, as `best` does; return how it ended.
+
+    Most arrays by themselves: numba looks into tuples of them as long as a search of few rows
+    takes. table (1, M · K); results (1, k) and (1, k).
+    """
+    n, n_codebooks = codes.shape
+    values, rows = results
+    k, n_first = rows.shape[1], n_codebooks - rest.shape[1]
+    table = table.reshape(n_codebooks, -1)
+    found = begin(n, k)
+    groups = n_first - n_first // 2, n_first
+    cells = starts, sorted_rows, rest, codes
+    choice = np.empty(0, np.bool_), np.empty(0, np.int64)
+    plan = budget, min(budget, n) // ESTIMATE_AT, True
+    status = _best(table, k, groups, cells, choice, plan, tuples, found)
+    if status == DONE:
+        write(table, codes, found, values[0], rows[0])
+    return status
 
 
 @compiled
@@ -303,9 +414,10 @@ def reaching(
     codes = cells[3]
     found = begin(len(codes), len(codes) + 1)  # there is room for all, and none is dropped
     at_least(found, threshold)
-    more, slack, _ = _bounds(table, groups[1])
+    above, above_next, _ = _bounds(table, groups[1])
     choice = choice[0], filled(choice[1])
-    if not _walk(table, groups, cells, choice, found, tuples[0], (more + slack, budget, 0)):
+    limits = above, above_next, budget, 0
+    if not _walk(table, groups, cells, choice, found, tuples[0], limits):
         found[1][0] = 0
         scan(table, codes, np.empty(0, np.int64), choice, found, tuples[1])
     n = np.int64(found[1][0])
@@ -319,6 +431,7 @@ def sort_codes(codes: Any, n_first: Any, n_codewords: Any) -> Any:
     """Return what `SortedCodes` keeps, by one count of all beginnings."""
     n, n_codebooks = codes.shape
     starts = np.zeros(n_codewords**n_first + 1, np.int32)
+    counts = np.zeros(n_codewords + 1, np.int32)
     keys = np.empty(n, np.uint16)
     for row in range(n):
         key = 0
@@ -326,12 +439,20 @@ def sort_codes(codes: Any, n_first: Any, n_codewords: Any) -> Any:
             key = key * n_codewords + codes[row, m]
         keys[row] = key
         starts[key + 1] += 1
+        counts[codes[row, n_first] + 1] += 1
     for key in range(n_codewords**n_first):
         starts[key + 1] += starts[key]
+    for codeword in range(n_codewords):
+        counts[codeword + 1] += counts[codeword]
+    by_next = np.empty(n, np.int32)
+    for row in range(n):
+        codeword = codes[row, n_first]
+        by_next[counts[codeword]] = row
+        counts[codeword] += 1
     places = starts.copy()
     rows = np.empty(n, np.int32)
     rest = np.empty((n, n_codebooks - n_first), codes.dtype)
-    for row in range(n):
+    for row in by_next:
         place = places[keys[row]]
         places[keys[row]] = place + 1
         rows[place] = row
@@ -348,4 +469,6 @@ def try_out() -> None:
     tables = np.zeros((1, 4, 1), np.float32)
     choice = np.empty(0, np.bool_), np.empty((1, 0), np.int64)
     results = np.empty((1, 1), np.float32), np.empty((1, 1), np.int64), np.empty(1, np.int64)
-    best(tables, 1, (1, 2), cells, choice, (1, 1, True), ((0, 0), (0, 0, 0, 0)), results)
+    groups, tuples = (1, 2), ((0, 0), (0, 0, 0, 0))
+    best(tables, 1, groups, cells, choice, (1, 1, True), tuples, results)
+    best_of_one(tables.reshape(1, 4), *cells, tuples, 1, results[:2])

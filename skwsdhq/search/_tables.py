@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from scipy.linalg.blas import sgemv
 
 from ..utils.validation import as_numbers, check_whole
 from ._engines import score_codes
@@ -14,6 +15,7 @@ __all__ = [
     "refuse_overflow",
     "rerank",
     "rerank_codes",
+    "table_of_one",
 ]
 
 
@@ -54,14 +56,31 @@ def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
     return table.reshape(len(embeddings), n_codebooks, n_codewords)
 
 
-def finite_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Return the `lookup_table`; raise ValueError if a sum of its entries exceeds float32."""
+def finite_table(
+    embeddings: np.ndarray, codebooks: np.ndarray, columns: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the `lookup_table`; raise ValueError if a sum of its entries exceeds float32.
+
+    columns : (D, M · K), the same codewords, by which that of a single embedding is made.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        table = lookup_table(embeddings, codebooks)
+        if columns is not None and len(embeddings) == 1:
+            table = table_of_one(embeddings, columns).reshape(1, *codebooks.shape[:2])
+        else:
+            table = lookup_table(embeddings, codebooks)
         # The largest sum that any code could have: finite, no engine meets an infinity.
         largest = np.maximum(table.max(axis=2), -table.min(axis=2)).sum(axis=1)
     _check_range(largest)
     return table
+
+
+def table_of_one(embedding: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the products (1, M · K) of one embedding (1, D) with codewords as columns (D, M · K).
+
+    All searches for one query make its table so: last bits of a product depend on how it is made.
+    """
+    # numpy would look for overflow, or be told not to, which takes as long as the product of few.
+    return sgemv(1.0, columns.T, embedding[0])[None]
 
 
 def finite_products(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
