@@ -264,9 +264,8 @@ class CodeIndex:
             id -1 or ''.
         """
         whole = self._rows
-        is_plain = exclude is filter is n_codebooks is vectors is shortlist is None
-        if is_plain and not exclude_self:
-            best = whole.nearest(embeddings, k, self.engine)
+        if exclude is filter is n_codebooks is None and not exclude_self:
+            best = self._nearest(whole, embeddings, k, vectors, shortlist)
             if best is not None:
                 return best[0], ids_of(best[1], whole.own_ids)
         queries = check_embeddings(embeddings, whole.codebooks.shape[2])
@@ -297,6 +296,19 @@ class CodeIndex:
                 values, rows = rerank(queries[block], rows, vectors, k)
             similarities[block], found[block] = values, rows
         return similarities, ids_of(found, whole.own_ids)
+
+    def _nearest(
+        self, whole: Rows, embeddings: Any, k: int, vectors: Any, shortlist: int | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Search for one embedding without a step too many; None for what is not as usual."""
+        if vectors is None:
+            return whole.nearest(embeddings, k, self.engine) if shortlist is None else None
+        if type(k) is not int or k < 1:
+            return None
+        vectors = check_vectors(vectors, (len(whole), whole.codebooks.shape[2]))
+        depth = check_shortlist(shortlist, k, True, "vectors")
+        best = whole.nearest(embeddings, min(depth, len(whole)), self.engine)
+        return None if best is None else rerank(embeddings, best[1], vectors, k)
 
     def search_codes(self, codes: Any, k: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         """Find the k nearest rows of each code: symmetric search, both sides quantized.

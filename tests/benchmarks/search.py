@@ -5,8 +5,8 @@
     python tests/benchmarks/search.py --inverted [ROWS]          inverted files of 10,000,000 rows
     python tests/benchmarks/search.py --plot FILE.png            how cost grows with rows and bits
     python tests/benchmarks/search.py --bounded [ROWS]           bounds against scans and FastScan
-    python tests/benchmarks/search.py --front FILE.png           recall against time
 
+Recall against time, beside graphs and embeddings that rank again: ``search_front.py``.
 Both sides hold the same codebooks and codes. Every run times them in turn; the ratio is the median
 over runs of the ratio within a run. In the same run rankings are compared with the numpy engine's,
 to the last bit, and with faiss's, up to the rounding of its sums.
@@ -438,83 +438,6 @@ def compare_bounded(kind, codebooks, codes, queries, goals, theirs, runs):
         )
 
 
-def run_front(n, runs, path):
-    """Recall of the ten nearest by exact embeddings against milliseconds, one query at a time.
-
-    Indexes of as many bytes a row, and those that keep more: 4 or 8 for codes, 96 · 2 or 96 · 4
-    for embeddings that rank again, 8 to 10 a neighbour for graphs. Writes a plot to a path.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rng = np.random.default_rng(0)
-    queries, some = make_clustered(rng, 256), make_clustered(rng, 20_000)
-    rows = make_clustered(rng, n)
-    flat = faiss.IndexFlatIP(96)
-    flat.add(rows)
-    exact = flat.search(queries, 10)[1]
-    half = rows.astype(np.float16)
-    calls = {}
-    for n_codebooks in (4, 8):
-        bits = 8 * n_codebooks
-        codebooks, _ = learn_codebooks(
-            some, n_codebooks, 256, n_iter=6, prefix_weight=0.1, random_state=0
-        )
-        codes = encode(rows, codebooks, prefix_weight=0.1)
-        index = CodeIndex(codebooks, codes)
-        fast = faiss.IndexPQFastScan(96, 2 * n_codebooks, 4, faiss.METRIC_INNER_PRODUCT)
-        plain = faiss.IndexPQ(96, n_codebooks, 8, faiss.METRIC_INNER_PRODUCT)
-        for other in (fast, plain):
-            other.train(some)
-            other.add(rows)
-        refined = faiss.IndexRefineFlat(fast, faiss.swig_ptr(rows))
-        calls[f"ours, {bits} bits"] = [lambda q, i=index: i.search(q, 10)[1]]
-        calls[f"ours, {bits} bits, ranked again"] = [
-            lambda q, i=index, s=s: i.search(q, 10, vectors=half, shortlist=s)[1]
-            for s in (20, 50, 100, 200, 500, 1000)
-        ]
-        calls[f"IndexPQFastScan, {bits} bits"] = [lambda q, i=fast: i.search(q, 10)[1]]
-        calls[f"IndexPQ, {bits} bits"] = [lambda q, i=plain: i.search(q, 10)[1]]
-        additive = index.to_faiss("additive")
-        calls[f"additive, {bits} bits"] = [lambda q, i=additive: i.search(q, 10)[1]]
-        calls[f"IndexRefineFlat of FastScan, {bits} bits"] = [
-            lambda q, i=refined, s=s: search_refined(i, q, s) for s in (2, 5, 10, 20, 50, 100)
-        ]
-        graph = faiss.IndexHNSWPQ(96, n_codebooks, 16, 8, faiss.METRIC_INNER_PRODUCT)
-        graph.train(some)
-        graph.add(rows)
-        calls[f"IndexHNSWPQ, {bits} bits and a graph"] = [
-            lambda q, i=graph, e=e: search_graph(i, q, e) for e in (16, 64, 256)
-        ]
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, ways in calls.items():
-        rivals = [
-            (i, ONE_BY_ONE, lambda c=call: [c(q[None]) for q in queries[:ONE_BY_ONE]])
-            for i, call in enumerate(ways)
-        ]
-        times = [1e3 * np.median(t) for t in compare(rivals, runs).values()]
-        found = [np.mean([np.isin(t, f) for t, f in zip(exact, c(queries))]) for c in ways]  # noqa: B905
-        for ms, recall in zip(times, found, strict=True):
-            print(f"{n:,} rows  {name:42} {ms:8.3f} ms  recall {recall:.3f}", flush=True)
-        axes.plot(times, found, "o-" if len(ways) > 1 else "s", label=name)
-    axes.set(xscale="log", xlabel="milliseconds a query, one at a time, one thread")
-    axes.set(ylabel="of the ten nearest by exact embeddings", title=f"{n:,} rows of 96 dimensions")
-    axes.legend(fontsize="x-small")
-    figure.savefig(path, dpi=120)
-
-
-def search_refined(index, queries, factor):
-    index.k_factor = factor
-    return index.search(queries, 10)[1]
-
-
-def search_graph(index, queries, depth):
-    index.hnsw.efSearch = depth
-    return index.search(queries, 10)[1]
-
-
 def one_at_a_time(index, queries, k):
     return lambda: [index.search(query[None], k) for query in queries]
 
@@ -549,8 +472,6 @@ def main():
         metavar="ROWS",
         help="bounds against scans and faiss up to so many rows, instead of the table",
     )
-    parser.add_argument("--front", help="picture of recall against time, instead of the table")
-    parser.add_argument("--rows", type=int, default=100_000, help="of --front")
     parser.add_argument("--plot", help="picture of how cost grows, instead of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -559,9 +480,6 @@ def main():
         f"numpy {np.__version__}, torch {torch.__version__}, faiss {faiss.__version__}, "
         f"Python {platform.python_version()}; one thread, process CPU time"
     )
-    if options.front:
-        run_front(options.rows, 3, options.front)
-        return
     if options.plot:
         run_plot(options.plot, 3)
         return
