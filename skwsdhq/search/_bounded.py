@@ -89,7 +89,7 @@ class BoundedEngine:
     @property
     def _cells(self) -> tuple[np.ndarray, ...]:
         order = self.order
-        return order.starts, order.rows, order.rest, self.codes
+        return order.starts, order.rows, order.rest, self.codes, order.nexts
 
     @property
     def takes_filters(self) -> bool:

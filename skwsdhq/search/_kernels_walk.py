@@ -137,7 +137,7 @@ def _step(
     # Taken apart here: within the loops each would be counted as one more user of an array.
     sums, of_first, others, of_second, done = sorted_
     order, order_of_second = of_first[0], of_second[0]
-    starts, all_rows, rest, _ = cells
+    starts, all_rows, rest, _, nexts = cells
     mask, left_out = choice
     all_count = not len(mask) and not len(left_out)
     keys, state = found
@@ -159,7 +159,7 @@ def _step(
                 # What the next codebook's entry has to reach, as far as the last ones can help.
                 needed = np.float32(np.float64(least) - above_next - np.float64(base))
                 for place in range(start, stop):
-                    entry = table[first, rest[place, 0]]
+                    entry = table[first, nexts[place]]
                     if looks_first and entry < needed:
                         continue
                     score = base + entry
@@ -338,7 +338,7 @@ def best(
         At most n.
     groups : (int, int)
         Where the first and the second group of codebooks end, of which beginnings are made.
-    cells : starts, rows and rest as `SortedCodes` has them; codes (n, M)
+    cells : starts, rows and rest as `SortedCodes` has them; codes (n, M); next codewords (n,)
     choice : mask (n,) or (0,); rows left out (B, E), ascending, -1 behind them
     plan : (int, int, bool)
         How many look-ups a walk may cost, 0 for no walk at all; after how many it is estimated what
@@ -360,20 +360,22 @@ def best(
 
 
 @compiled
-def best_of_one(
+def best_of_one(  # noqa: PLR0913 - arrays by themselves
     table: Any,
     starts: Any,
     sorted_rows: Any,
     rest: Any,
     codes: Any,
+    nexts: Any,
     tuples: Any,
     budget: Any,
     results: Any,
 ) -> int:
     """Find the k best rows of one query, as `best` does; return how it ended.
 
-    Most arrays by themselves: numba looks into tuples of them as long as a search of few rows
-    takes. table (1, M · K); results (1, k) and (1, k).
+    numba looks into tuples of arrays for as long as a search of few rows takes.
+
+    table : (1, M · K).  results : similarities (1, k), rows (1, k).
     """
     n, n_codebooks = codes.shape
     values, rows = results
@@ -381,7 +383,7 @@ def best_of_one(
     table = table.reshape(n_codebooks, -1)
     found = begin(n, k)
     groups = n_first - n_first // 2, n_first
-    cells = starts, sorted_rows, rest, codes
+    cells = starts, sorted_rows, rest, codes, nexts
     choice = np.empty(0, np.bool_), np.empty(0, np.int64)
     plan = budget, min(budget, n) // ESTIMATE_AT, True
     status = _best(table, k, groups, cells, choice, plan, tuples, found)
@@ -465,7 +467,7 @@ def try_out() -> None:
     """Compile what most searches need, for codes of four bytes."""
     codes = np.zeros((1, 4), np.uint8)
     codes.flags.writeable = False
-    cells = (*sort_codes(codes, 2, 1), codes)
+    cells = (*sort_codes(codes, 2, 1), codes, np.zeros(1, np.uint8))
     tables = np.zeros((1, 4, 1), np.float32)
     choice = np.empty(0, np.bool_), np.empty((1, 0), np.int64)
     results = np.empty((1, 1), np.float32), np.empty((1, 1), np.int64), np.empty(1, np.int64)

@@ -39,7 +39,8 @@ class SortedCodes:
     speed rests on that, and rows that are added stand behind the others of their beginning.
 
     ``rows[starts[b]:starts[b + 1]]`` are those of beginning b, whose codewords are the digits of b
-    to base K; ``rest``, (n, M - L), has the other codewords of these rows.
+    to base K; ``rest``, (n, M - L), has the other codewords of these rows, and ``nexts``, (n,), the
+    first of these once more, since most rows are judged by it alone.
 
     Parameters
     ----------
@@ -53,6 +54,7 @@ class SortedCodes:
         self, starts: np.ndarray, rows: np.ndarray, rest: np.ndarray, n_codewords: int
     ) -> None:
         self.starts, self.rows, self.rest = starts, rows, rest
+        self.nexts = np.ascontiguousarray(rest[:, 0])
         self.n_codewords = n_codewords
 
     @classmethod
