@@ -118,7 +118,7 @@ def ways(rows, some):
         refined = faiss.IndexRefineFlat(fast, faiss.swig_ptr(rows))
         exact = f"{n_codebooks + 4 * n_dims} bytes"
         calls[f"ours, {n_codebooks} bytes"] = [found_by(index)]
-        calls[f"ours, ranked again, {n_codebooks + 2 * n_dims} bytes"] = [
+        calls[f"ours of {bits} bits ranked again, {n_codebooks + 2 * n_dims} bytes"] = [
             lambda q, i=index, s=s: i.search(q, N_NEIGHBORS, vectors=half, shortlist=s)[1]
             for s in (20, 50, 100, 200, 500, 1000)
         ]
@@ -131,7 +131,7 @@ def ways(rows, some):
         graph = faiss.IndexHNSWPQ(n_dims, n_codebooks, 16, 8, METRIC)
         graph.train(some)
         graph.add(rows)
-        calls[f"IndexHNSWPQ, {n_codebooks + 32 * 4} bytes"] = [
+        calls[f"IndexHNSWPQ of {bits} bits, {n_codebooks + 32 * 4} bytes"] = [
             lambda q, i=graph, e=e: search_graph(i, q, e) for e in (16, 64, 256)
         ]
     if hnswlib is not None:
@@ -184,10 +184,34 @@ def draw_front(axes, name, draw, n, runs):
         ]
         for ms, recall in zip(times, recalls, strict=True):
             print(f"{name}, {n:,} rows  {label:50} {ms:8.3f} ms  recall {recall:.3f}", flush=True)
-        style = {"color": "k", "lw": 2, "zorder": 3} if label.startswith("ours") else {}
-        axes.plot(times, recalls, "o-" if len(calls) > 1 else "s", label=label, **style)
+        axes.plot(times, recalls, label=label, **style_of(label))
     axes.set(xscale="log", xlabel="milliseconds a query", title=f"{n:,} rows {name}")
     axes.set_ylabel("of the ten nearest by exact embeddings")
+    axes.set_xticks([0.01, 0.03, 0.1, 0.3, 1, 3], ["0.01", "0.03", "0.1", "0.3", "1", "3"])
+    axes.minorticks_off()
+
+
+# A color for a kind; squares are codes alone, hollow where they have four bytes.
+COLORS = {
+    "ours": "black",
+    "IndexPQFastScan": "C3",
+    "IndexRefineFlat": "C3",
+    "IndexPQ": "C1",
+    "additive": "C2",
+    "IndexHNSWPQ": "C4",
+    "hnswlib": "C0",
+}
+
+
+def style_of(label):
+    """How an index is drawn."""
+    kind = label.replace(",", " ").split()[0]
+    style = {"color": COLORS[kind], "marker": "o", "lw": 2 if kind == "ours" else 1}
+    if label.endswith((" 4 bytes", " 8 bytes")) and "again" not in label:
+        style |= {"marker": "s", "ls": "", "ms": 8}
+    if label.endswith(" 4 bytes") or "32 bits" in label or "of 4" in label:
+        style |= {"mfc": "white", "ls": "--" if style["marker"] == "o" else ""}
+    return style
 
 
 # --- growth -----------------------------------------------------------------------------------
@@ -260,15 +284,11 @@ def main():
     draw = like_emoji(embeddings, n_dims)
     kinds = {"near 500 centres": make_clustered, "as the emoji model embeds": draw}
     if options.front:
-        figure, panels = plt.subplots(1, 2, figsize=(11, 5.5), sharey=True)
+        figure, panels = plt.subplots(1, 2, figsize=(11, 6.5), sharey=True, layout="constrained")
         for axes, (name, drawer) in zip(panels, kinds.items(), strict=True):
             draw_front(axes, name, drawer, options.rows, 3)
-        handles, labels = panels[0].get_legend_handles_labels()
-        others = panels[1].get_legend_handles_labels()[1]
-        panels[0].legend(handles, labels, fontsize="xx-small", loc="lower right")
-        if others != labels:
-            panels[1].legend(fontsize="xx-small", loc="lower right")
-        figure.tight_layout()
+        for axes in panels:  # bytes differ with the dimensions
+            axes.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
         figure.savefig(options.front, dpi=120)
     if options.growth:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
@@ -276,9 +296,8 @@ def main():
         axes.loglog(*own, "k*", ms=10, label="ours, the model's own embeddings")
         sizes = [n for n in SIZES if n <= options.most]
         for name, points in growth(draw, sizes, 3).items():
-            style = {"color": "k", "lw": 2} if name.startswith("ours") else {}
-            dashes = "--" if "random" in name else "-"
-            axes.loglog(*zip(*points, strict=True), dashes, marker="o", label=name, **style)
+            style = style_of(name) | {"ls": "--" if "random" in name else "-"}
+            axes.loglog(*zip(*points, strict=True), label=name, **style)
         axes.set(xlabel="rows", ylabel="milliseconds a query, k = 10, 32 bits, one thread")
         axes.legend(fontsize="x-small")
         figure.savefig(options.growth, dpi=120)
