@@ -69,6 +69,20 @@ def test_lookup_table_is_the_loop():
     np.testing.assert_allclose(exact, reference.lookup_table(queries, codebooks), rtol=1e-12)
 
 
+def test_lookup_table_of_one_query_is_what_searches_sum():
+    random = np.random.default_rng(0)
+    codebooks = random.normal(size=(4, 32, 48)).astype(np.float32)
+    codes = random.integers(0, 32, size=(40, 4))
+    index = CodeIndex(codebooks, codes)
+    inverted = InvertedCodeIndex(index, 4, random_state=0)
+    for query in random.normal(size=(20, 1, 48)).astype(np.float32):
+        table = lookup_table(query, codebooks)
+        np.testing.assert_allclose(table, reference.lookup_table(query, codebooks), 1e-5, 1e-5)
+        expected = reference.search(table, codes, 5)
+        assert_ranking(index.search(query, 5), expected)
+        assert_ranking(inverted.search(query, 5, n_probe=4), expected)
+
+
 def test_lookup_table_of_one_and_no_queries():
     codebooks, _, queries = problem(0)
     assert lookup_table(queries[:1], codebooks).shape == (1, 2, 8)

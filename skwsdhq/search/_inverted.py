@@ -15,7 +15,7 @@ from ._load import check_lists, check_rows
 from ._pairs import pair_columns, pair_tables, rough_scores, rough_slack
 from ._rows import BLOCK, Rows, map_by_threads
 from ._store import load_arrays, save_arrays
-from ._tables import finite_products, finite_table, rerank
+from ._tables import finite_products, rerank
 from .checks import check_embeddings, check_k, check_shortlist, check_vectors
 from .topk import order_by_score, reaching_top, top_k
 
@@ -231,7 +231,7 @@ class InvertedCodeIndex:
             part = slice(start, min(start + BLOCK, len(queries)))
             values = np.full((part.stop - start, depth), -np.inf, dtype=np.float32)
             found = np.full(values.shape, -1, dtype=np.int64)
-            tables = finite_table(queries[part], self.codebooks)
+            tables = self._sorted.tables(queries[part])
             nearness = finite_products(queries[part], self.directions)
             offsets = None
             if self.centers is not None:

@@ -11,7 +11,7 @@ from ._engines import Engine
 from ._ids import Choice, as_ids, find_rows
 from ._select import bounds_pay, build_engine, choose_engine, drop_rows, may_compile, search_each
 from ._sorted import SortedCodes, compiled_walk
-from ._tables import finite_table, table_of_one
+from ._tables import columns_of, finite_table, table_of_one
 from .checks import check_unique, next_id, number_ids
 
 __all__ = ["BLOCK", "Rows", "map_by_threads"]
@@ -176,8 +176,7 @@ class Rows:
     def columns(self) -> np.ndarray:
         """Return the codewords as columns, (D, M · K): a single query is multiplied faster."""
         if self._columns is None:
-            codewords = self.codebooks.reshape(-1, self.codebooks.shape[2])
-            self._columns = np.ascontiguousarray(codewords.T)
+            self._columns = columns_of(self.codebooks)
         return self._columns
 
     def tables(self, queries: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from ..utils.validation import as_numbers, check_whole
 from ._engines import score_codes
 
 __all__ = [
+    "columns_of",
     "finite_products",
     "finite_table",
     "lookup_table",
@@ -55,7 +56,10 @@ def lookup_table(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
     n_codebooks, n_codewords, n_dims = codebooks.shape
     embeddings = as_numbers("embeddings", embeddings, f"(q, D={n_dims})", n_columns=n_dims)
     # for q: for m: for k: table[q, m, k] = embeddings[q] @ codebooks[m, k]
-    table = embeddings @ codebooks.reshape(-1, n_dims).T
+    if len(embeddings) == 1 and embeddings.dtype == codebooks.dtype == np.float32:
+        table = table_of_one(embeddings, columns_of(codebooks))
+    else:
+        table = embeddings @ codebooks.reshape(-1, n_dims).T
     return table.reshape(len(embeddings), n_codebooks, n_codewords)
 
 
@@ -75,6 +79,11 @@ def finite_table(
         largest = np.maximum(table.max(axis=2), -table.min(axis=2)).sum(axis=1)
     _check_range(largest)
     return table
+
+
+def columns_of(codebooks: np.ndarray) -> np.ndarray:
+    """Return codewords (M, K, D) as columns (D, M · K)."""
+    return np.ascontiguousarray(codebooks.reshape(-1, codebooks.shape[2]).T)
 
 
 def table_of_one(embedding: np.ndarray, columns: np.ndarray) -> np.ndarray:
