@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skwsdhq import HypersphereEmbedder, WSDHQuantizer, load
 from skwsdhq.datasets import make_tagged_images
-from skwsdhq.embedding import AdamSchedule
+from skwsdhq.embedding import AdamSchedule, FineTuning
+from skwsdhq.embedding._training import head_dtype
 from skwsdhq.training import linear
 from skwsdhq.training.fixed import FixedInputs
 from skwsdhq.training.network import build_network
@@ -171,6 +172,22 @@ def test_a_fit_chooses_by_its_rows_and_the_processor(with_units, monkeypatch, ma
     assert not np.array_equal(exact[0], short[0])
     with_units(False)
     assert_array_equal(fit("auto")[0], exact[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_backbone", "chosen"),
+    [
+        ("auto", None, "auto"),
+        ("auto", "auto", "auto"),
+        ("auto", "float32", "float32"),
+        ("auto", "bfloat16", "auto"),
+        ("bfloat16", "float32", "bfloat16"),
+        ("float32", "bfloat16", "float32"),
+    ],
+)
+def test_layers_on_a_backbone_in_float32_are_in_it_too(asked, of_backbone, chosen):
+    tuning = None if of_backbone is None else FineTuning("last", dtype=of_backbone)
+    assert head_dtype(AdamSchedule(dtype=asked), tuning) == chosen
 
 
 @pytest.mark.parametrize("pays", [0, 1 << 25])

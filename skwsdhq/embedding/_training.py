@@ -32,7 +32,7 @@ from ..utils.threads import as_outside
 from ..utils.together import sharing
 from .regressor import TagKernelRegressor, fit_kernel_to, go_on_with_kernel, placed
 
-__all__ = ["EmbedderTraining", "Material", "Parts", "network_with"]
+__all__ = ["EmbedderTraining", "Material", "Parts", "head_dtype", "network_with"]
 
 # Parameters that leave a run what it is, or that enter its fingerprint by what they give: concepts,
 # features and a seed.
@@ -381,7 +381,8 @@ class EmbedderTraining:
         # Of each process, so that a step of a team is one of as many batches.
         batch_size = int(embedder.batch_size) * (1 if self.team is None else self.team.size)
         tuning = self._parts.tuning
-        choose_products(model.head, schedule.dtype, len(rows), int(embedder.batch_size))
+        dtype = head_dtype(schedule, tuning)
+        choose_products(model.head, dtype, len(rows), int(embedder.batch_size))
         groups = parameter_groups(
             model.head,
             last_layer_factor=schedule.last_layer_factor,
@@ -464,6 +465,13 @@ class EmbedderTraining:
 
 def _embedded(embedder: Any, features: np.ndarray) -> np.ndarray:
     return joined_blocks(embedder.outputs_of_features(features), len(features))
+
+
+def head_dtype(schedule: AdamSchedule, tuning: FineTuning | None) -> str:
+    """Return the dtype of the head's products: who asked for a backbone in float32 meant both."""
+    if schedule.dtype == "auto" and tuning is not None and tuning.dtype == "float32":
+        return "float32"
+    return schedule.dtype
 
 
 def network_with(backbone: Any, state: dict[str, np.ndarray]) -> Any:

@@ -110,6 +110,7 @@ class FineTuning(BaseEstimator):
     dtype : {"auto", "float32", "bfloat16"}, default="auto"
         In which the network multiplies while it learns; ``"auto"`` is bfloat16 where the device is
         faster by it (a CPU with instructions for it, in steps of 32 images and more), else float32.
+        ``"float32"`` holds for the layers on top, too, unless their `AdamSchedule` says otherwise.
     cache_dir : str, PathLike or None, default=None
         Folder for resized pictures, so that each file is read once.
 
