@@ -201,8 +201,8 @@ class BoundedEngine:
             own_choice = choice[0], choice[1][own]
             if len(own) >= _MIN_SIDE_BY_SIDE:
                 self._share(walk, many, tables[own], own_choice, found)
-            else:
-                self._walk(walk, tables[own], own_choice, found, 0.0, True)
+            else:  # too many for a query among others may be few for one by itself
+                self._walk(walk, tables[own], own_choice, found, _SHARE, True)
             _put(results, own, found)
 
     def _share(self, walk: Any, many: Any, tables: np.ndarray, choice: Any, results: Any) -> None:
