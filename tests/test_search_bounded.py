@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from reference import search as reference_search
@@ -190,6 +190,7 @@ ENTRIES = st.floats(-(2.0**126), 2.0**126, width=32) | st.sampled_from(
 
 @settings(max_examples=100, deadline=None)
 @given(sums=st.lists(ENTRIES, min_size=1, max_size=300), limit=ENTRIES | st.just(-np.inf))
+@example(sums=[0.0, 1.0, 20465368.0], limit=1.0)
 def test_intervals_of_sums_leave_out_none_that_reaches_a_limit(sums, limit):
     walk = pytest.importorskip("skwsdhq.search._kernels_walk")
     sums = np.array(sums, np.float32)
