@@ -32,6 +32,7 @@ _MAX_SAMPLE = 8192
 # these k on, and from the first where there are so few rows for each of the k.
 _DEEP, _DEEP_ROWS = (64, 1500), 300
 _MIN_SIDE_BY_SIDE = 8  # queries that share a scan; fewer are faster by one each
+_MIN_LEFT = 24  # of those whose walks were given up; fewer are faster by longer walks
 _MAX_ENTRIES = 2**14  # of tables, for 64 queries in a core's cache
 _UNROLLED = (4, 8)  # the usual lengths; each takes a compiler some seconds
 _ROWS_ALONE = (
@@ -199,7 +200,7 @@ class BoundedEngine:
             own = left[start : start + many.WIDTH]
             found = tuple(x[own] for x in results)
             own_choice = choice[0], choice[1][own]
-            if len(own) >= _MIN_SIDE_BY_SIDE:
+            if len(own) >= _MIN_LEFT:
                 self._share(walk, many, tables[own], own_choice, found)
             else:  # too many for a query among others may be few for one by itself
                 self._walk(walk, tables[own], own_choice, found, _SHARE, True)
