@@ -19,7 +19,6 @@ __all__ = [
     "filled",
     "is_allowed",
     "key_of",
-    "ordered",
     "restart",
     "row_of",
     "score_of",
@@ -90,8 +89,8 @@ def _select(keys: Any, n: Any, k: Any) -> Any:
 
 
 @compiled
-def sort(keys: Any, n: Any, shift: Any) -> None:
-    """Sort keys[:n] by their bits from one on, the largest first, equal ones as they were."""
+def sort(keys: Any, n: Any) -> None:
+    """Sort keys[:n], the largest first."""
     if n <= _MAX_INSERTED:
         for i in range(1, n):
             key, j = keys[i], i
@@ -102,7 +101,7 @@ def sort(keys: Any, n: Any, shift: Any) -> None:
         return
     here, there, is_moved = keys[:n], np.empty(n, np.uint64), False
     counts = np.empty(256, np.int64)
-    for start in range(shift, 64, 8):
+    for start in range(0, 64, 8):
         if _sort_by_byte(here, there, np.uint64(start), counts):
             here, there, is_moved = there, here, not is_moved
     if is_moved:
@@ -164,56 +163,6 @@ def at_least(found: Any, threshold: Any) -> None:
 
 
 @compiled
-def ordered(sums: Any) -> Any:
-    """Return sums from the largest on, and where each stood."""
-    n = len(sums)
-    order, largest_first = np.empty(n, np.int64), np.empty(n, np.float32)
-    if not _by_counting(sums, order, largest_first):
-        keys = np.empty(n, np.uint64)
-        for i in range(n):
-            keys[i] = key_of(sums[i], np.int64(i))
-        sort(keys, n, 32)
-        for i in range(n):
-            order[i] = row_of(keys[i])
-            largest_first[i] = sums[order[i]]
-    return largest_first, order
-
-
-@compiled
-def _by_counting(sums: Any, order: Any, largest_first: Any) -> bool:
-    """Order by equal intervals, then each interval by insertion; False where one is too full."""
-    n = len(sums)
-    top = low = sums[0]
-    for x in sums:
-        top = max(top, x)
-        low = min(low, x)
-    span = np.float64(top) - np.float64(low)
-    scale = (n - 1) / span if span > 0 else 0.0
-    counts, intervals = np.zeros(n + 1, np.int32), np.empty(n, np.int32)
-    fullest: Any = 0
-    for i in range(n):
-        interval = np.int32((np.float64(top) - np.float64(sums[i])) * scale)
-        intervals[i] = interval
-        counts[interval + 1] += 1
-        fullest = max(fullest, counts[interval + 1])
-    if fullest > _MAX_INSERTED:
-        return False
-    for i in range(n):
-        counts[i + 1] += counts[i]
-    for i in range(n):
-        place = counts[intervals[i]]
-        counts[intervals[i]] = place + 1
-        order[place], largest_first[place] = i, sums[i]
-    for i in range(1, n):
-        x, at, j = largest_first[i], order[i], i
-        while j > 0 and largest_first[j - 1] < x:
-            largest_first[j], order[j] = largest_first[j - 1], order[j - 1]
-            j -= 1
-        largest_first[j], order[j] = x, at
-    return True
-
-
-@compiled
 def is_allowed(row: Any, mask: Any, left_out: Any) -> bool:
     """Tell whether a row may be found: by a mask, and by ascending rows that are left out."""
     if len(mask) and not mask[row]:
@@ -252,7 +201,7 @@ def write(table: Any, codes: Any, found: Any, values: Any, rows: Any) -> None:
     keys, state = found
     settle(keys, state)
     n = np.int64(state[0])
-    sort(keys, n, 0)
+    sort(keys, n)
     for i in range(n, len(rows)):
         values[i], rows[i] = -np.inf, -1
     for i in range(n):

@@ -16,6 +16,7 @@ from ..images.resized import side_for_crops
 from ..losses.inputs import directions_and_lengths
 from ..persistence.registry import saved
 from ..utils._compat import Interval, StrOptions
+from .linear import DTYPES
 from .network import Dropout, arrays_of, forward, network_arrays, set_arrays, set_share
 from .scaling import Scaling, raised
 from .team import Share, Team, agreed, team_of
@@ -131,7 +132,7 @@ class FineTuning(BaseEstimator):
         "augment": ["boolean"],
         "crop_size": [Interval(Integral, 1, None, closed="left"), None],
         "micro_batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "dtype": [StrOptions({"auto", "float32", "bfloat16"})],
+        "dtype": [StrOptions(set(DTYPES))],
         "cache_dir": [str, os.PathLike, None],
     }
 
